@@ -1,0 +1,179 @@
+"""Gaussian components with full covariance matrices."""
+
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax.scipy.linalg import solve_triangular
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key
+
+from omt_expfam._arrays import as_floating, check_shape, is_traced
+from omt_expfam._covariance import DenseCovariance
+
+from .gaussian_form import AbstractMomentGaussian, LOG_2PI
+
+
+class Gaussian(AbstractMomentGaussian):
+    """K Gaussian components with full covariances.
+
+    An exponential family in mean and covariance: T(x) = (x, x_i x_j for i <= j), a minimal statistic.
+
+    Attributes:
+        loc: Means, shape ``[K, d]``.
+        scale_tril: Lower Cholesky factors of the covariances, shape ``[K, d, d]``.
+    """
+
+    scale_tril: Float[Array, "K d d"]
+
+    def __init__(self, mean: ArrayLike, covariance: ArrayLike | None = None, *, scale_tril: ArrayLike | None = None):
+        """Build components from means and covariances, or Cholesky factors.
+
+        Args:
+            mean: Means, shape ``[K, d]``.
+            covariance: Symmetric positive definite matrices, shape ``[K, d, d]``.
+            scale_tril: Lower Cholesky factors instead of ``covariance``, shape ``[K, d, d]``.
+
+        Raises:
+            TypeError: If not exactly one of ``covariance`` and ``scale_tril`` is given.
+            ValueError: If a shape does not fit, or a covariance is not symmetric positive definite.
+        """
+        if (covariance is None) == (scale_tril is None):
+            raise TypeError("Gaussian takes exactly one of `covariance` and `scale_tril`.")
+        self.loc = as_floating("mean", mean, "K d")
+        shape = (*self.loc.shape, self.loc.shape[1])
+        if scale_tril is not None:
+            self.scale_tril = as_floating("scale_tril", scale_tril, "K d d", self.loc.dtype)
+            check_shape("scale_tril", self.scale_tril, shape, "`mean`")
+            return
+        matrix = as_floating("covariance", covariance, "K d d", self.loc.dtype)
+        check_shape("covariance", matrix, shape, "`mean`")
+        _check_symmetric(matrix)
+        self.scale_tril = jnp.linalg.cholesky(0.5 * (matrix + jnp.swapaxes(matrix, 1, 2)))
+        _check_definite(self.scale_tril, matrix)
+
+    # -- the structure of the covariance --------------------------------------------------------------------------
+
+    def _precision_factor(self) -> Float[Array, "d d"]:
+        """The inverse Cholesky factor: solved once per component, then applied to points by a product."""
+        return solve_triangular(self.scale_tril, jnp.eye(self.dim, dtype=self.loc.dtype), lower=True)
+
+    def _whiten(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
+        return self._precision_factor() @ x
+
+    def _noise(self, key: Key[Array, ""]) -> Float[Array, " d"]:
+        return self.scale_tril @ jax.random.normal(key, self.loc.shape, self.loc.dtype)
+
+    def _log_det(self) -> Float[Array, ""]:
+        return 2 * jnp.sum(jnp.log(jnp.diagonal(self.scale_tril)))
+
+    def _covariance(self) -> Float[Array, "d d"]:
+        return self.scale_tril @ self.scale_tril.T
+
+    def _second_moments(self, x: Float[Array, " d"]) -> Float[Array, " q"]:
+        row, column = np.triu_indices(x.shape[0])
+        return x[row] * x[column]
+
+    def _relative_trace(self, other: Self) -> Float[Array, ""]:
+        return jnp.sum((other._precision_factor() @ self.scale_tril) ** 2)
+
+    def _with_moments(self, mean: Float[Array, "K d"], scatter: Float[Array, "K q"]) -> "Gaussian":
+        return Gaussian(mean, scale_tril=jnp.linalg.cholesky(_from_half(scatter, mean.shape[1])))
+
+    def _square(self, mean: Float[Array, "K d"]) -> Float[Array, "K q"]:
+        return jax.vmap(self._second_moments)(mean)
+
+    def _ridge(self, ridge: Float[Array, ""]) -> Float[Array, " q"]:
+        row, column = np.triu_indices(self.dim)
+        return ridge * jnp.asarray(row == column, self.loc.dtype)
+
+    def _scatter(self) -> Float[Array, "K q"]:
+        row, column = np.triu_indices(self.dim)
+        return jax.vmap(lambda c: c._covariance())(self)[:, row, column]
+
+    # -- the exponential-family view ------------------------------------------------------------------------------
+
+    def _natural_parameters(self) -> Float[Array, " m"]:
+        factor = self._precision_factor()
+        precision = factor.T @ factor
+        row, column = np.triu_indices(self.dim)
+        # Each off-diagonal product stands once in T(x), so its coefficient counts both symmetric entries.
+        coefficient = jnp.asarray(np.where(row == column, -0.5, -1.0), self.loc.dtype)
+        return jnp.concatenate([precision @ self.loc, coefficient * precision[row, column]])
+
+    def _log_partition(self, eta: Float[Array, " m"]) -> Float[Array, ""]:
+        factor = jnp.linalg.cholesky(_precision_of(eta, self.dim))
+        z = solve_triangular(factor, eta[: self.dim], lower=True)
+        return 0.5 * jnp.sum(z * z) - jnp.sum(jnp.log(jnp.diagonal(factor))) + 0.5 * self.dim * LOG_2PI
+
+    def with_natural_parameters(self, natural_parameters: Float[Array, "K m"]) -> "Gaussian":
+        dim = self.dim
+
+        def one(eta: Float[Array, " m"]) -> tuple[Array, Array]:
+            factor = jnp.linalg.cholesky(_precision_of(eta, dim))
+            root = solve_triangular(factor, jnp.eye(dim, dtype=eta.dtype), lower=True)
+            return root.T @ (root @ eta[:dim]), root.T @ root
+
+        mean, covariance = jax.vmap(one)(natural_parameters)
+        return Gaussian(mean, covariance)
+
+    # -- transport, NumPyro, EM -----------------------------------------------------------------------------------
+
+    def gaussian_form(self) -> DenseCovariance:
+        return DenseCovariance(self.scale_tril)
+
+    def to_numpyro(self) -> dist.Distribution:
+        return dist.MultivariateNormal(self.loc, scale_tril=self.scale_tril)
+
+    @classmethod
+    def _blank(cls, num_components: int, dim: int, dtype: Any, **fixed: Any) -> "Gaussian":
+        eye = jnp.broadcast_to(jnp.eye(dim, dtype=dtype), (num_components, dim, dim))
+        return Gaussian(jnp.zeros((num_components, dim), dtype), scale_tril=eye)
+
+    def _num_parameters(self) -> int:
+        return self.dim + self.dim * (self.dim + 1) // 2
+
+    def _prior_strength(self) -> float:
+        return self.dim + 2.0
+
+    def _affine(self, shift: Float[Array, " d"], scale: Float[Array, " d"]) -> "Gaussian":
+        return Gaussian(shift + scale * self.loc, scale_tril=scale[None, :, None] * self.scale_tril)
+
+
+def _from_half(half: Float[Array, "K q"], dim: int) -> Float[Array, "K d d"]:
+    """Symmetric matrices from their upper triangles."""
+    position = np.zeros((dim, dim), int)
+    row, column = np.triu_indices(dim)
+    position[row, column] = position[column, row] = np.arange(len(row))
+    return half[:, position]
+
+
+def _precision_of(eta: Float[Array, " m"], dim: int) -> Float[Array, "d d"]:
+    """The precision matrix in natural parameters."""
+    row, column = np.triu_indices(dim)
+    entries = -eta[dim:] * jnp.asarray(np.where(row == column, 2.0, 1.0), eta.dtype)
+    return _from_half(entries[None], dim)[0]
+
+
+def _check_symmetric(matrix: Array) -> None:
+    if is_traced(matrix):
+        return
+    host = np.asarray(matrix)
+    gap = np.abs(host - np.swapaxes(host, 1, 2)).max(axis=(1, 2), initial=0.0)
+    size = np.abs(host).max(axis=(1, 2), initial=0.0)
+    bad = np.flatnonzero(gap > 1e-4 * size)
+    if bad.size:
+        raise ValueError(f"`covariance` must be symmetric; component {bad[0]} differs by {gap[bad[0]]:.3g}.")
+
+
+def _check_definite(tril: Array, matrix: Array) -> None:
+    if is_traced(tril):
+        return
+    bad = np.flatnonzero(~np.isfinite(np.asarray(tril)).all(axis=(1, 2)))
+    if bad.size:
+        least = np.linalg.eigvalsh(np.asarray(matrix)[bad[0]])[0]
+        raise ValueError(
+            f"`covariance` must be positive definite; component {bad[0]} has smallest eigenvalue {least:.3g}."
+        )

@@ -1,0 +1,233 @@
+"""Gaussian components whose covariance is a low-rank part plus a diagonal: mixtures of factor analyzers."""
+
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax.scipy.linalg import cho_factor, cho_solve
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key
+
+from omt_expfam._arrays import as_count, as_floating, check_positive, check_shape, is_traced
+from omt_expfam._components import map_components
+from omt_expfam._covariance import AbstractCovariance, DenseCovariance, LowRankCovariance
+
+from .gaussian import Gaussian
+from .gaussian_form import AbstractGaussian
+
+
+class LowRankGaussian(AbstractGaussian):
+    """K Gaussian components with covariance ``factor @ factor.T + diag(variance)``.
+
+    A curved exponential family: its natural parameters are those of `Gaussian`, restricted to a surface. EM runs on the
+    latent factors (Ghahramani and Hinton, 1996), without any d x d matrix. Fit it with
+    ``omt.template(LowRankGaussian, rank=r)``.
+
+    Attributes:
+        loc: Means, shape ``[K, d]``.
+        factor: Factor loadings, shape ``[K, d, r]``; r is static.
+        variance: Variances of the diagonal part, shape ``[K, d]``.
+    """
+
+    factor: Float[Array, "K d r"]
+    variance: Float[Array, "K d"]
+
+    def __init__(self, mean: ArrayLike, factor: ArrayLike, variance: ArrayLike):
+        """Build components from means ``[K, d]``, loadings ``[K, d, r]`` and variances ``[K, d]``.
+
+        Raises:
+            ValueError: If a shape does not fit, or a variance is not positive.
+        """
+        self.loc = as_floating("mean", mean, "K d")
+        self.factor = as_floating("factor", factor, "K d r", self.loc.dtype)
+        self.variance = as_floating("variance", variance, "K d", self.loc.dtype)
+        check_shape("factor", self.factor, (*self.loc.shape, self.factor.shape[2]), "`mean`")
+        check_shape("variance", self.variance, self.loc.shape, "`mean`")
+        check_positive("variance", self.variance)
+
+    @property
+    def rank(self) -> int:
+        """The number r of factors."""
+        return self.factor.shape[-1]
+
+    def to_gaussian(self) -> Gaussian:
+        """The same components with dense covariances."""
+        return Gaussian(self.loc, self.covariance())
+
+    # -- the structure of the covariance --------------------------------------------------------------------------
+
+    def _latent(self) -> tuple[Array, Array]:
+        """Scaled loadings G = D^-1/2 F, and the Cholesky factor of the latent precision I + G'G."""
+        scaled = self.factor / jnp.sqrt(self.variance)[:, None]
+        return scaled, jnp.linalg.cholesky(jnp.eye(self.rank, dtype=self.loc.dtype) + scaled.T @ scaled)
+
+    def _regression(self) -> Float[Array, "r d"]:
+        """E[latent | x] as a matrix applied to x - loc."""
+        scaled, tril = self._latent()
+        return cho_solve((tril, True), scaled.T / jnp.sqrt(self.variance)[None])
+
+    def _whiten(self, x: Float[Array, " d"]) -> Float[Array, "d+r"]:
+        """Residual and latent mean: their squared lengths add up to the Mahalanobis length without cancellation."""
+        latent = self._regression() @ x
+        return jnp.concatenate([(x - self.factor @ latent) / jnp.sqrt(self.variance), latent])
+
+    def _noise(self, key: Key[Array, ""]) -> Float[Array, " d"]:
+        z = jax.random.normal(key, (self.rank + self.dim,), self.loc.dtype)
+        return self.factor @ z[: self.rank] + jnp.sqrt(self.variance) * z[self.rank :]
+
+    def _log_det(self) -> Float[Array, ""]:
+        tril = self._latent()[1]
+        return jnp.sum(jnp.log(self.variance)) + 2 * jnp.sum(jnp.log(jnp.diagonal(tril)))
+
+    def _covariance(self) -> Float[Array, "d d"]:
+        return self.factor @ self.factor.T + jnp.diag(self.variance)
+
+    def _relative_trace(self, other: Self) -> Float[Array, ""]:
+        columns = jnp.concatenate([self.factor, jnp.diag(jnp.sqrt(self.variance))], axis=1)
+        return jnp.sum(jax.vmap(other._whiten, in_axes=1)(columns) ** 2)
+
+    # -- the exponential-family view, through the dense Gaussian ----------------------------------------------------
+
+    def _dense(self) -> Gaussian:
+        """One component as a one-component dense Gaussian."""
+        return Gaussian(self.loc[None], scale_tril=jnp.linalg.cholesky(self._covariance())[None])
+
+    def _sufficient_statistics(self, x: Float[Array, " d"]) -> Float[Array, " m"]:
+        row, column = np.triu_indices(x.shape[0])
+        return jnp.concatenate([x, x[row] * x[column]])
+
+    def _natural_parameters(self) -> Float[Array, " m"]:
+        return self._dense().natural_parameters()[0]
+
+    def _mean_parameters(self) -> Float[Array, " m"]:
+        return self._dense().mean_parameters()[0]
+
+    def _log_partition(self, eta: Float[Array, " m"]) -> Float[Array, ""]:
+        return self._dense().log_partition(eta[None])[0]
+
+    # -- transport, NumPyro ---------------------------------------------------------------------------------------
+
+    def gaussian_form(self) -> AbstractCovariance:
+        """The cheap low-rank structure where every diagonal part is a multiple of the identity, else dense."""
+        if not is_traced(self.variance) and bool(jnp.all(self.variance == self.variance[:, :1])):
+            return LowRankCovariance(self.factor, self.variance[:, 0])
+        return DenseCovariance(jax.vmap(lambda c: jnp.linalg.cholesky(c._covariance()))(self))
+
+    def to_numpyro(self) -> dist.Distribution:
+        return dist.LowRankMultivariateNormal(self.loc, self.factor, self.variance)
+
+    # -- EM on the latent factors ---------------------------------------------------------------------------------
+
+    @classmethod
+    def _blank(cls, num_components: int, dim: int, dtype: Any, **fixed: Any) -> "LowRankGaussian":
+        if "rank" not in fixed:
+            raise TypeError("LowRankGaussian needs its rank: fit omt.template(LowRankGaussian, rank=r).")
+        rank = as_count("rank", fixed["rank"], minimum=1)
+        if rank >= dim:
+            raise ValueError(f"`rank` must be smaller than the dimension {dim}; got {rank}. Use Gaussian instead.")
+        shape = (num_components, dim)
+        return LowRankGaussian(jnp.zeros(shape, dtype), jnp.zeros((*shape, rank), dtype), jnp.ones(shape, dtype))
+
+    def _num_parameters(self) -> int:
+        return 2 * self.dim + self.dim * self.rank - self.rank * (self.rank - 1) // 2
+
+    def _prior_strength(self) -> float:
+        return self.rank + 3.0
+
+    def _prepare(self, x: Float[Array, "d n"], natural: bool) -> Float[Array, "d n"]:
+        return x
+
+    def _table(self, data: Float[Array, "d n"], natural: bool) -> Float[Array, "K n"]:
+        return map_components(lambda c: jax.vmap(c._log_prob, in_axes=1)(data), self, data.size)
+
+    def _accumulate(
+        self, data: Float[Array, "d n"], responsibilities: Float[Array, "K n"], natural: bool
+    ) -> "FactorMoments":
+        def one(item: tuple["LowRankGaussian", Array]) -> "FactorMoments":
+            component, weight = item
+            centered = data - component.loc[:, None]
+            weighted = centered * weight[None]
+            return FactorMoments(
+                jnp.sum(weighted, axis=1),
+                jnp.sum(weighted * centered, axis=1),
+                weighted @ (component._regression() @ centered).T,
+            )
+
+        return map_components(one, (self, responsibilities), data.size)
+
+    def _pooled(self, counts: Float[Array, " K"], sums: "FactorMoments") -> Float[Array, " d"]:
+        safe = jnp.where(counts > 0, counts, jnp.ones_like(counts))[:, None]
+        return (counts / jnp.sum(counts)) @ (sums.square / safe - (sums.first / safe) ** 2)
+
+    def _maximize(
+        self,
+        counts: Float[Array, " K"],
+        sums: "FactorMoments",
+        target: Float[Array, " d"],
+        strength: Float[Array, ""],
+        ridge: Float[Array, ""],
+    ) -> "LowRankGaussian":
+        def one(item: tuple["LowRankGaussian", Array, "FactorMoments"]) -> tuple[Array, Array, Array]:
+            component, count, moments = item
+            safe = jnp.where(count > 0, count, jnp.ones_like(count))
+            share = count / (count + strength)
+            regression = component._regression()
+            step = moments.first / safe
+            diagonal = share * (moments.square / safe - step**2) + (1 - share) * target + ridge
+            cross = share * (moments.cross / safe - jnp.outer(step, regression @ step))
+            cross = cross + (((1 - share) * target + ridge)[None] * regression).T
+            tril = component._latent()[1]
+            second = cho_solve((tril, True), jnp.eye(self.rank, dtype=cross.dtype)) + regression @ cross
+            factor = cho_solve(cho_factor(0.5 * (second + second.T), lower=True), cross.T).T
+            return component.loc + step, factor, jnp.maximum(diagonal - jnp.sum(factor * cross, axis=1), ridge)
+
+        return LowRankGaussian(*jax.vmap(lambda *item: one(item))(self, counts, sums))
+
+    def _log_prior(self, target: Float[Array, " d"], strength: Float[Array, ""]) -> Float[Array, " K"]:
+        """-strength/2 (log det Sigma + tr(Sigma^-1 diag(target)))."""
+
+        def one(component: "LowRankGaussian") -> Float[Array, ""]:
+            scaled, _ = component._latent()
+            explained = jnp.sum((component._regression().T * scaled) * (target / jnp.sqrt(component.variance))[:, None])
+            return -0.5 * strength * (component._log_det() + jnp.sum(target / component.variance) - explained)
+
+        return jax.vmap(one)(self)
+
+    def _start(
+        self, x: Float[Array, "d n"], responsibilities: Float[Array, "K n"], ridge: Float[Array, ""]
+    ) -> "LowRankGaussian":
+        """Weighted means and leading subspaces, by a few block power iterations."""
+        total = jnp.sum(responsibilities)
+        pooled_mean = x @ jnp.sum(responsibilities, axis=0) / total
+        spread = ((x - pooled_mean[:, None]) ** 2) @ jnp.sum(responsibilities, axis=0) / total
+
+        def one(weight: Float[Array, " n"]) -> tuple[Array, Array, Array]:
+            count = jnp.sum(weight) + 1
+            mean = (x @ weight + pooled_mean) / count
+            centered = x - mean[:, None]
+            diagonal = ((centered**2) @ weight + spread) / count + ridge
+            basis = jax.random.normal(jax.random.key(0), (self.dim, self.rank), x.dtype)
+            for _ in range(6):
+                image = centered @ (weight[:, None] * (centered.T @ basis)) / count
+                basis, _ = jnp.linalg.qr(image + ridge * basis)
+            energy = jnp.sum((basis.T @ centered) ** 2 * weight[None], axis=1) / count
+            rest = jnp.maximum(jnp.sum(diagonal) - jnp.sum(energy), ridge) / self.dim
+            factor = basis * jnp.sqrt(jnp.maximum(energy - rest, ridge))[None]
+            return mean, factor, jnp.maximum(diagonal - jnp.sum(factor**2, axis=1), 0.05 * diagonal)
+
+        return LowRankGaussian(*map_components(one, responsibilities, x.size))
+
+    def _affine(self, shift: Float[Array, " d"], scale: Float[Array, " d"]) -> "LowRankGaussian":
+        return LowRankGaussian(
+            shift + scale * self.loc, scale[None, :, None] * self.factor, scale**2 * self.variance
+        )
+
+
+class FactorMoments(NamedTuple):
+    """Sums about the current means: first moments, squares, and cross moments with the latent means."""
+
+    first: Float[Array, "K d"]
+    square: Float[Array, "K d"]
+    cross: Float[Array, "K d r"]

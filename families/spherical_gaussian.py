@@ -1,0 +1,106 @@
+"""Gaussian components with spherical covariance matrices."""
+
+from typing import Any, ClassVar, Self
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key
+
+from omt_expfam._arrays import as_floating, check_positive, check_shape
+from omt_expfam._covariance import ScalarCovariance
+
+from .gaussian_form import AbstractMomentGaussian, LOG_2PI
+
+
+class SphericalGaussian(AbstractMomentGaussian):
+    """K Gaussian components, each with one variance for all coordinates.
+
+    An exponential family in mean and variance: T(x) = (x, |x|^2).
+
+    Attributes:
+        loc: Means, shape ``[K, d]``.
+        variance: Variances, shape ``[K]``.
+    """
+
+    variance: Float[Array, " K"]
+    standardization: ClassVar = "scalar"
+
+    def __init__(self, mean: ArrayLike, variance: ArrayLike):
+        """Build components from means, shape ``[K, d]``, and variances, shape ``[K]``.
+
+        Raises:
+            ValueError: If a shape does not fit, or a variance is not positive.
+        """
+        self.loc = as_floating("mean", mean, "K d")
+        self.variance = as_floating("variance", variance, "K", self.loc.dtype)
+        check_shape("variance", self.variance, self.loc.shape[:1], "`mean`")
+        check_positive("variance", self.variance)
+
+    # -- the structure of the covariance --------------------------------------------------------------------------
+
+    def _whiten(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
+        return x / jnp.sqrt(self.variance)
+
+    def _noise(self, key: Key[Array, ""]) -> Float[Array, " d"]:
+        return jnp.sqrt(self.variance) * jax.random.normal(key, self.loc.shape, self.loc.dtype)
+
+    def _log_det(self) -> Float[Array, ""]:
+        return self.dim * jnp.log(self.variance)
+
+    def _covariance(self) -> Float[Array, "d d"]:
+        return self.variance * jnp.eye(self.dim, dtype=self.loc.dtype)
+
+    def _second_moments(self, x: Float[Array, " d"]) -> Float[Array, " 1"]:
+        return jnp.sum(x * x)[None]
+
+    def _relative_trace(self, other: Self) -> Float[Array, ""]:
+        return self.dim * self.variance / other.variance
+
+    def _with_moments(self, mean: Float[Array, "K d"], scatter: Float[Array, "K 1"]) -> "SphericalGaussian":
+        return SphericalGaussian(mean, scatter[:, 0] / mean.shape[1])
+
+    def _square(self, mean: Float[Array, "K d"]) -> Float[Array, "K 1"]:
+        return jnp.sum(mean * mean, axis=1, keepdims=True)
+
+    def _ridge(self, ridge: Float[Array, ""]) -> Float[Array, " 1"]:
+        return (self.dim * ridge)[None]
+
+    def _scatter(self) -> Float[Array, "K 1"]:
+        return self.dim * self.variance[:, None]
+
+    # -- the exponential-family view ------------------------------------------------------------------------------
+
+    def _natural_parameters(self) -> Float[Array, " m"]:
+        return jnp.concatenate([self.loc / self.variance, (-0.5 / self.variance)[None]])
+
+    def _log_partition(self, eta: Float[Array, " m"]) -> Float[Array, ""]:
+        linear, precision = eta[:-1], -2 * eta[-1]
+        return 0.5 * (jnp.sum(linear**2) / precision - self.dim * (jnp.log(precision) - LOG_2PI))
+
+    def with_natural_parameters(self, natural_parameters: Float[Array, "K m"]) -> "SphericalGaussian":
+        variance = -0.5 / natural_parameters[:, -1]
+        return SphericalGaussian(variance[:, None] * natural_parameters[:, :-1], variance)
+
+    # -- transport, NumPyro, EM -----------------------------------------------------------------------------------
+
+    def gaussian_form(self) -> ScalarCovariance:
+        return ScalarCovariance(self.variance, self.dim)
+
+    def to_numpyro(self) -> dist.Distribution:
+        scale = jnp.broadcast_to(jnp.sqrt(self.variance)[:, None], self.loc.shape)
+        return dist.Normal(self.loc, scale).to_event(1)
+
+    @classmethod
+    def _blank(cls, num_components: int, dim: int, dtype: Any, **fixed: Any) -> "SphericalGaussian":
+        return SphericalGaussian(jnp.zeros((num_components, dim), dtype), jnp.ones((num_components,), dtype))
+
+    def _num_parameters(self) -> int:
+        return self.dim + 1
+
+    def _prior_strength(self) -> float:
+        return 3.0
+
+    def _affine(self, shift: Float[Array, " d"], scale: Float[Array, " d"]) -> "SphericalGaussian":
+        return SphericalGaussian(shift + scale * self.loc, scale[0] ** 2 * self.variance)

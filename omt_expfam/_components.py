@@ -1,0 +1,216 @@
+"""The interface of a component family: K components of one kind, held in one object."""
+
+import abc
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key
+
+from ._arrays import as_count, as_key, as_points, batch_size
+from ._covariance import AbstractCovariance
+
+_Out = TypeVar("_Out")
+
+
+def map_components(function: Callable[[Any], _Out], components: Any, item_size: int = 1) -> _Out:
+    """Apply ``function`` to each component in turn, several at once where memory allows.
+
+    Args:
+        function: Takes one component (fields without their leading axis).
+        components: K components.
+        item_size: How many numbers one call works on; bounds the number of simultaneous calls.
+
+    Returns:
+        The results, stacked along a leading axis of length K.
+    """
+    num = jax.tree.leaves(components)[0].shape[0]
+    return jax.lax.map(function, components, batch_size=min(batch_size(item_size), num))
+
+
+@eqx.filter_jit
+def log_prob_table(components: "AbstractComponents", x: Float[Array, "n d"]) -> Float[Array, "K n"]:
+    """Log-densities with the component axis first."""
+
+    def one(component: "AbstractComponents") -> Float[Array, " n"]:
+        return jax.vmap(component._log_prob)(x)
+
+    return map_components(one, components, x.size)
+
+
+class AbstractComponents(eqx.Module):
+    """K components of one family on R^d, like a batched distribution.
+
+    Array fields carry a leading axis of length K. Methods whose names start with an underscore are what a family
+    implements: they are written for *one* component (the fields of ``self`` have no leading axis there) and
+    *one* point; batching is done here.
+    """
+
+    # -- what a family implements ------------------------------------------------------------------------------
+
+    @property
+    @abc.abstractmethod
+    def dim(self) -> int:
+        """The dimension d of the space."""
+
+    @abc.abstractmethod
+    def _log_prob(self, x: Float[Array, " d"]) -> Float[Array, ""]:
+        """Log-density of one component at one point, ``-inf`` outside the support."""
+
+    @abc.abstractmethod
+    def _sample(self, key: Key[Array, ""]) -> Float[Array, " d"]:
+        """One draw from one component."""
+
+    @abc.abstractmethod
+    def _mean(self) -> Float[Array, " d"]:
+        """The mean of one component."""
+
+    @abc.abstractmethod
+    def _covariance(self) -> Float[Array, "d d"]:
+        """The covariance matrix of one component."""
+
+    @abc.abstractmethod
+    def to_numpyro(self) -> dist.Distribution:
+        """The same components as a NumPyro distribution, batch shape ``(K,)`` and event shape ``(d,)``."""
+
+    # -- what every family has ---------------------------------------------------------------------------------
+
+    @property
+    def num_components(self) -> int:
+        """The number of components K."""
+        return jax.tree.leaves(self)[0].shape[0]
+
+    @property
+    def dtype(self) -> Any:
+        """The floating-point type of the parameters."""
+        return jax.tree.leaves(self)[0].dtype
+
+    def log_prob(self, x: ArrayLike) -> Float[Array, "n K"]:
+        """Log-density of every component at every point.
+
+        Args:
+            x: Points, shape ``[n, d]``.
+
+        Raises:
+            ValueError: If ``x`` has another width or is not finite.
+        """
+        return log_prob_table(self, as_points("x", x, self.dim, self.dtype)).T
+
+    def sample(self, key: Key[Array, ""], num_samples: int) -> Float[Array, "n K d"]:
+        """Draw ``num_samples`` points from every component."""
+        keys = jax.random.split(as_key(key), (self.num_components, as_count("num_samples", num_samples)))
+        return jax.vmap(lambda c, k: jax.vmap(c._sample)(k), out_axes=1)(self, keys)
+
+    def mean(self) -> Float[Array, "K d"]:
+        """The component means."""
+        return jax.vmap(lambda c: c._mean())(self)
+
+    def covariance(self) -> Float[Array, "K d d"]:
+        """The component covariance matrices."""
+        return jax.vmap(lambda c: c._covariance())(self)
+
+    def select(self, index: Any) -> Self:
+        """The components at the given indices (an array, a slice or a list), in that order."""
+        index = index if isinstance(index, slice) else jnp.asarray(index)
+        return jax.tree.map(lambda leaf: leaf[index], self)
+
+    # -- optional capabilities ---------------------------------------------------------------------------------
+
+    def gaussian_form(self) -> AbstractCovariance | None:
+        """The covariance structure when every component is Gaussian with mean `mean()`, else ``None``.
+
+        Components that have it are transported in closed form.
+        """
+        return None
+
+    def with_gaussian_form(self, mean: Float[Array, "K d"], covariance: AbstractCovariance) -> "AbstractComponents":
+        """Gaussian components with the given moments, in a family that can hold them."""
+        raise NotImplementedError(f"{type(self).__name__} components have no Gaussian form.")
+
+
+class AbstractExponentialFamily(AbstractComponents):
+    r"""Components with density $h(x) \exp(\eta \cdot T(x) - A(\eta))$.
+
+    Families whose natural parameters fill an open set are regular (`AbstractRegularFamily`); a *curved* family, such
+    as `LowRankGaussian`, restricts them to a surface.
+    """
+
+    @abc.abstractmethod
+    def _sufficient_statistics(self, x: Float[Array, " d"]) -> Float[Array, " m"]:
+        """The sufficient statistics T(x) of one point."""
+
+    @abc.abstractmethod
+    def _natural_parameters(self) -> Float[Array, " m"]:
+        """The natural parameters of one component."""
+
+    @abc.abstractmethod
+    def _mean_parameters(self) -> Float[Array, " m"]:
+        """The expected sufficient statistics of one component, the gradient of the log-partition."""
+
+    @abc.abstractmethod
+    def _log_partition(self, eta: Float[Array, " m"]) -> Float[Array, ""]:
+        """The log-partition A of one vector of natural parameters."""
+
+    def _log_base_measure(self, x: Float[Array, " d"]) -> Float[Array, ""]:
+        """The log base measure log h(x) of one point; zero unless a family says otherwise."""
+        return jnp.zeros((), x.dtype)
+
+    @abc.abstractmethod
+    def _kl_divergence(self, other: Self) -> Float[Array, ""]:
+        """KL(self || other) of one component against one component."""
+
+    @abc.abstractmethod
+    def _entropy(self) -> Float[Array, ""]:
+        """The differential entropy of one component."""
+
+    def natural_parameters(self) -> Float[Array, "K m"]:
+        """The natural parameters eta."""
+        return jax.vmap(lambda c: c._natural_parameters())(self)
+
+    def mean_parameters(self) -> Float[Array, "K m"]:
+        """The mean parameters, the expected sufficient statistics."""
+        return jax.vmap(lambda c: c._mean_parameters())(self)
+
+    def sufficient_statistics(self, x: ArrayLike) -> Float[Array, "n m"]:
+        """The sufficient statistics T(x) of points ``x[n, d]``."""
+        points = as_points("x", x, self.dim, self.dtype)
+        return jax.vmap(lambda point: self._sufficient_statistics(point))(points)
+
+    def log_partition(self, natural_parameters: Float[Array, "K m"] | None = None) -> Float[Array, " K"]:
+        """The log-partition A, at the components' own natural parameters unless others are given."""
+        eta = self.natural_parameters() if natural_parameters is None else natural_parameters
+        return jax.vmap(lambda c, e: c._log_partition(e))(self, eta)
+
+    def kl_divergence(self, other: Self) -> Float[Array, " K"]:
+        """KL(self_k || other_k) for each k, in nats.
+
+        Raises:
+            TypeError: If ``other`` is of another family.
+            ValueError: If the numbers of components or the dimensions differ.
+        """
+        if type(other) is not type(self):
+            raise TypeError(f"`other` must be {type(self).__name__} components; got {type(other).__name__}.")
+        ours, theirs = (self.num_components, self.dim), (other.num_components, other.dim)
+        if ours != theirs:
+            raise ValueError(f"`other` must have (num_components, dim) = {ours}; got {theirs}.")
+        return jax.vmap(lambda p, q: p._kl_divergence(q))(self, other)
+
+    def entropy(self) -> Float[Array, " K"]:
+        """The differential entropies, in nats."""
+        return jax.vmap(lambda c: c._entropy())(self)
+
+
+class AbstractRegularFamily(AbstractExponentialFamily):
+    """An exponential family whose parameters may be any natural parameters with a finite log-partition."""
+
+    @abc.abstractmethod
+    def with_mean_parameters(self, mean_parameters: Float[Array, "K m"]) -> Self:
+        """Components with the given expected statistics (and the fixed parameters of ``self``)."""
+
+    @abc.abstractmethod
+    def with_natural_parameters(self, natural_parameters: Float[Array, "K m"]) -> Self:
+        """Components with the given natural parameters (and the fixed parameters of ``self``)."""

@@ -1,0 +1,138 @@
+"""The P-block: the couplings of every pair of components, and what a transport plan asks of them."""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from ._arrays import batch_size, is_traced
+from ._components import AbstractComponents
+
+
+class PairSelection(eqx.Module):
+    """The pairs of components that carry mass, with their weights.
+
+    Attributes:
+        source: Source component of each pair.
+        target: Target component of each pair.
+        weight: A weight per pair; zero for padding.
+    """
+
+    source: Int[Array, " p"]
+    target: Int[Array, " p"]
+    weight: Float[Array, " p"]
+
+
+def select_pairs(weights: Float[Array, "K0 K1"], threshold: float) -> PairSelection:
+    """The pairs whose weight exceeds a threshold, padded to a power of two; all pairs when traced."""
+    num, other = weights.shape
+    if is_traced(weights):
+        source, target = jnp.divmod(jnp.arange(num * other), other)
+        return PairSelection(source, target, weights.reshape(-1))
+    host = np.asarray(weights)
+    source, target = np.nonzero(host > threshold)
+    size = 1 << max(len(source) - 1, 0).bit_length()
+    pad = size - len(source)
+    weight = np.pad(host[source, target], (0, pad))
+    return PairSelection(
+        jnp.asarray(np.pad(source, (0, pad))), jnp.asarray(np.pad(target, (0, pad))), jnp.asarray(weight)
+    )
+
+
+class AbstractComponentMaps(eqx.Module):
+    """Barycentric maps of the source components: for each, the share-weighted mean over target components."""
+
+    @abc.abstractmethod
+    def __call__(self, x: Float[Array, "n d"], responsibilities: Float[Array, "n K0"]) -> Float[Array, "n d"]:
+        """The responsibility-weighted sum of the component maps at points."""
+
+
+class AbstractCouplings(eqx.Module):
+    """Entropic couplings p_ij of every source component with every target component."""
+
+    costs: eqx.AbstractVar[Float[Array, "K0 K1"]]
+    kl: eqx.AbstractVar[Float[Array, "K0 K1"]]
+    epsilon: eqx.AbstractVar[Float[Array, ""]]
+
+    def objectives(self) -> Float[Array, "K0 K1"]:
+        """Cost plus regularization of each pair; at zero regularization the KL term counts as zero."""
+        positive = self.epsilon > 0
+        kl = jnp.where(positive, self.kl, jnp.zeros_like(self.kl))
+        return self.costs + self.epsilon * kl
+
+    @abc.abstractmethod
+    def transpose(self) -> "AbstractCouplings":
+        """The same couplings read from target to source."""
+
+    @abc.abstractmethod
+    def component_maps(self, row_shares: Float[Array, "K0 K1"]) -> AbstractComponentMaps:
+        """Collapse the pairs of each source component into one map."""
+
+    @abc.abstractmethod
+    def conditional_covariance(
+        self, x: Float[Array, "n d"], y: Float[Array, "n d"], weight: Float[Array, "n K0"], shares: PairSelection
+    ) -> Float[Array, "n d d"]:
+        """Second moments about ``y`` of the conditional law at ``x``, weighted over pairs."""
+
+    @abc.abstractmethod
+    def conditional_mean(
+        self, x: Float[Array, "n d"], source: Int[Array, " n"], target: Int[Array, " n"]
+    ) -> Float[Array, "n d"]:
+        """E[y | x] for each point, under the given pair."""
+
+    @abc.abstractmethod
+    def sample_conditional(
+        self, key: Key[Array, ""], x: Float[Array, "n d"], source: Int[Array, " n"], target: Int[Array, " n"]
+    ) -> Float[Array, "n d"]:
+        """One draw of y given x for each point, from the given pair."""
+
+    @abc.abstractmethod
+    def log_conditional(
+        self, x: Float[Array, "n d"], y: Float[Array, "n d"], log_weight: Float[Array, "n K0"], shares: PairSelection
+    ) -> Float[Array, " n"]:
+        """Log of the sum over pairs of exp(log_weight) * share * p_ij(y | x)."""
+
+    @abc.abstractmethod
+    def interpolate(self, t: Float[Array, ""], pairs: PairSelection) -> AbstractComponents:
+        """The law of (1 - t) x + t y under each selected pair, as components."""
+
+
+def independent_costs(source: AbstractComponents, target: AbstractComponents) -> Float[Array, "K0 K1"]:
+    """The cost of coupling components independently: squared mean distance plus both total variances."""
+
+    def spread(components: AbstractComponents) -> Array:
+        form = components.gaussian_form()
+        if form is not None:
+            return jax.vmap(lambda c: c.trace())(form)
+        return jax.vmap(lambda c: jnp.trace(c._covariance()))(components)
+
+    distance = squared_distances(source.mean(), target.mean())
+    return distance + spread(source)[:, None] + spread(target)[None, :]
+
+
+def squared_distances(x: Float[Array, "K0 d"], y: Float[Array, "K1 d"]) -> Float[Array, "K0 K1"]:
+    """Squared Euclidean distances, by differences: no cancellation between close points far from the origin."""
+    return jax.lax.map(
+        lambda row: jnp.sum((row[None, :] - y) ** 2, axis=1), x, batch_size=batch_size(y.size)
+    )
+
+
+def solve_couplings(source: AbstractComponents, target: AbstractComponents, epsilon: Any) -> AbstractCouplings:
+    """Solve the P-block by the best route that both families offer.
+
+    Raises:
+        TypeError: If no route is known for the two families.
+    """
+    from ._gaussian_couplings import solve_gaussian_couplings
+
+    if source.gaussian_form() is not None and target.gaussian_form() is not None:
+        return solve_gaussian_couplings(source, target, epsilon)
+    lacking = next(c for c in (source, target) if c.gaussian_form() is None)
+    raise TypeError(
+        f"No coupling is known for {type(lacking).__name__} components: they have no Gaussian form. "
+        "Give the family a `gaussian_form` method."
+    )

@@ -1,0 +1,238 @@
+"""Expectation-maximisation: the steps a family implements, and the one jitted loop that runs them."""
+
+import abc
+from typing import Any, ClassVar, Literal, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ._components import AbstractComponents
+
+
+class AbstractEMFamily(AbstractComponents):
+    """Components that EM can fit: the E-step table, sums that add over chunks of data, and the M-step.
+
+    All methods work on K components at once, with the component axis first and the points last.
+    """
+
+    # How the data may be rescaled before fitting: each coordinate by itself, all by one factor, or not at all.
+    standardization: ClassVar[Literal["coordinate", "scalar", "none"]] = "coordinate"
+
+    @classmethod
+    @abc.abstractmethod
+    def _blank(cls, num_components: int, dim: int, dtype: Any, **fixed: Any) -> Self:
+        """Any valid components: they carry the fixed parameters into the first M-step."""
+
+    @abc.abstractmethod
+    def _num_parameters(self) -> int:
+        """The number of free parameters of one component."""
+
+    @abc.abstractmethod
+    def _prior_strength(self) -> float:
+        """The default number of pseudo-observations behind the covariance prior."""
+
+    @abc.abstractmethod
+    def _prepare(self, x: Float[Array, "d n"], natural: bool) -> PyTree:
+        """What the E-step and the sums need of the data; computed once where memory allows."""
+
+    @abc.abstractmethod
+    def _table(self, data: PyTree, natural: bool) -> Float[Array, "K n"]:
+        """Log-densities of every component at every point."""
+
+    @abc.abstractmethod
+    def _accumulate(self, data: PyTree, responsibilities: Float[Array, "K n"], natural: bool) -> PyTree:
+        """Sums over points, all that the M-step needs; sums of two chunks add up."""
+
+    @abc.abstractmethod
+    def _pooled(self, counts: Float[Array, " K"], sums: PyTree) -> PyTree:
+        """The target of the prior: the within-component spread, pooled over components."""
+
+    @abc.abstractmethod
+    def _maximize(
+        self,
+        counts: Float[Array, " K"],
+        sums: PyTree,
+        target: PyTree,
+        strength: Float[Array, ""],
+        ridge: Float[Array, ""],
+    ) -> Self:
+        """The M-step, with ``strength`` pseudo-observations of spread ``target`` and ``ridge`` on the variances."""
+
+    @abc.abstractmethod
+    def _log_prior(self, target: PyTree, strength: Float[Array, ""]) -> Float[Array, " K"]:
+        """The penalty whose mode the M-step finds, per component."""
+
+    @abc.abstractmethod
+    def _affine(self, shift: Float[Array, " d"], scale: Float[Array, " d"]) -> Self:
+        """The law of ``shift + scale * x``."""
+
+    def _start(
+        self, x: Float[Array, "d n"], responsibilities: Float[Array, "K n"], ridge: Float[Array, ""]
+    ) -> Self:
+        """The first M-step, on `_blank` components: one pseudo-observation keeps empty components valid."""
+        data = self._prepare(x, natural=False)
+        counts = jnp.sum(responsibilities, axis=1)
+        sums = self._accumulate(data, responsibilities, natural=False)
+        return self._maximize(counts, sums, self._pooled(counts, sums), jnp.ones((), x.dtype), ridge)
+
+
+class EMData(eqx.Module):
+    """Data in chunks, padded with points of weight zero."""
+
+    chunks: PyTree
+    weight: Float[Array, "c b"]
+    natural: bool = eqx.field(static=True)
+    prepared: bool = eqx.field(static=True)
+
+
+class EMState(eqx.Module):
+    """One iterate of EM and its evidence."""
+
+    log_weights: Float[Array, " K"]
+    components: AbstractEMFamily
+    objective: Float[Array, ""]
+    change: Float[Array, ""]
+    num_steps: Array
+    log_likelihoods: Float[Array, " steps"]
+    objectives: Float[Array, " steps"]
+
+
+def chunk_data(
+    components: AbstractEMFamily,
+    x: Float[Array, "n d"],
+    weight: Float[Array, " n"],
+    chunk: int,
+    natural: bool,
+) -> EMData:
+    """Cut the data into equal chunks; a single chunk is prepared once and for all."""
+    num = -(-x.shape[0] // chunk)
+    pad = num * chunk - x.shape[0]
+    padded = jnp.pad(x, ((0, pad), (0, 0)), mode="edge")
+    chunks = jnp.swapaxes(padded.reshape(num, chunk, x.shape[1]), 1, 2)
+    prepared = num == 1
+    if prepared:
+        chunks = _prepare_all(components, chunks, natural)
+    return EMData(chunks, jnp.pad(weight, (0, pad)).reshape(num, chunk), natural, prepared)
+
+
+@eqx.filter_jit
+def _prepare_all(components: AbstractEMFamily, chunks: Array, natural: bool) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf[None], components._prepare(chunks[0], natural))
+
+
+def _expect(log_weights: Array, components: AbstractEMFamily, data: Any, weight: Array, natural: bool) -> Any:
+    """The E-step of one chunk: weighted responsibilities and the sum of log-likelihoods."""
+    joint = components._table(data, natural) + log_weights[:, None]
+    peak = jnp.max(joint, axis=0)
+    peak = jnp.where(jnp.isfinite(peak), peak, jnp.zeros_like(peak))
+    ratio = jnp.exp(joint - peak[None])
+    total = jnp.sum(ratio, axis=0)
+    used = weight > 0
+    log_likelihood = jnp.sum(jnp.where(used, weight * (peak + jnp.log(total)), jnp.zeros_like(peak)))
+    return ratio * (weight / total)[None], log_likelihood
+
+
+def _sweep(log_weights: Array, components: AbstractEMFamily, data: EMData) -> Any:
+    """One pass over the data: effective sizes, sums, and the mean log-likelihood per unit of weight."""
+
+    def one(chunk: tuple[PyTree, Array]) -> Any:
+        raw, weight = chunk
+        ready = raw if data.prepared else components._prepare(raw, data.natural)
+        responsibilities, log_likelihood = _expect(log_weights, components, ready, weight, data.natural)
+        sums = components._accumulate(ready, responsibilities, data.natural)
+        return jnp.sum(responsibilities, axis=1), sums, log_likelihood
+
+    if data.weight.shape[0] == 1:
+        counts, sums, log_likelihood = one((jax.tree.map(lambda c: c[0], data.chunks), data.weight[0]))
+    else:
+        first = jax.eval_shape(one, jax.tree.map(lambda c: c[0], (data.chunks, data.weight)))
+        zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), first)
+
+        def add(total: Any, chunk: Any) -> Any:
+            return jax.tree.map(jnp.add, total, one(chunk)), None
+
+        (counts, sums, log_likelihood), _ = jax.lax.scan(add, zero, (data.chunks, data.weight))
+    return counts, sums, log_likelihood / jnp.sum(data.weight)
+
+
+@eqx.filter_jit
+def evaluate(log_weights: Array, components: AbstractEMFamily, data: EMData) -> tuple[Array, Array]:
+    """Mean log-likelihood and effective sizes of a mixture on the data."""
+    counts, _, log_likelihood = _sweep(log_weights, components, data)
+    return log_likelihood, counts
+
+
+@eqx.filter_jit
+def pooled_spread(log_weights: Array, components: AbstractEMFamily, data: EMData) -> PyTree:
+    """The pooled within-component spread under a mixture."""
+    counts, sums, _ = _sweep(log_weights, components, data)
+    return components._pooled(counts, sums)
+
+
+@eqx.filter_jit
+def start_from_responsibilities(
+    blank: AbstractEMFamily, x: Float[Array, "n d"], responsibilities: Float[Array, "K n"], ridge: Float[Array, ""]
+) -> tuple[Float[Array, " K"], AbstractEMFamily]:
+    """Log-weights and components of a first M-step from given (weighted) responsibilities."""
+    return log_share(jnp.sum(responsibilities, axis=1)), blank._start(x.T, responsibilities, ridge)
+
+
+def log_share(counts: Array) -> Array:
+    """Log of counts divided by their total; ``-inf`` at zero."""
+    share = counts / jnp.sum(counts)
+    return jnp.where(share > 0, jnp.log(jnp.where(share > 0, share, jnp.ones_like(share))), -jnp.inf)
+
+
+def initial_state(log_weights: Array, components: AbstractEMFamily, max_steps: int) -> EMState:
+    """The state before the first step."""
+    dtype = log_weights.dtype
+    blank = jnp.full((max_steps,), jnp.nan, dtype)
+    infinite = jnp.asarray(jnp.inf, dtype)
+    return EMState(log_weights, components, -infinite, infinite, jnp.asarray(0), blank, blank)
+
+
+@eqx.filter_jit
+def run(
+    state: EMState,
+    data: EMData,
+    target: PyTree,
+    strength: Float[Array, ""],
+    ridge: Float[Array, ""],
+    tolerance: Float[Array, ""],
+    stop_at: Array,
+) -> EMState:
+    """EM steps until the objective changes by less than ``tolerance``, or ``stop_at`` steps have been taken.
+
+    The objective of a step is the mean log-likelihood plus the log-prior per point, at the parameters that the step
+    starts from, so that a step that no longer improves it is the last.
+    """
+    total = jnp.sum(data.weight)
+
+    def going(s: EMState) -> Array:
+        return (s.num_steps < stop_at) & (jnp.abs(s.change) >= tolerance) & ~jnp.isnan(s.objective)
+
+    def step(s: EMState) -> EMState:
+        counts, sums, log_likelihood = _sweep(s.log_weights, s.components, data)
+        penalty = jnp.sum(jnp.where(counts > 0, s.components._log_prior(target, strength), 0.0)) / total
+        objective = log_likelihood + jnp.where(strength > 0, penalty, jnp.zeros_like(penalty))
+        components = s.components._maximize(counts, sums, target, strength, ridge)
+        # A component that no point supports keeps its shape; the caller re-seeds it.
+        empty = counts <= jnp.finfo(counts.dtype).eps * total
+        components = jax.tree.map(
+            lambda old, new: jnp.where(empty.reshape((-1,) + (1,) * (new.ndim - 1)), old, new),
+            s.components,
+            components,
+        )
+        return EMState(
+            log_share(counts),
+            components,
+            objective,
+            objective - s.objective,
+            s.num_steps + 1,
+            s.log_likelihoods.at[s.num_steps].set(log_likelihood),
+            s.objectives.at[s.num_steps].set(objective),
+        )
+
+    return jax.lax.while_loop(going, step, state)

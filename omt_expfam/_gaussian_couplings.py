@@ -1,0 +1,340 @@
+"""The P-block in closed form: couplings of Gaussian components, streamed over pairs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from ._arrays import batch_size, is_traced
+from ._components import AbstractComponents
+from ._couplings import AbstractComponentMaps, AbstractCouplings, PairSelection, select_pairs, squared_distances
+from ._covariance import AbstractCovariance, DenseCovariance, DiagonalCovariance, ScalarCovariance, to_dense
+from ._gaussian_pair import conditional_gain, promote, trace_and_kl
+
+
+class AffineMaps(AbstractComponentMaps):
+    """One affine map per source component: ``offset_i + gain_i (x - center_i)``.
+
+    Attributes:
+        center: Source means, shape ``[K0, d]``.
+        gain: Matrices ``[K0, d, d]``, or their diagonals ``[K0, d]``.
+        offset: Images of the means, shape ``[K0, d]``.
+    """
+
+    center: Float[Array, "K0 d"]
+    gain: Float[Array, "K0 d *e"]
+    offset: Float[Array, "K0 d"]
+
+    def __call__(self, x: Float[Array, "n d"], responsibilities: Float[Array, "n K0"]) -> Float[Array, "n d"]:
+        return _apply_maps(self, x, responsibilities)
+
+
+@eqx.filter_jit
+def _apply_maps(maps: AffineMaps, x: Float[Array, "n d"], responsibilities: Float[Array, "n K0"]) -> Array:
+    def add(total: Array, item: tuple[Array, Array, Array, Array]) -> tuple[Array, None]:
+        center, gain, offset, weight = item
+        step = x - center[None]
+        image = step * gain[None] if gain.ndim == 1 else step @ gain.T
+        return total + weight[:, None] * (offset[None] + image), None
+
+    return jax.lax.scan(add, jnp.zeros_like(x), (maps.center, maps.gain, maps.offset, responsibilities.T))[0]
+
+
+class GaussianCouplings(AbstractCouplings):
+    """Closed-form couplings of Gaussian components.
+
+    Holds the components' own parameters and the K0 x K1 costs; matrices of pairs are recomputed where they are needed,
+    a block at a time.
+    """
+
+    costs: Float[Array, "K0 K1"]
+    kl: Float[Array, "K0 K1"]
+    epsilon: Float[Array, ""]
+    source: AbstractComponents
+    target: AbstractComponents
+
+    def transpose(self) -> "GaussianCouplings":
+        return GaussianCouplings(self.costs.T, self.kl.T, self.epsilon, self.target, self.source)
+
+    def _pairs(self) -> "_Pairs":
+        source, target = promote(_form(self.source), _form(self.target))
+        return _Pairs(self.source.mean(), self.target.mean(), source, target, self.epsilon / 2)
+
+    def component_maps(self, row_shares: Float[Array, "K0 K1"]) -> AffineMaps:
+        # Shares below a rounding error of the map do not change it.
+        shares = _significant(row_shares)
+        gain, offset = _collapse(self._pairs(), shares, row_shares)
+        return AffineMaps(self.source.mean(), gain, offset)
+
+    def conditional_covariance(
+        self, x: Float[Array, "n d"], y: Float[Array, "n d"], weight: Float[Array, "n K0"], shares: PairSelection
+    ) -> Float[Array, "n d d"]:
+        return _conditional_covariance(self._pairs(), x, y, weight, shares)
+
+    def conditional_mean(
+        self, x: Float[Array, "n d"], source: Int[Array, " n"], target: Int[Array, " n"]
+    ) -> Float[Array, "n d"]:
+        return self._displace(x, jnp.zeros_like(x), source, target)
+
+    def sample_conditional(
+        self, key: Key[Array, ""], x: Float[Array, "n d"], source: Int[Array, " n"], target: Int[Array, " n"]
+    ) -> Float[Array, "n d"]:
+        return self._displace(x, jax.random.normal(key, x.shape, x.dtype), source, target)
+
+    def _displace(self, x: Array, noise: Array, source: Array, target: Array) -> Array:
+        """Conditional means plus noise of the conditional covariances, each point under its own pair."""
+        pairs = self._pairs()
+        if is_traced(source, target, x, noise):
+            return _displace_each(pairs, x, noise, source, target)
+        # Points sorted by pair: each block of points meets few pairs, whose matrices it can hold.
+        source, target = np.asarray(source), np.asarray(target)
+        order = np.lexsort((target, source))
+        block = batch_size(2 * x.shape[1] ** 2)
+        parts = []
+        for start in range(0, len(order), block):
+            chosen = order[start : start + block]
+            unique, which = np.unique(
+                np.stack([source[chosen], target[chosen]]), axis=1, return_inverse=True
+            )
+            size = 1 << max(unique.shape[1] - 1, 0).bit_length()
+            unique = jnp.asarray(np.pad(unique, ((0, 0), (0, size - unique.shape[1])), mode="edge"))
+            parts.append(_displace_block(pairs, x[chosen], noise[chosen], unique, jnp.asarray(which.reshape(-1))))
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        return jnp.concatenate(parts)[back] if parts else x
+
+    def log_conditional(
+        self, x: Float[Array, "n d"], y: Float[Array, "n d"], log_weight: Float[Array, "n K0"], shares: PairSelection
+    ) -> Float[Array, " n"]:
+        return _log_conditional(self._pairs(), x, y, log_weight, shares)
+
+    def interpolate(self, t: Float[Array, ""], pairs: PairSelection) -> AbstractComponents:
+        mean, covariance = _interpolate(self._pairs(), t, pairs)
+        forms = _form(self.source), _form(self.target)
+        if all(isinstance(form, ScalarCovariance) for form in forms):
+            form: AbstractCovariance = ScalarCovariance(covariance[:, 0], mean.shape[1])
+        elif covariance.ndim == 2:
+            form = DiagonalCovariance(covariance)
+        else:
+            form = DenseCovariance(covariance)
+        return self.source.with_gaussian_form(mean, form)
+
+
+class _Pairs(eqx.Module):
+    """What every pair is made of: means, promoted covariances, and s = eps1 / 2."""
+
+    source_mean: Float[Array, "K0 d"]
+    target_mean: Float[Array, "K1 d"]
+    source: AbstractCovariance
+    target: AbstractCovariance
+    s: Float[Array, ""]
+
+    @property
+    def item_size(self) -> int:
+        """How many numbers the work on one pair takes."""
+        dim = self.source_mean.shape[1]
+        return 4 * dim if isinstance(self.source, DiagonalCovariance) else 4 * dim * dim
+
+    def gain(self, source: Int[Array, ""], target: Int[Array, ""]) -> Array:
+        """The matrix (or diagonal) A of one pair."""
+        return conditional_gain(_take(self.source, source), _take(self.target, target), self.s)
+
+
+def _form(components: AbstractComponents) -> AbstractCovariance:
+    form = components.gaussian_form()
+    assert form is not None  # solve_couplings has asked.
+    return form
+
+
+def _take(tree: Any, index: Int[Array, ""]) -> Any:
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def _significant(shares: Float[Array, "K0 K1"]) -> PairSelection:
+    return select_pairs(shares, float(jnp.finfo(shares.dtype).eps) * 1e-3)
+
+
+def _apply(gain: Array, vector: Array) -> Array:
+    return gain * vector if gain.ndim == 1 else gain @ vector
+
+
+def _root(gain: Array) -> Array:
+    return jnp.sqrt(gain) if gain.ndim == 1 else jnp.linalg.cholesky(gain)
+
+
+def solve_gaussian_couplings(
+    source: AbstractComponents, target: AbstractComponents, epsilon: Float[Array, ""]
+) -> GaussianCouplings:
+    """Costs and divergences of all pairs; no matrix of a pair outlives its block."""
+    forms = promote(_form(source), _form(target))
+    pairs = _Pairs(source.mean(), target.mean(), *forms, epsilon / 2)
+    trace, kl = pair_terms(pairs)
+    spreads = [jax.vmap(lambda c: c.trace())(_form(c)) for c in (source, target)]
+    distance = squared_distances(pairs.source_mean, pairs.target_mean)
+    costs = distance + (spreads[0][:, None] + spreads[1][None, :] - 2 * trace)
+    return GaussianCouplings(costs, kl, epsilon, source, target)
+
+
+@eqx.filter_jit
+def pair_terms(pairs: _Pairs) -> tuple[Float[Array, "K0 K1"], Float[Array, "K0 K1"]]:
+    """tr C and KL of all pairs."""
+    num, other = pairs.source_mean.shape[0], pairs.target_mean.shape[0]
+
+    # Rematerialized: the derivative of a block needs the matrices of that block only.
+    @jax.checkpoint
+    def one(index: Int[Array, ""]) -> tuple[Array, Array]:
+        i, j = index // other, index % other
+        return trace_and_kl(_take(pairs.source, i), _take(pairs.target, j), pairs.s)
+
+    size = min(batch_size(pairs.item_size), num * other)
+    trace, kl = jax.lax.map(one, jnp.arange(num * other), batch_size=size)
+    return trace.reshape(num, other), kl.reshape(num, other)
+
+
+def _scan_pairs(function: Callable, start: Any, pairs: PairSelection, item_size: int) -> Any:
+    """Fold ``function(carry, block of pairs)`` over the selected pairs, in blocks of bounded size."""
+    num = pairs.weight.shape[0]
+    size = min(1 << max(batch_size(item_size).bit_length() - 1, 0), num)
+    pad = -num % size
+    blocks = jax.tree.map(lambda leaf: jnp.pad(leaf, (0, pad)).reshape(-1, size), pairs)
+    return jax.lax.scan(lambda carry, block: (function(carry, block), None), start, blocks)[0]
+
+
+@eqx.filter_jit
+def _collapse(pairs: _Pairs, shares: PairSelection, row_shares: Float[Array, "K0 K1"]) -> tuple[Array, Array]:
+    """B_i = sum_j share_ij A_ij and b_i = sum_j share_ij m1_j."""
+
+    def add(total: Array, block: PairSelection) -> Array:
+        gains = jax.vmap(pairs.gain)(block.source, block.target)
+        weight = block.weight.reshape((-1,) + (1,) * (gains.ndim - 1))
+        return total.at[block.source].add(weight * gains)
+
+    shape = jax.eval_shape(pairs.gain, shares.source[0], shares.target[0])
+    start = jnp.zeros((pairs.source_mean.shape[0], *shape.shape), shape.dtype)
+    return _scan_pairs(add, start, shares, pairs.item_size), row_shares @ pairs.target_mean
+
+
+def _conditional_mean(pairs: _Pairs, gain: Array, x: Array, source: Array, target: Array) -> Array:
+    """E[y | x] under one pair, at all points."""
+    step = x - pairs.source_mean[source][None]
+    return pairs.target_mean[target][None] + jax.vmap(lambda v: _apply(gain, v))(step)
+
+
+@eqx.filter_jit
+def _conditional_covariance(pairs: _Pairs, x: Array, y: Array, weight: Array, shares: PairSelection) -> Array:
+    dim = x.shape[1]
+
+    def add(total: Array, block: PairSelection) -> Array:
+        gains = jax.vmap(pairs.gain)(block.source, block.target)
+        mean = jax.vmap(_conditional_mean, (None, 0, None, 0, 0))(pairs, gains, x, block.source, block.target)
+        offset = mean - y[None]
+        scale = weight.T[block.source] * block.weight[:, None]
+        between = jnp.einsum("pn,pnd,pne->nde", scale, offset, offset)
+        within = pairs.s * (scale.T @ gains.reshape(gains.shape[0], -1))
+        within = jax.vmap(jnp.diag)(within) if gains.ndim == 2 else within.reshape(-1, dim, dim)
+        return total + between + within
+
+    start = jnp.zeros((x.shape[0], dim, dim), x.dtype)
+    return _scan_pairs(add, start, shares, pairs.item_size + 3 * x.size)
+
+
+@eqx.filter_jit
+def _displace_block(pairs: _Pairs, x: Array, noise: Array, unique: Int[Array, "2 u"], which: Array) -> Array:
+    gains = jax.vmap(pairs.gain)(unique[0], unique[1])
+    roots = jax.vmap(_root)(gains)
+
+    def one(point: Array, z: Array, index: Array) -> Array:
+        step = point - pairs.source_mean[unique[0, index]]
+        drift = _apply(gains[index], step) + jnp.sqrt(pairs.s) * _apply(roots[index], z)
+        return pairs.target_mean[unique[1, index]] + drift
+
+    return jax.vmap(one)(x, noise, which)
+
+
+@eqx.filter_jit
+def _displace_each(pairs: _Pairs, x: Array, noise: Array, source: Array, target: Array) -> Array:
+    def one(item: tuple[Array, Array, Array, Array]) -> Array:
+        point, z, i, j = item
+        return _displace_block(pairs, point[None], z[None], jnp.stack([i, j])[:, None], jnp.zeros((1,), int))[0]
+
+    size = min(batch_size(pairs.item_size), x.shape[0])
+    return jax.lax.map(one, (x, noise, source, target), batch_size=size)
+
+
+@eqx.filter_jit
+def _log_conditional(pairs: _Pairs, x: Array, y: Array, log_weight: Array, shares: PairSelection) -> Array:
+    dim = x.shape[1]
+
+    def density(i: Array, j: Array) -> Array:
+        gain = pairs.gain(i, j)
+        root = _root(pairs.s * gain)
+        residual = y - _conditional_mean(pairs, gain, x, i, j)
+        if root.ndim == 1:
+            z, log_det = residual / root[None], jnp.sum(jnp.log(root))
+        else:
+            inverse = jax.scipy.linalg.solve_triangular(root, jnp.eye(dim, dtype=root.dtype), lower=True)
+            z, log_det = residual @ inverse.T, jnp.sum(jnp.log(jnp.diagonal(root)))
+        return -0.5 * jnp.sum(z * z, axis=1) - log_det - 0.5 * dim * jnp.log(2 * jnp.pi).astype(x.dtype)
+
+    def add(total: Array, block: PairSelection) -> Array:
+        table = jax.vmap(density)(block.source, block.target) + log_weight.T[block.source]
+        used = block.weight > 0
+        log_share = jnp.where(used, jnp.log(jnp.where(used, block.weight, jnp.ones_like(block.weight))), -jnp.inf)
+        return jnp.logaddexp(total, jax.scipy.special.logsumexp(table + log_share[:, None], axis=0))
+
+    start = jnp.full((x.shape[0],), -jnp.inf, x.dtype)
+    return _scan_pairs(add, start, shares, pairs.item_size + 3 * x.size)
+
+
+@eqx.filter_jit
+def _interpolate(pairs: _Pairs, t: Array, selection: PairSelection) -> tuple[Array, Array]:
+    """Means, and variances of the coordinates or Cholesky factors, of (1 - t) x + t y under each pair."""
+
+    def one(item: tuple[Array, Array]) -> tuple[Array, Array]:
+        i, j = item
+        mean = (1 - t) * pairs.source_mean[i] + t * pairs.target_mean[j]
+        source, target = _take(pairs.source, i), _take(pairs.target, j)
+        gain = conditional_gain(source, target, pairs.s)
+        if isinstance(source, DiagonalCovariance) and isinstance(target, DiagonalCovariance):
+            cross = 2 * source.variance * gain
+            return mean, (1 - t) ** 2 * source.variance + t**2 * target.variance + t * (1 - t) * cross
+        left, right = source.matrix(), target.matrix()
+        cross = left @ gain
+        matrix = (1 - t) ** 2 * left + t**2 * right + t * (1 - t) * (cross + cross.T)
+        return mean, jnp.linalg.cholesky(matrix)
+
+    size = min(batch_size(pairs.item_size), selection.weight.shape[0])
+    return jax.lax.map(one, (selection.source, selection.target), batch_size=size)
+
+
+def cross_covariance_terms(
+    source: AbstractComponents, target: AbstractComponents, cross: Float[Array, "K0 K1 d d"]
+) -> tuple[Float[Array, "K0 K1"], Float[Array, "K0 K1"]]:
+    """tr C and KL of Gaussian couplings with given cross-covariances C; NaN where a joint is not definite.
+
+    Raises:
+        TypeError: If a family has no Gaussian form.
+    """
+    for components in (source, target):
+        if components.gaussian_form() is None:
+            raise TypeError(f"Cross-covariances describe couplings of Gaussians; got {type(components).__name__}.")
+    return _cross_terms(to_dense(_form(source)).tril, to_dense(_form(target)).tril, cross)
+
+
+@eqx.filter_jit
+def _cross_terms(roots: Float[Array, "K0 d d"], other: Float[Array, "K1 d d"], cross: Array) -> tuple[Array, Array]:
+    def one(left: Array, right: Array, c: Array) -> tuple[Array, Array]:
+        half = jax.scipy.linalg.solve_triangular(left, c, lower=True)
+        correlation = jax.scipy.linalg.solve_triangular(right, half.T, lower=True)
+        gap = jnp.eye(c.shape[0], dtype=c.dtype) - correlation @ correlation.T
+        return jnp.trace(c), -jnp.sum(jnp.log(jnp.diagonal(jnp.linalg.cholesky(gap))))
+
+    def row(item: tuple[Array, Array]) -> tuple[Array, Array]:
+        left, blocks = item
+        return jax.vmap(lambda right, c: one(left, right, c))(other, blocks)
+
+    return jax.lax.map(row, (roots, cross))

@@ -1,0 +1,112 @@
+"""The Omega-block without regularization: the transportation problem, solved exactly on the host."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+import scipy.sparse
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array, Float
+
+from ._arrays import is_traced
+from ._laplacian import solve_laplacian
+from ._result import RESULTS
+from ._weights import WeightCoupling
+
+# HiGHS works to 1e-10; a vertex that misses its marginals by more has failed.
+_ACCEPTED_ERROR = 1e-8
+
+
+def exact_coupling(
+    cost: Float[Array, "K0 K1"], a: Float[Array, " K0"], b: Float[Array, " K1"]
+) -> tuple[WeightCoupling, Float[Array, ""]]:
+    """Solve ``min sum omega * cost`` over couplings of ``a`` and ``b`` with SciPy's HiGHS.
+
+    Where several couplings are optimal, one vertex is returned. The value has the derivative that the envelope
+    theorem gives: the coupling for the costs, the dual variables for the weights. The coupling itself does not depend
+    on the costs, and on the weights linearly; where a vertex is degenerate that derivative does not exist and is NaN.
+
+    Returns:
+        The coupling and the optimal value.
+
+    Raises:
+        TypeError: If called under ``jax.jit`` or ``vmap`` (``jax.grad`` alone is fine).
+    """
+    weights, source, target, value, num_steps = _solve(cost, a, b)
+    source, target = jax.lax.stop_gradient((source, target))
+    # A zero-weight component sends its (zero) mass where the dual says that it would go.
+    reduced = jax.lax.stop_gradient(cost) - source[:, None] - target[None, :]
+    nearest = jnp.argmin(jnp.where(b[None, :] > 0, reduced, jnp.inf), axis=1)
+    farthest = jnp.argmin(jnp.where(a[:, None] > 0, reduced, jnp.inf), axis=0)
+    row_shares = _shares(weights, a, jax.nn.one_hot(nearest, b.shape[0], dtype=cost.dtype))
+    column_shares = _shares(weights.T, b, jax.nn.one_hot(farthest, a.shape[0], dtype=cost.dtype)).T
+    error = jnp.sum(jnp.abs(jnp.sum(weights, axis=1) - a)) + jnp.sum(jnp.abs(jnp.sum(weights, axis=0) - b))
+    accepted = max(_ACCEPTED_ERROR, 1e2 * float(jnp.finfo(cost.dtype).eps))
+    result = RESULTS.where(error <= accepted, RESULTS.successful, RESULTS.linear_program_failed)
+    result = RESULTS.where(jnp.all(jnp.isfinite(cost)), result, RESULTS.weights_not_finite)
+    coupling = WeightCoupling(weights, row_shares, column_shares, source, target, error, num_steps, result)
+    return coupling, value
+
+
+def _shares(weights: Array, total: Array, lonely: Array) -> Array:
+    """Rows of the coupling divided by their weights, with a substitute where the weight is zero."""
+    used = (total > 0)[:, None]
+    return jnp.where(used, weights / jnp.where(used, total[:, None], jnp.ones_like(total)[:, None]), lonely)
+
+
+@jax.custom_jvp
+def _solve(cost: Array, a: Array, b: Array) -> tuple[Array, Array, Array, Array, Array]:
+    """The optimal vertex, both dual variables, the value, and the number of simplex iterations."""
+    if is_traced(cost, a, b):
+        raise TypeError(
+            "`epsilon_weights` = 0 is solved on the host and cannot be traced by jit or vmap. "
+            "Use a small positive `epsilon_weights`, or call it outside the transformation."
+        )
+    host = np.asarray(cost, np.float64)
+    left, right = (np.asarray(w, np.float64) for w in (a, b))
+    left, right = left / left.sum(), right / right.sum()
+    num, other = host.shape
+    weights, dual, num_steps = np.full(host.shape, np.nan), np.full(num + other, np.nan), 0
+    if np.isfinite(host).all():
+        rows = scipy.sparse.kron(scipy.sparse.eye_array(num), np.ones((1, other)))
+        columns = scipy.sparse.kron(np.ones((1, num)), scipy.sparse.eye_array(other))
+        scale = max(float(np.abs(host).max()), np.finfo(float).tiny)
+        answer = scipy.optimize.linprog(
+            host.ravel() / scale,
+            A_eq=scipy.sparse.vstack([rows, columns]).tocsr(),
+            b_eq=np.concatenate([left, right]),
+            bounds=(0, None),
+            method="highs-ds",
+            options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
+        )
+        if answer.x is not None:
+            weights = np.maximum(answer.x, 0).reshape(host.shape)
+            dual, num_steps = answer.eqlin.marginals * scale, answer.nit
+    value = np.sum(weights * np.where(weights > 0, host, 0.0))
+    arrays = (jnp.asarray(v, cost.dtype) for v in (weights, dual[:num], dual[num:], value))
+    return (*arrays, jnp.asarray(num_steps))
+
+
+def _solve_jvp(primals: tuple, tangents: tuple) -> tuple:
+    cost, a, b = primals
+    still = all(isinstance(t, SymbolicZero) for t in tangents[1:])
+    d_cost, d_a, d_b = (
+        jnp.zeros_like(p) if isinstance(t, SymbolicZero) else t for p, t in zip(primals, tangents, strict=True)
+    )
+    out = weights, source, target, _, num_steps = _solve(cost, a, b)
+    d_value = jnp.sum(weights * d_cost) + source @ d_a + target @ d_b
+    # On the vertex's edges (a tree) the coupling follows the weights as the one flow that balances them.
+    edges = (weights > 0).astype(cost.dtype)
+    k0, k1 = edges.shape
+    adjacency = jnp.block([[jnp.zeros((k0, k0), edges.dtype), edges], [edges.T, jnp.zeros((k1, k1), edges.dtype)]])
+    finfo = jnp.finfo(cost.dtype)
+    ground = jnp.full((k0 + k1,), 1e2 * finfo.eps, cost.dtype)
+    level = solve_laplacian(adjacency, ground, jnp.concatenate([d_a, -d_b]))
+    flow = edges * (level[:k0, None] - level[None, k0:])
+    degenerate = jnp.sum(edges) < jnp.sum(a > 0) + jnp.sum(b > 0) - 1
+    d_weights = jnp.zeros_like(flow) if still else flow * jnp.where(degenerate, jnp.nan, 1.0)
+    zero_steps = np.zeros(jnp.shape(num_steps), jax.dtypes.float0)
+    return out, (d_weights, jnp.zeros_like(source), jnp.zeros_like(target), d_value, zero_steps)
+
+
+_solve.defjvp(_solve_jvp, symbolic_zeros=True)

@@ -1,0 +1,161 @@
+"""Mixtures: weights and components."""
+
+from typing import Any, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax.scipy.special import logsumexp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, Key
+
+from ._arrays import as_count, as_floating, as_key, as_points, batch_size, is_traced
+from ._components import AbstractComponents, log_prob_table
+
+# Weights may be off one by this much (rounding in float32, in files) and are then renormalized.
+WEIGHT_TOLERANCE = 1e-5
+
+
+class Mixture(eqx.Module):
+    """A mixture distribution on R^d.
+
+    Attributes:
+        weights: Nonnegative weights that sum to one, shape ``[K]``.
+        components: K components of one family.
+    """
+
+    weights: Float[Array, " K"]
+    components: AbstractComponents
+
+    def __init__(self, weights: ArrayLike, components: AbstractComponents):
+        """Build a mixture; weights that miss one by rounding (1e-5) are renormalized.
+
+        Raises:
+            TypeError: If ``components`` is not a set of components.
+            ValueError: If the weights are negative, do not sum to one, or do not match the components.
+        """
+        if not isinstance(components, AbstractComponents):
+            raise TypeError(f"`components` must be a set of components; got {type(components).__name__}.")
+        self.components = components
+        weights = as_floating("weights", weights, "K", components.dtype)
+        if weights.shape[0] != components.num_components:
+            raise ValueError(
+                f"`weights` must have one entry per component, {components.num_components}; got {weights.shape[0]}."
+            )
+        if not is_traced(weights):
+            host = np.asarray(weights, np.float64)
+            if (host < 0).any():
+                raise ValueError(f"`weights` must not be negative; got {host.min():.6g} at index {host.argmin()}.")
+            if abs(host.sum() - 1) > WEIGHT_TOLERANCE:
+                raise ValueError(f"`weights` must sum to one; got a sum of {host.sum():.8g}. Divide by their sum.")
+        self.weights = weights / jnp.sum(weights)
+
+    @property
+    def num_components(self) -> int:
+        """The number of components K."""
+        return self.weights.shape[-1]
+
+    @property
+    def dim(self) -> int:
+        """The dimension d."""
+        return self.components.dim
+
+    def log_prob(self, x: ArrayLike) -> Float[Array, " n"]:
+        """Log-density at points ``x[n, d]``, in nats."""
+        points = as_points("x", x, self.dim, self.components.dtype)
+        return _log_prob(self, points)
+
+    def responsibilities(self, x: ArrayLike) -> Float[Array, "n K"]:
+        r"""Posterior component probabilities $w_k p_k(x) / \sum_l w_l p_l(x)$ at points ``x[n, d]``.
+
+        Points far from every component get their limit along the ray from the mixture's mean.
+
+        Raises:
+            ValueError: If a point lies outside the support of every component.
+        """
+        points = as_points("x", x, self.dim, self.components.dtype)
+        result = responsibilities(self, points)
+        if not is_traced(result):
+            outside = np.flatnonzero(np.isnan(np.asarray(result[:, 0])))
+            if outside.size:
+                raise ValueError(f"`x` must lie in the support of some component; point {outside[0]} does not.")
+        return result
+
+    def sample(self, key: Key[Array, ""], num_samples: int) -> Float[Array, "n d"]:
+        """Draw points from the mixture."""
+        return self.sample_with_labels(key, num_samples)[0]
+
+    def sample_with_labels(
+        self, key: Key[Array, ""], num_samples: int
+    ) -> tuple[Float[Array, "n d"], Int[Array, " n"]]:
+        """Draw points and the components they come from."""
+        return _sample(self, as_key(key), as_count("num_samples", num_samples))
+
+    def mean(self) -> Float[Array, " d"]:
+        """The mean of the mixture."""
+        return self.weights @ self.components.mean()
+
+    def covariance(self) -> Float[Array, "d d"]:
+        """The covariance of the mixture: within components plus between them."""
+        offset = self.components.mean() - self.mean()[None]
+        return jnp.einsum("k,kde->de", self.weights, self.components.covariance()) + jnp.einsum(
+            "k,kd,ke->de", self.weights, offset, offset
+        )
+
+    def to_numpyro(self) -> dist.MixtureSameFamily:
+        """The mixture as a NumPyro distribution."""
+        return dist.MixtureSameFamily(dist.Categorical(probs=self.weights), self.components.to_numpyro())
+
+    def select(self, index: Any) -> Self:
+        """The mixture of some of the components, in the given order, with weights rescaled to sum to one."""
+        index = jnp.asarray(index)
+        weights = self.weights[index]
+        return type(self)(weights / jnp.sum(weights), self.components.select(index))
+
+    def sort(self) -> Self:
+        """The same mixture with its components in order of decreasing weight."""
+        return self.select(jnp.argsort(-self.weights))
+
+    def __repr__(self) -> str:
+        family = type(self.components).__name__
+        return f"Mixture of {self.num_components} {family} components in {self.dim} dimensions"
+
+
+@eqx.filter_jit
+def _log_prob(mixture: Mixture, x: Float[Array, "n d"]) -> Float[Array, " n"]:
+    table = log_prob_table(mixture.components, x)
+    return logsumexp(table, axis=0, b=mixture.weights[:, None])
+
+
+@eqx.filter_jit
+def responsibilities(mixture: Mixture, x: Float[Array, "n d"]) -> Float[Array, "n K"]:
+    """Posterior component probabilities; NaN for a point outside every support."""
+    # So far out that squares would overflow, only the direction matters: pull such points in along their ray.
+    center = mixture.mean()
+    reach = jnp.sqrt(jnp.sqrt(jnp.finfo(x.dtype).max))
+    offset = x - center[None]
+    size = jnp.max(jnp.abs(offset), axis=1, keepdims=True)
+    near = center[None] + offset * jnp.where(size > reach, reach / size, jnp.ones_like(size))
+    table = log_prob_table(mixture.components, near)
+    peak = jnp.max(jnp.where(mixture.weights[:, None] > 0, table, -jnp.inf), axis=0, keepdims=True)
+    # A peak of -inf (outside every support) turns into NaN here.
+    joint = mixture.weights[:, None] * jnp.exp(table - peak)
+    return (joint / jnp.sum(joint, axis=0, keepdims=True)).T
+
+
+@eqx.filter_jit
+def _sample(mixture: Mixture, key: Key[Array, ""], num_samples: int) -> tuple[Array, Array]:
+    label_key, draw_key = jax.random.split(key)
+    probabilities = jnp.where(mixture.weights > 0, jnp.log(mixture.weights), -jnp.inf)
+    labels = jax.random.categorical(label_key, probabilities, shape=(num_samples,))
+    keys = jax.random.split(draw_key, num_samples)
+
+    def one(item: tuple[Array, Key[Array, ""]]) -> Float[Array, " d"]:
+        label, own_key = item
+        return mixture.components.select(label)._sample(own_key)
+
+    item_size = sum(leaf.size for leaf in jax.tree.leaves(mixture.components)) // mixture.num_components
+    size = min(batch_size(item_size), num_samples)
+    return jax.lax.map(one, (labels, keys), batch_size=size), labels

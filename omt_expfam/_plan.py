@@ -1,0 +1,270 @@
+"""The transport plan: a mixture of component couplings, and everything read from it."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key
+
+from ._arrays import as_count, as_key, as_points, as_scalar, is_traced
+from ._components import log_prob_table
+from ._correspondences import Correspondences
+from ._couplings import AbstractComponentMaps, AbstractCouplings, select_pairs
+from ._mixture import Mixture
+from ._weights import WeightCoupling
+
+# Points per block when a map is applied: bounds the table of responsibilities.
+_BLOCK = 2**25
+
+
+class BlockTrace(eqx.Module):
+    """The objective along the block iteration.
+
+    Attributes:
+        objective: Values at the start and after each block update, units of squared distance.
+        blocks: What each value follows: ``"start"``, ``"components"`` or ``"weights"``.
+    """
+
+    objective: Float[Array, " steps"]
+    blocks: tuple[str, ...] = eqx.field(static=True)
+
+
+class TransportPlan(eqx.Module):
+    """A coupling of two mixtures, as a mixture of couplings of their components.
+
+    Attributes:
+        source: Source mixture, K0 components.
+        target: Target mixture, K1 components.
+        couplings: The couplings of all pairs of components (the P-block).
+        weight_coupling: The coupling of the weights (the Omega-block), with its evidence.
+        epsilon_weights: Regularization of the weights, units of squared distance.
+        trace: The objective along the block iteration.
+        weights_precision: The floating-point type that the weights were solved in.
+    """
+
+    source: Mixture
+    target: Mixture
+    couplings: AbstractCouplings
+    weight_coupling: WeightCoupling
+    epsilon_weights: Float[Array, ""]
+    trace: BlockTrace
+    weights_precision: str = eqx.field(static=True)
+
+    # -- numbers --------------------------------------------------------------------------------------------------
+
+    @property
+    def weights(self) -> Float[Array, "K0 K1"]:
+        """The coupling Omega of the weights; rows sum to the source weights, columns to the target weights."""
+        return self.weight_coupling.weights
+
+    @property
+    def epsilon_components(self) -> Float[Array, ""]:
+        """Regularization of the component couplings, units of squared distance."""
+        return self.couplings.epsilon
+
+    @property
+    def component_costs(self) -> Float[Array, "K0 K1"]:
+        """Mean squared distance under each component coupling."""
+        return self.couplings.costs
+
+    @property
+    def component_kl(self) -> Float[Array, "K0 K1"]:
+        """KL of each component coupling against independence, in nats; infinite at zero regularization."""
+        return self.couplings.kl
+
+    @property
+    def component_objectives(self) -> Float[Array, "K0 K1"]:
+        """Cost plus ``epsilon_components`` times KL of each pair; finite also at zero regularization."""
+        return self.couplings.objectives()
+
+    @property
+    def cost(self) -> Float[Array, ""]:
+        """The transport cost: mean squared distance under the plan (without regularization terms)."""
+        return jnp.sum(self.weights * self.component_costs)
+
+    @property
+    def objective(self) -> Float[Array, ""]:
+        """The minimized objective: cost plus both regularization terms.
+
+        With ``epsilon_weights`` = 0 its derivative is that of the linear program's value.
+        """
+        return self.trace.objective[-1]
+
+    @property
+    def marginal_error(self) -> Float[Array, ""]:
+        """L1 error of the row sums of ``weights`` plus that of the column sums."""
+        return self.weight_coupling.marginal_error
+
+    @property
+    def num_steps(self) -> Array:
+        """Steps of the weight solve."""
+        return self.weight_coupling.num_steps
+
+    @property
+    def result(self) -> Any:
+        """Why the weight solve stopped."""
+        return self.weight_coupling.result
+
+    @property
+    def converged(self) -> bool | Array:
+        """Whether the weight solve met its tolerance."""
+        flag = self.result == type(self.result).successful
+        return flag if is_traced(flag) else bool(flag)
+
+    # -- maps -----------------------------------------------------------------------------------------------------
+
+    def push_forward(self, x: ArrayLike) -> Float[Array, "n d"]:
+        r"""The barycentric map T(x) = E[y | x] under the plan.
+
+        Within one source component every point shares the same split over target components, so T blends K0 affine
+        maps (for Gaussians): few source components make it coarse, however many the target has. `sample` draws from
+        the conditional law instead of averaging it.
+
+        Args:
+            x: Points, shape ``[n, d]``.
+
+        Raises:
+            ValueError: If a point lies outside the support of every source component.
+        """
+        points = as_points("x", x, self.source.dim, self.source.components.dtype)
+        maps = self.component_maps()
+        size = max(1, _BLOCK // (self.source.num_components + self.source.dim))
+        parts = [
+            maps(points[i : i + size], self.source.responsibilities(points[i : i + size]))
+            for i in range(0, max(points.shape[0], 1), size)
+        ]
+        return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+
+    def pull_back(self, y: ArrayLike) -> Float[Array, "n d"]:
+        """The backward barycentric map E[x | y] under the same plan, at points ``y[n, d]``."""
+        return self._reversed().push_forward(as_points("y", y, self.target.dim))
+
+    def push_forward_most_likely(self, x: ArrayLike) -> Float[Array, "n d"]:
+        """The conditional mean under the most likely pair of components only, at points ``x[n, d]``."""
+        points = as_points("x", x, self.source.dim, self.source.components.dtype)
+        source = jnp.argmax(self.source.responsibilities(points), axis=1)
+        target = jnp.argmax(self.weight_coupling.row_shares, axis=1)[source]
+        return self.couplings.conditional_mean(points, source, target)
+
+    def target_probabilities(self, x: ArrayLike) -> Float[Array, "n K1"]:
+        """The probability that each point ``x[n, d]`` is sent to each target component."""
+        return self.source.responsibilities(x) @ self.weight_coupling.row_shares
+
+    def conditional_covariance(self, x: ArrayLike) -> Float[Array, "n d d"]:
+        """The total covariance of y given x under the plan: within pairs and between them."""
+        points = as_points("x", x, self.source.dim, self.source.components.dtype)
+        center = self.push_forward(points)
+        shares = select_pairs(self.weight_coupling.row_shares, 0.0)
+        return self.couplings.conditional_covariance(points, center, self.source.responsibilities(points), shares)
+
+    def sample(self, key: Key[Array, ""], x: ArrayLike) -> Float[Array, "n d"]:
+        """One draw of y from the conditional law of the plan, for each point ``x[n, d]``."""
+        points = as_points("x", x, self.source.dim, self.source.components.dtype)
+        source_key, target_key, draw_key = jax.random.split(as_key(key), 3)
+        source = _categorical(source_key, self.source.responsibilities(points))
+        target = _categorical(target_key, self.weight_coupling.row_shares[source])
+        return self.couplings.sample_conditional(draw_key, points, source, target)
+
+    def sample_joint(self, key: Key[Array, ""], num_samples: int) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
+        """Draw pairs (x, y) from the plan."""
+        x_key, y_key = jax.random.split(as_key(key))
+        x = self.source.sample(x_key, as_count("num_samples", num_samples))
+        return x, self.sample(y_key, x)
+
+    def log_prob(self, x: ArrayLike, y: ArrayLike) -> Float[Array, " n"]:
+        """Log-density of the plan at pairs ``(x[n, d], y[n, d])``, in nats.
+
+        Raises:
+            ValueError: If the shapes differ, or ``epsilon_components`` is 0 and the plan has no density.
+        """
+        points = as_points("x", x, self.source.dim, self.source.components.dtype)
+        images = as_points("y", y, self.target.dim, points.dtype)
+        if points.shape != images.shape:
+            raise ValueError(f"`y` must have the shape of `x`, {tuple(points.shape)}; got {tuple(images.shape)}.")
+        if not is_traced(self.epsilon_components) and float(self.epsilon_components) == 0:
+            raise ValueError("The plan has no joint density at `epsilon_components` = 0: its couplings are maps.")
+        table = log_prob_table(self.source.components, points).T
+        a = self.source.weights
+        log_a = jnp.where(a > 0, jnp.log(jnp.where(a > 0, a, jnp.ones_like(a))), -jnp.inf)
+        shares = select_pairs(self.weight_coupling.row_shares, 0.0)
+        return self.couplings.log_conditional(points, images, table + log_a[None, :], shares)
+
+    def reverse(self) -> "TransportPlan":
+        """The same plan, read from target to source."""
+        return TransportPlan(
+            self.target,
+            self.source,
+            self.couplings.transpose(),
+            self.weight_coupling.transpose(),
+            self.epsilon_weights,
+            self.trace,
+            self.weights_precision,
+        )
+
+    def interpolate(self, t: float | Array, *, min_weight: float = 1e-6) -> Mixture:
+        """Displacement interpolation: the law of (1 - t) x + t y under the plan.
+
+        Args:
+            t: Time from 0 (source) to 1 (target).
+            min_weight: Pairs of smaller weight are dropped and the rest rescaled; see
+                ``correspondences(min_weight).dropped_weight`` for how much that leaves out.
+
+        Raises:
+            ValueError: If ``t`` lies outside [0, 1], or every pair is dropped.
+        """
+        time = jnp.asarray(as_scalar("t", t), self.weights.dtype)
+        if not is_traced(time) and float(time) > 1:
+            raise ValueError(f"`t` must lie between 0 and 1; got {float(time):g}.")
+        as_scalar("min_weight", min_weight)
+        if is_traced(self.weights):
+            pairs = select_pairs(self.weights, 0.0)
+            return Mixture(pairs.weight / jnp.sum(pairs.weight), self.couplings.interpolate(time, pairs))
+        kept = int((np.asarray(self.weights) > min_weight).sum())
+        if not kept:
+            raise ValueError(f"`min_weight` must leave some pairs; the largest weight is {self.weights.max():.3g}.")
+        pairs = jax.tree.map(lambda leaf: leaf[:kept], select_pairs(self.weights, min_weight))
+        return Mixture(pairs.weight / jnp.sum(pairs.weight), self.couplings.interpolate(time, pairs))
+
+    def correspondences(self, min_weight: float = 1e-3) -> Correspondences:
+        """Which source component goes to which target component, with what share and cost; print it to read it."""
+        return Correspondences.of(
+            self.weights,
+            self.weight_coupling.row_shares,
+            self.weight_coupling.column_shares,
+            self.component_costs,
+            float(as_scalar("min_weight", min_weight)),
+        )
+
+    def component_maps(self) -> AbstractComponentMaps:
+        """The barycentric map of each source component, collapsed over the target; kept once computed."""
+        return self._keep("_component_maps", lambda: self.couplings.component_maps(self.weight_coupling.row_shares))
+
+    def _reversed(self) -> "TransportPlan":
+        return self._keep("_reverse_plan", self.reverse)
+
+    def _keep(self, name: str, compute: Any) -> Any:
+        """Compute once and keep beside the fields; nothing traced is ever kept."""
+        if is_traced(self):
+            return compute()
+        if name not in self.__dict__:
+            with jax.ensure_compile_time_eval():
+                object.__setattr__(self, name, compute())
+        return self.__dict__[name]
+
+    def __repr__(self) -> str:
+        sides = f"{self.source.num_components} -> {self.target.num_components} components in {self.source.dim} dimensions"
+        if is_traced(self):
+            return f"TransportPlan({sides}, traced)"
+        return (
+            f"TransportPlan({sides}, cost {float(self.cost):.6g}, objective {float(self.objective):.6g}, "
+            f"marginal error {float(self.marginal_error):.1e} after {int(self.num_steps)} steps)"
+        )
+
+
+def _categorical(key: Key[Array, ""], probabilities: Float[Array, "n K"]) -> Array:
+    positive = probabilities > 0
+    logits = jnp.where(positive, jnp.log(jnp.where(positive, probabilities, jnp.ones_like(probabilities))), -jnp.inf)
+    return jax.random.categorical(key, logits, axis=1)

@@ -1,0 +1,39 @@
+"""Working in float64 for one computation, without touching JAX's global flags."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+_Out = TypeVar("_Out")
+
+
+def in_float64(function: Callable[..., _Out], *args: Any) -> _Out:
+    """Call ``function`` with x64 enabled and every floating array of ``args`` widened to float64.
+
+    Arguments must be concrete. The result keeps its float64 arrays; `narrow` brings them back.
+    """
+
+    def widen(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array | np.ndarray) and np.issubdtype(leaf.dtype, np.floating):
+            return jax.numpy.asarray(np.asarray(leaf), dtype=np.float64)
+        return leaf
+
+    with jax.enable_x64(True):
+        return function(*jax.tree.map(widen, args))
+
+
+def narrow(tree: Any, dtype: Any) -> Any:
+    """Convert every floating array of a pytree to ``dtype`` and every integer array to JAX's default."""
+
+    def convert(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array | np.ndarray):
+            return leaf
+        if np.issubdtype(leaf.dtype, np.floating):
+            return jax.numpy.asarray(np.asarray(leaf), dtype=dtype)
+        if np.issubdtype(leaf.dtype, np.integer):
+            return jax.numpy.asarray(np.asarray(leaf).astype(jax.dtypes.canonicalize_dtype(leaf.dtype)))
+        return leaf
+
+    return jax.tree.map(convert, tree)

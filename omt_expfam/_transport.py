@@ -1,0 +1,229 @@
+"""Transport between two mixtures: the block iteration over component couplings and weight couplings."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ._arrays import as_count, as_floating, as_scalar, is_traced
+from ._couplings import AbstractCouplings, independent_costs, solve_couplings
+from ._gaussian_couplings import cross_covariance_terms
+from ._linear_program import exact_coupling
+from ._mixture import Mixture
+from ._plan import BlockTrace, TransportPlan
+from ._precision import in_float64, narrow
+from ._result import raise_if_failed
+from ._weights import entropic_coupling, WeightCoupling
+
+# float32 resolves cost differences down to 1e-7 of the largest; below this ratio the weights are solved in float64.
+_FLOAT32_RATIO = 1e-4
+
+
+class BlockStart(eqx.Module):
+    """Where the block iteration starts.
+
+    Attributes:
+        weights: A coupling of the weights, shape ``[K0, K1]``; by default the product of the weights.
+        cross_covariances: Cross-covariances of Gaussian component couplings, shape ``[K0, K1, d, d]``, source
+            coordinates first; by default the components are coupled independently.
+    """
+
+    weights: Float[Array, "K0 K1"] | None = None
+    cross_covariances: Float[Array, "K0 K1 d d"] | None = None
+
+
+def transport(
+    source: Mixture,
+    target: Mixture,
+    *,
+    epsilon_components: float | Array,
+    epsilon_weights: float | Array,
+    start: BlockStart | None = None,
+    num_sweeps: int = 1,
+    tolerance: float | None = None,
+    max_steps: int = 1000,
+    throw: bool = True,
+) -> TransportPlan:
+    r"""Couple two mixtures by entropic optimal transport of their components and of their weights.
+
+    Minimizes, over couplings $p_{ij}$ of the components and couplings $\Omega$ of the weights,
+
+    $$\sum_{ij} \omega_{ij} \Big[\int \|x - y\|^2 dp_{ij} + \varepsilon_1 KL(p_{ij} \| \mu_{0i} \otimes \mu_{1j})\Big]
+      + \varepsilon_2 KL(\Omega \| \alpha_0 \otimes \alpha_1)$$
+
+    by alternating the two blocks. The first block does not depend on the second, so one sweep reaches the unique
+    minimizer from any interior start; more sweeps show that it stays there.
+
+    Args:
+        source: Source mixture.
+        target: Target mixture, of the same dimension.
+        epsilon_components: Regularization of the component couplings, units of squared distance; 0 gives the
+            unregularized (Monge) couplings.
+        epsilon_weights: Regularization of the weight coupling, same units; 0 gives the exact linear program, which is
+            solved on the host and cannot be traced.
+        start: Where the block iteration starts; changes the trace, not the answer.
+        num_sweeps: Number of sweeps over both blocks.
+        tolerance: Largest accepted marginal error (L1, rows plus columns) of the weight coupling. Default 1e-10 where
+            it is solved in float64, 5e-6 in float32.
+        max_steps: Limit on the steps of the weight solve.
+        throw: Raise when the weight solve fails; otherwise the plan's ``result`` tells.
+
+    Returns:
+        The plan. All of it is differentiable with respect to both mixtures and both regularizations when
+        ``epsilon_weights`` is positive. Float32 mixtures with ``epsilon_weights`` below 1e-4 of the largest cost have
+        their weights solved in float64 inside, see `TransportPlan.weights_precision`; under a caller's ``jit`` that
+        is not possible and float32 is used.
+
+    Raises:
+        TypeError: If an argument is not of the stated type, or no coupling is known for the families.
+        ValueError: If the dimensions differ, or a regularization is negative.
+        ConvergenceError: If the weight solve fails and ``throw`` is true.
+    """
+    for name, mixture in (("source", source), ("target", target)):
+        if not isinstance(mixture, Mixture):
+            raise TypeError(f"`{name}` must be a Mixture; got {type(mixture).__name__}.")
+    if source.dim != target.dim:
+        raise ValueError(f"`target` must have the dimension of `source`, {source.dim}; got {target.dim}.")
+    dtype = jnp.result_type(source.components.dtype, target.components.dtype)
+    source, target = (_cast(mixture, dtype) for mixture in (source, target))
+    epsilon_1 = jnp.asarray(as_scalar("epsilon_components", epsilon_components), dtype)
+    exact = not is_traced(as_scalar("epsilon_weights", epsilon_weights)) and float(epsilon_weights) == 0
+    epsilon_2 = jnp.asarray(epsilon_weights, dtype)
+    num_sweeps, max_steps = as_count("num_sweeps", num_sweeps), as_count("max_steps", max_steps)
+    if tolerance is not None:
+        as_scalar("tolerance", tolerance, strict=True)
+
+    weights, costs = _start_values(start, source, target, epsilon_1)
+    trace = [_objective(weights, costs, source.weights, target.weights, epsilon_2)]
+    potential = jnp.zeros_like(target.weights)
+    for sweep in range(num_sweeps):
+        couplings = solve_couplings(source.components, target.components, epsilon_1)
+        objectives = couplings.objectives()
+        trace.append(_objective(weights, objectives, source.weights, target.weights, epsilon_2))
+        if sweep == 0 and start is not None and start.weights is not None:
+            potential = _potential_of(start.weights, objectives, source.weights, target.weights, epsilon_2)
+        if exact:
+            (coupling, value), precision = exact_coupling(objectives, source.weights, target.weights), "float64"
+        else:
+            coupling, precision = _solve_weights(
+                objectives, source.weights, target.weights, epsilon_2, tolerance, potential, max_steps
+            )
+            value = _objective(coupling.weights, objectives, source.weights, target.weights, epsilon_2)
+        weights, potential = coupling.weights, coupling.target_potential
+        trace.append(value)
+    plan = TransportPlan(
+        source,
+        target,
+        couplings,
+        coupling,
+        epsilon_2,
+        BlockTrace(jnp.stack(trace), ("start",) + ("components", "weights") * num_sweeps),
+        precision,
+    )
+    return raise_if_failed(plan, plan.result) if throw else plan
+
+
+def _cast(mixture: Mixture, dtype: Any) -> Mixture:
+    if all(leaf.dtype == dtype for leaf in jax.tree.leaves(mixture)):
+        return mixture
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), mixture)
+
+
+def _start_values(
+    start: BlockStart | None, source: Mixture, target: Mixture, epsilon: Array
+) -> tuple[Float[Array, "K0 K1"], Float[Array, "K0 K1"]]:
+    """Weights and component objectives where the iteration starts."""
+    shape = (source.num_components, target.num_components)
+    weights = source.weights[:, None] * target.weights[None, :]
+    if start is not None and start.weights is not None:
+        weights = as_floating("start.weights", start.weights, "K0 K1", weights.dtype)
+        _check_start(weights, source, target)
+    if start is None or start.cross_covariances is None:
+        # Independent components have no divergence.
+        return weights, independent_costs(source.components, target.components)
+    cross = as_floating("start.cross_covariances", start.cross_covariances, "K0 K1 d d", weights.dtype)
+    expected = (*shape, source.dim, source.dim)
+    if cross.shape != expected:
+        raise ValueError(f"`start.cross_covariances` must have shape {expected}; got {tuple(cross.shape)}.")
+    trace, kl = cross_covariance_terms(source.components, target.components, cross)
+    if not is_traced(kl) and not np.isfinite(np.asarray(kl)).all():
+        bad = np.argwhere(~np.isfinite(np.asarray(kl)))[0]
+        raise ValueError(
+            f"`start.cross_covariances` must leave each joint covariance positive definite; pair {tuple(bad)} does not."
+        )
+    regularization = jnp.where(epsilon > 0, epsilon * kl, jnp.zeros_like(kl))
+    return weights, independent_costs(source.components, target.components) - 2 * trace + regularization
+
+
+def _check_start(weights: Array, source: Mixture, target: Mixture) -> None:
+    shape = (source.num_components, target.num_components)
+    if weights.shape != shape:
+        raise ValueError(f"`start.weights` must have shape {shape}; got {tuple(weights.shape)}.")
+    if is_traced(weights, source.weights, target.weights):
+        return
+    host = np.asarray(weights)
+    error = np.abs(host.sum(1) - np.asarray(source.weights)).sum()
+    error += np.abs(host.sum(0) - np.asarray(target.weights)).sum()
+    if (host < 0).any() or error > 1e-4:
+        raise ValueError(
+            f"`start.weights` must be nonnegative with the mixtures' weights as marginals; they are off by {error:.3g}."
+        )
+
+
+def _objective(weights: Array, costs: Array, a: Array, b: Array, epsilon: Array) -> Float[Array, ""]:
+    """sum omega L + eps2 KL(Omega || a b)."""
+    used = weights > 0
+    safe = jnp.where(used, weights, jnp.ones_like(weights))
+    product = jnp.where(used, a[:, None] * b[None, :], jnp.ones_like(weights))
+    divergence = jnp.sum(weights * (jnp.log(safe) - jnp.log(product))) - jnp.sum(weights) + jnp.sum(a) * jnp.sum(b)
+    return jnp.sum(weights * costs) + epsilon * divergence
+
+
+def _potential_of(weights: Array, costs: Array, a: Array, b: Array, epsilon: Array) -> Float[Array, " K1"]:
+    """A target potential that a given coupling would have: the dual's start from it."""
+    used = (weights > 0) & (a[:, None] * b[None, :] > 0)
+    ratio = jnp.where(used, weights / jnp.where(used, a[:, None] * b[None, :], jnp.ones_like(weights)), 1.0)
+    total = costs + epsilon * jnp.where(used, jnp.log(ratio), jnp.zeros_like(costs))
+    return a @ (total - (total @ b)[:, None])
+
+
+def _solve_weights(
+    costs: Array,
+    a: Array,
+    b: Array,
+    epsilon: Array,
+    tolerance: float | None,
+    start: Array,
+    max_steps: int,
+) -> tuple[WeightCoupling, str]:
+    """Solve the Omega-block in the precision that its numbers need; returns also that precision."""
+    dtype, traced = costs.dtype, is_traced(costs, a, b, epsilon)
+    steps = jnp.asarray(max_steps)
+    widen = False
+    if dtype == jnp.float32 and not traced:
+        widen = float(epsilon) < _FLOAT32_RATIO * float(jnp.max(jnp.abs(costs)))
+    if tolerance is None:
+        tolerance = 5e-6 if dtype == jnp.float32 and not widen else 1e-10
+    limit = jnp.asarray(tolerance, dtype)
+    if not widen:
+        coupling = entropic_coupling(costs, a, b, epsilon, limit, start, steps)
+    else:
+        # Rescaled in float64, so that the rounding of float32 weights does not unbalance the marginals.
+        coupling = narrow(in_float64(_balanced_coupling, costs, a, b, epsilon, limit, start, steps), dtype)
+    if not traced:
+        coupling = eqx.tree_at(lambda c: c.marginal_error, coupling, _measured_error(coupling.weights, a, b))
+    return coupling, "float64" if widen else str(dtype)
+
+
+def _balanced_coupling(costs: Array, a: Array, b: Array, *rest: Array) -> WeightCoupling:
+    return entropic_coupling(costs, a / jnp.sum(a), b / jnp.sum(b), *rest)
+
+
+def _measured_error(weights: Array, a: Array, b: Array) -> Float[Array, ""]:
+    """The marginal error of the stored weights, summed in float64 and rounded up."""
+    host, left, right = (np.asarray(value, np.float64) for value in (weights, a, b))
+    error = np.abs(host.sum(1) - left).sum() + np.abs(host.sum(0) - right).sum()
+    return jnp.asarray(np.nextafter(weights.dtype.type(error), weights.dtype.type(np.inf)))
