@@ -1,14 +1,13 @@
 """Gaussian components with diagonal covariance matrices."""
 
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
-from omt_expfam._arrays import as_floating, check_positive, check_shape
+from omt_expfam._arrays import ArrayLike, as_floating, check_positive, check_shape
 from omt_expfam._covariance import DiagonalCovariance
 
 from .gaussian_form import AbstractMomentGaussian, LOG_2PI
@@ -39,7 +38,7 @@ class DiagonalGaussian(AbstractMomentGaussian):
 
     # -- the structure of the covariance --------------------------------------------------------------------------
 
-    def _whiten(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
+    def _whiten(self, x: Float[Array, " d"]) -> Float[Array, " p"]:
         return x / jnp.sqrt(self.variance)
 
     def _noise(self, key: Key[Array, ""]) -> Float[Array, " d"]:
@@ -54,7 +53,7 @@ class DiagonalGaussian(AbstractMomentGaussian):
     def _second_moments(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
         return x * x
 
-    def _relative_trace(self, other: Self) -> Float[Array, ""]:
+    def _relative_trace(self, other: "DiagonalGaussian") -> Float[Array, ""]:
         return jnp.sum(self.variance / other.variance)
 
     def _with_moments(self, mean: Float[Array, "K d"], scatter: Float[Array, "K d"]) -> "DiagonalGaussian":
@@ -101,4 +100,4 @@ class DiagonalGaussian(AbstractMomentGaussian):
         return 3.0
 
     def _affine(self, shift: Float[Array, " d"], scale: Float[Array, " d"]) -> "DiagonalGaussian":
-        return DiagonalGaussian(shift + scale * self.loc, scale**2 * self.variance)
+        return DiagonalGaussian(shift[None] + scale[None] * self.loc, (scale**2)[None] * self.variance)

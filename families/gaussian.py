@@ -1,16 +1,15 @@
 """Gaussian components with full covariance matrices."""
 
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jax.scipy.linalg import solve_triangular
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
-from omt_expfam._arrays import as_floating, check_shape, is_traced
+from omt_expfam._arrays import ArrayLike, as_floating, check_shape, is_traced
 from omt_expfam._covariance import DenseCovariance
 
 from .gaussian_form import AbstractMomentGaussian, LOG_2PI
@@ -60,7 +59,7 @@ class Gaussian(AbstractMomentGaussian):
         """The inverse Cholesky factor: solved once per component, then applied to points by a product."""
         return solve_triangular(self.scale_tril, jnp.eye(self.dim, dtype=self.loc.dtype), lower=True)
 
-    def _whiten(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
+    def _whiten(self, x: Float[Array, " d"]) -> Float[Array, " p"]:
         return self._precision_factor() @ x
 
     def _noise(self, key: Key[Array, ""]) -> Float[Array, " d"]:
@@ -76,7 +75,7 @@ class Gaussian(AbstractMomentGaussian):
         row, column = np.triu_indices(x.shape[0])
         return x[row] * x[column]
 
-    def _relative_trace(self, other: Self) -> Float[Array, ""]:
+    def _relative_trace(self, other: "Gaussian") -> Float[Array, ""]:
         return jnp.sum((other._precision_factor() @ self.scale_tril) ** 2)
 
     def _with_moments(self, mean: Float[Array, "K d"], scatter: Float[Array, "K q"]) -> "Gaussian":
@@ -139,7 +138,7 @@ class Gaussian(AbstractMomentGaussian):
         return self.dim + 2.0
 
     def _affine(self, shift: Float[Array, " d"], scale: Float[Array, " d"]) -> "Gaussian":
-        return Gaussian(shift + scale * self.loc, scale_tril=scale[None, :, None] * self.scale_tril)
+        return Gaussian(shift[None] + scale[None] * self.loc, scale_tril=scale[None, :, None] * self.scale_tril)
 
 
 def _from_half(half: Float[Array, "K q"], dim: int) -> Float[Array, "K d d"]:

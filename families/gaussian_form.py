@@ -1,13 +1,14 @@
-"""What the Gaussian families share: closed-form moments, the stable log-density, and EM from first and second moments."""
+"""What the Gaussian families share: moments, the stable log-density, and EM from first and second moments."""
 
 import abc
 import math
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from omt_expfam._arrays import unfused
 from omt_expfam._components import AbstractExponentialFamily, AbstractRegularFamily, map_components
 from omt_expfam._covariance import AbstractCovariance, DiagonalCovariance, ScalarCovariance, to_dense
 from omt_expfam._em import AbstractEMFamily
@@ -26,7 +27,7 @@ class AbstractGaussian(AbstractExponentialFamily, AbstractEMFamily):
     # -- the structure of the covariance, for one component -------------------------------------------------------
 
     @abc.abstractmethod
-    def _whiten(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
+    def _whiten(self, x: Float[Array, " d"]) -> Float[Array, " p"]:
         """A vector whose squared length is the squared Mahalanobis length of ``x``."""
 
     @abc.abstractmethod
@@ -38,7 +39,7 @@ class AbstractGaussian(AbstractExponentialFamily, AbstractEMFamily):
         """The log-determinant of the covariance."""
 
     @abc.abstractmethod
-    def _relative_trace(self, other: Self) -> Float[Array, ""]:
+    def _relative_trace(self, other: "AbstractGaussian") -> Float[Array, ""]:
         """tr(other's precision x own covariance), for the KL divergence."""
 
     # -- densities, draws and moments -----------------------------------------------------------------------------
@@ -48,7 +49,7 @@ class AbstractGaussian(AbstractExponentialFamily, AbstractEMFamily):
         return self.loc.shape[-1]
 
     def _log_prob(self, x: Float[Array, " d"]) -> Float[Array, ""]:
-        z = self._whiten(x - self.loc)
+        z = unfused(self._whiten(x - self.loc))
         return -0.5 * (jnp.sum(z * z) + self.dim * LOG_2PI + self._log_det())
 
     def _sample(self, key: Key[Array, ""]) -> Float[Array, " d"]:
@@ -63,10 +64,11 @@ class AbstractGaussian(AbstractExponentialFamily, AbstractEMFamily):
     def _entropy(self) -> Float[Array, ""]:
         return 0.5 * (self.dim * (1 + LOG_2PI) + self._log_det())
 
-    def _kl_divergence(self, other: Self) -> Float[Array, ""]:
+    def _kl_divergence(self, other: "AbstractGaussian") -> Float[Array, ""]:
         z = other._whiten(self.loc - other.loc)
         log_ratio = other._log_det() - self._log_det()
         return 0.5 * (self._relative_trace(other) - self.dim + jnp.sum(z * z) + log_ratio)
+
 
 class AbstractMomentGaussian(AbstractGaussian, AbstractRegularFamily):
     """Gaussian components that are a regular exponential family in first and second moments: T(x) = (x, q(x))."""
@@ -76,7 +78,7 @@ class AbstractMomentGaussian(AbstractGaussian, AbstractRegularFamily):
         """The quadratic sufficient statistics of one point."""
 
     @abc.abstractmethod
-    def _with_moments(self, mean: Float[Array, "K d"], scatter: Float[Array, "K q"]) -> Self:
+    def _with_moments(self, mean: Float[Array, "K d"], scatter: Float[Array, "K q"]) -> "AbstractMomentGaussian":
         """Components with the given means and centered second moments."""
 
     @abc.abstractmethod
@@ -100,13 +102,16 @@ class AbstractMomentGaussian(AbstractGaussian, AbstractRegularFamily):
         batched = jax.tree.map(lambda leaf: leaf[None], self)
         return jnp.concatenate([self.loc, (batched._scatter() + batched._square(self.loc[None]))[0]])
 
-    def with_mean_parameters(self, mean_parameters: Float[Array, "K m"]) -> Self:
+    def with_mean_parameters(self, mean_parameters: Float[Array, "K m"]) -> "AbstractMomentGaussian":
         mean, second = mean_parameters[:, : self.dim], mean_parameters[:, self.dim :]
         return self._with_moments(mean, second - self._square(mean))
 
     # -- EM: natural form in float64, centered form in float32 ----------------------------------------------------
 
-    def _prepare(self, x: Float[Array, "d n"], natural: bool) -> Float[Array, "m n"]:
+    def _seeding(self, num_components: int) -> "AbstractMomentGaussian":
+        return type(self)._blank(num_components, self.dim, self.dtype)
+
+    def _prepare(self, x: Float[Array, "d n"], natural: bool) -> Float[Array, "p n"]:
         if not natural:
             return x
         return jax.vmap(self._sufficient_statistics, in_axes=1, out_axes=1)(x)
@@ -114,12 +119,10 @@ class AbstractMomentGaussian(AbstractGaussian, AbstractRegularFamily):
     def _table(self, data: Float[Array, "m n"], natural: bool) -> Float[Array, "K n"]:
         if natural:
             eta = self.natural_parameters()
-            return eta @ data - self.log_partition(eta)[:, None]
+            return unfused(eta @ data) - self.log_partition(eta)[:, None]
         return map_components(lambda c: jax.vmap(c._log_prob, in_axes=1)(data), self, data.size)
 
-    def _accumulate(
-        self, data: Float[Array, "p n"], responsibilities: Float[Array, "K n"], natural: bool
-    ) -> "Moments":
+    def _accumulate(self, data: Float[Array, "p n"], responsibilities: Float[Array, "K n"], natural: bool) -> "Moments":
         counts = jnp.sum(responsibilities, axis=1)
         if natural:
             sums = responsibilities @ data.T
@@ -145,7 +148,7 @@ class AbstractMomentGaussian(AbstractGaussian, AbstractRegularFamily):
         target: Float[Array, " q"],
         strength: Float[Array, ""],
         ridge: Float[Array, ""],
-    ) -> Self:
+    ) -> "AbstractMomentGaussian":
         mean, scatter = self._center(counts, sums)
         share = (counts / (counts + strength))[:, None]
         return self._with_moments(mean, share * scatter + (1 - share) * target[None] + self._ridge(ridge)[None])

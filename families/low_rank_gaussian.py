@@ -1,19 +1,19 @@
 """Gaussian components whose covariance is a low-rank part plus a diagonal: mixtures of factor analyzers."""
 
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jax.scipy.linalg import cho_factor, cho_solve
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
-from omt_expfam._arrays import as_count, as_floating, check_positive, check_shape, is_traced
+from omt_expfam._arrays import ArrayLike, as_count, as_floating, check_positive, check_shape, is_traced
 from omt_expfam._components import map_components
 from omt_expfam._covariance import AbstractCovariance, DenseCovariance, LowRankCovariance
 
+from .diagonal_gaussian import DiagonalGaussian
 from .gaussian import Gaussian
 from .gaussian_form import AbstractGaussian
 
@@ -68,7 +68,7 @@ class LowRankGaussian(AbstractGaussian):
         scaled, tril = self._latent()
         return cho_solve((tril, True), scaled.T / jnp.sqrt(self.variance)[None])
 
-    def _whiten(self, x: Float[Array, " d"]) -> Float[Array, "d+r"]:
+    def _whiten(self, x: Float[Array, " d"]) -> Float[Array, " p"]:
         """Residual and latent mean: their squared lengths add up to the Mahalanobis length without cancellation."""
         latent = self._regression() @ x
         return jnp.concatenate([(x - self.factor @ latent) / jnp.sqrt(self.variance), latent])
@@ -84,7 +84,7 @@ class LowRankGaussian(AbstractGaussian):
     def _covariance(self) -> Float[Array, "d d"]:
         return self.factor @ self.factor.T + jnp.diag(self.variance)
 
-    def _relative_trace(self, other: Self) -> Float[Array, ""]:
+    def _relative_trace(self, other: "LowRankGaussian") -> Float[Array, ""]:
         columns = jnp.concatenate([self.factor, jnp.diag(jnp.sqrt(self.variance))], axis=1)
         return jnp.sum(jax.vmap(other._whiten, in_axes=1)(columns) ** 2)
 
@@ -129,6 +129,9 @@ class LowRankGaussian(AbstractGaussian):
             raise ValueError(f"`rank` must be smaller than the dimension {dim}; got {rank}. Use Gaussian instead.")
         shape = (num_components, dim)
         return LowRankGaussian(jnp.zeros(shape, dtype), jnp.zeros((*shape, rank), dtype), jnp.ones(shape, dtype))
+
+    def _seeding(self, num_components: int) -> DiagonalGaussian:
+        return DiagonalGaussian._blank(num_components, self.dim, self.dtype)
 
     def _num_parameters(self) -> int:
         return 2 * self.dim + self.dim * self.rank - self.rank * (self.rank - 1) // 2
@@ -181,7 +184,11 @@ class LowRankGaussian(AbstractGaussian):
             tril = component._latent()[1]
             second = cho_solve((tril, True), jnp.eye(self.rank, dtype=cross.dtype)) + regression @ cross
             factor = cho_solve(cho_factor(0.5 * (second + second.T), lower=True), cross.T).T
-            return component.loc + step, factor, jnp.maximum(diagonal - jnp.sum(factor * cross, axis=1), ridge)
+            return (
+                component.loc + step,
+                factor,
+                jnp.maximum(diagonal - jnp.sum(factor * cross, axis=1), ridge),
+            )
 
         return LowRankGaussian(*jax.vmap(lambda *item: one(item))(self, counts, sums))
 
@@ -221,7 +228,9 @@ class LowRankGaussian(AbstractGaussian):
 
     def _affine(self, shift: Float[Array, " d"], scale: Float[Array, " d"]) -> "LowRankGaussian":
         return LowRankGaussian(
-            shift + scale * self.loc, scale[None, :, None] * self.factor, scale**2 * self.variance
+            shift[None] + scale[None] * self.loc,
+            scale[None, :, None] * self.factor,
+            (scale**2)[None] * self.variance,
         )
 
 

@@ -1,14 +1,13 @@
 """Gaussian components with spherical covariance matrices."""
 
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
-from omt_expfam._arrays import as_floating, check_positive, check_shape
+from omt_expfam._arrays import ArrayLike, as_floating, check_positive, check_shape
 from omt_expfam._covariance import ScalarCovariance
 
 from .gaussian_form import AbstractMomentGaussian, LOG_2PI
@@ -40,7 +39,7 @@ class SphericalGaussian(AbstractMomentGaussian):
 
     # -- the structure of the covariance --------------------------------------------------------------------------
 
-    def _whiten(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
+    def _whiten(self, x: Float[Array, " d"]) -> Float[Array, " p"]:
         return x / jnp.sqrt(self.variance)
 
     def _noise(self, key: Key[Array, ""]) -> Float[Array, " d"]:
@@ -55,7 +54,7 @@ class SphericalGaussian(AbstractMomentGaussian):
     def _second_moments(self, x: Float[Array, " d"]) -> Float[Array, " 1"]:
         return jnp.sum(x * x)[None]
 
-    def _relative_trace(self, other: Self) -> Float[Array, ""]:
+    def _relative_trace(self, other: "SphericalGaussian") -> Float[Array, ""]:
         return self.dim * self.variance / other.variance
 
     def _with_moments(self, mean: Float[Array, "K d"], scatter: Float[Array, "K 1"]) -> "SphericalGaussian":
@@ -103,4 +102,4 @@ class SphericalGaussian(AbstractMomentGaussian):
         return 3.0
 
     def _affine(self, shift: Float[Array, " d"], scale: Float[Array, " d"]) -> "SphericalGaussian":
-        return SphericalGaussian(shift + scale * self.loc, scale[0] ** 2 * self.variance)
+        return SphericalGaussian(shift[None] + scale[None] * self.loc, scale[0] ** 2 * self.variance)

@@ -1,11 +1,24 @@
 """Entropic optimal transport between mixture models, for any component family."""
 
+import importlib.metadata
+
+from . import metrics as metrics, plot as plot
+
 from ._components import (
     AbstractComponents as AbstractComponents,
     AbstractExponentialFamily as AbstractExponentialFamily,
     AbstractRegularFamily as AbstractRegularFamily,
 )
+from ._fit import Fit as Fit, fit as fit
 from ._mixture import Mixture as Mixture
+from ._persist import load as load, save as save
 from ._plan import TransportPlan as TransportPlan
 from ._result import ConvergenceError as ConvergenceError, RESULTS as RESULTS
+from ._select import select_num_components as select_num_components, Selection as Selection
+from ._template import Template as Template, template as template
 from ._transport import BlockStart as BlockStart, transport as transport
+
+try:
+    __version__ = importlib.metadata.version("omt-expfam")
+except importlib.metadata.PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+unknown"

@@ -2,19 +2,19 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
-from ._arrays import as_count, as_key, as_points, batch_size
+from ._arrays import ArrayLike, as_count, as_key, as_points, batch_size, KeyLike
 from ._covariance import AbstractCovariance
 
 _Out = TypeVar("_Out")
+_Components = TypeVar("_Components", bound="AbstractComponents")
 
 
 def map_components(function: Callable[[Any], _Out], components: Any, item_size: int = 1) -> _Out:
@@ -100,7 +100,7 @@ class AbstractComponents(eqx.Module):
         """
         return log_prob_table(self, as_points("x", x, self.dim, self.dtype)).T
 
-    def sample(self, key: Key[Array, ""], num_samples: int) -> Float[Array, "n K d"]:
+    def sample(self, key: KeyLike, num_samples: int) -> Float[Array, "n K d"]:
         """Draw ``num_samples`` points from every component."""
         keys = jax.random.split(as_key(key), (self.num_components, as_count("num_samples", num_samples)))
         return jax.vmap(lambda c, k: jax.vmap(c._sample)(k), out_axes=1)(self, keys)
@@ -113,7 +113,7 @@ class AbstractComponents(eqx.Module):
         """The component covariance matrices."""
         return jax.vmap(lambda c: c._covariance())(self)
 
-    def select(self, index: Any) -> Self:
+    def select(self: _Components, index: Any) -> _Components:
         """The components at the given indices (an array, a slice or a list), in that order."""
         index = index if isinstance(index, slice) else jnp.asarray(index)
         return jax.tree.map(lambda leaf: leaf[index], self)
@@ -160,7 +160,7 @@ class AbstractExponentialFamily(AbstractComponents):
         return jnp.zeros((), x.dtype)
 
     @abc.abstractmethod
-    def _kl_divergence(self, other: Self) -> Float[Array, ""]:
+    def _kl_divergence(self, other: "AbstractExponentialFamily") -> Float[Array, ""]:
         """KL(self || other) of one component against one component."""
 
     @abc.abstractmethod
@@ -185,7 +185,7 @@ class AbstractExponentialFamily(AbstractComponents):
         eta = self.natural_parameters() if natural_parameters is None else natural_parameters
         return jax.vmap(lambda c, e: c._log_partition(e))(self, eta)
 
-    def kl_divergence(self, other: Self) -> Float[Array, " K"]:
+    def kl_divergence(self, other: "AbstractExponentialFamily") -> Float[Array, " K"]:
         """KL(self_k || other_k) for each k, in nats.
 
         Raises:
@@ -208,9 +208,9 @@ class AbstractRegularFamily(AbstractExponentialFamily):
     """An exponential family whose parameters may be any natural parameters with a finite log-partition."""
 
     @abc.abstractmethod
-    def with_mean_parameters(self, mean_parameters: Float[Array, "K m"]) -> Self:
+    def with_mean_parameters(self, mean_parameters: Float[Array, "K m"]) -> "AbstractRegularFamily":
         """Components with the given expected statistics (and the fixed parameters of ``self``)."""
 
     @abc.abstractmethod
-    def with_natural_parameters(self, natural_parameters: Float[Array, "K m"]) -> Self:
+    def with_natural_parameters(self, natural_parameters: Float[Array, "K m"]) -> "AbstractRegularFamily":
         """Components with the given natural parameters (and the fixed parameters of ``self``)."""

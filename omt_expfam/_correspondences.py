@@ -1,7 +1,6 @@
 """A readable table of which component goes where."""
 
 import dataclasses
-from typing import Self
 
 import numpy as np
 
@@ -29,7 +28,7 @@ class Correspondences:
     dropped_weight: float
 
     @classmethod
-    def of(cls, weights: object, rows: object, columns: object, costs: object, min_weight: float) -> Self:
+    def of(cls, weights: object, rows: object, columns: object, costs: object, min_weight: float) -> "Correspondences":
         """List the pairs heavier than ``min_weight``."""
         omega, row_shares, column_shares, cost = (np.asarray(v, np.float64) for v in (weights, rows, columns, costs))
         source, target = np.nonzero(omega > min_weight)

@@ -74,7 +74,11 @@ class AbstractCouplings(eqx.Module):
 
     @abc.abstractmethod
     def conditional_covariance(
-        self, x: Float[Array, "n d"], y: Float[Array, "n d"], weight: Float[Array, "n K0"], shares: PairSelection
+        self,
+        x: Float[Array, "n d"],
+        y: Float[Array, "n d"],
+        weight: Float[Array, "n K0"],
+        shares: PairSelection,
     ) -> Float[Array, "n d d"]:
         """Second moments about ``y`` of the conditional law at ``x``, weighted over pairs."""
 
@@ -92,7 +96,11 @@ class AbstractCouplings(eqx.Module):
 
     @abc.abstractmethod
     def log_conditional(
-        self, x: Float[Array, "n d"], y: Float[Array, "n d"], log_weight: Float[Array, "n K0"], shares: PairSelection
+        self,
+        x: Float[Array, "n d"],
+        y: Float[Array, "n d"],
+        log_weight: Float[Array, "n K0"],
+        shares: PairSelection,
     ) -> Float[Array, " n"]:
         """Log of the sum over pairs of exp(log_weight) * share * p_ij(y | x)."""
 
@@ -116,9 +124,7 @@ def independent_costs(source: AbstractComponents, target: AbstractComponents) ->
 
 def squared_distances(x: Float[Array, "K0 d"], y: Float[Array, "K1 d"]) -> Float[Array, "K0 K1"]:
     """Squared Euclidean distances, by differences: no cancellation between close points far from the origin."""
-    return jax.lax.map(
-        lambda row: jnp.sum((row[None, :] - y) ** 2, axis=1), x, batch_size=batch_size(y.size)
-    )
+    return jax.lax.map(lambda row: jnp.sum((row[None, :] - y) ** 2, axis=1), x, batch_size=batch_size(y.size))
 
 
 def solve_couplings(source: AbstractComponents, target: AbstractComponents, epsilon: Any) -> AbstractCouplings:

@@ -32,7 +32,7 @@ class AbstractCovariance(eqx.Module):
 class DenseCovariance(AbstractCovariance):
     """Covariances given by lower Cholesky factors."""
 
-    tril: Float[Array, "K d d"]
+    tril: Float[Array, "*K d d"]
 
     @property
     def dim(self) -> int:
@@ -51,7 +51,7 @@ class DenseCovariance(AbstractCovariance):
 class DiagonalCovariance(AbstractCovariance):
     """Diagonal covariances, given by the variances of the coordinates."""
 
-    variance: Float[Array, "K d"]
+    variance: Float[Array, "*K d"]
 
     @property
     def dim(self) -> int:
@@ -70,7 +70,7 @@ class DiagonalCovariance(AbstractCovariance):
 class ScalarCovariance(AbstractCovariance):
     """Multiples of the identity."""
 
-    variance: Float[Array, " K"]
+    variance: Float[Array, "*K"]
     size: int = eqx.field(static=True)
 
     @property
@@ -94,8 +94,8 @@ class ScalarCovariance(AbstractCovariance):
 class LowRankCovariance(AbstractCovariance):
     """A low-rank part plus a multiple of the identity: ``factor @ factor.T + variance * I``."""
 
-    factor: Float[Array, "K d r"]
-    variance: Float[Array, " K"]
+    factor: Float[Array, "*K d r"]
+    variance: Float[Array, "*K"]
 
     @property
     def dim(self) -> int:

@@ -1,7 +1,7 @@
 """Expectation-maximisation: the steps a family implements, and the one jitted loop that runs them."""
 
 import abc
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -22,8 +22,12 @@ class AbstractEMFamily(AbstractComponents):
 
     @classmethod
     @abc.abstractmethod
-    def _blank(cls, num_components: int, dim: int, dtype: Any, **fixed: Any) -> Self:
+    def _blank(cls, num_components: int, dim: int, dtype: Any, **fixed: Any) -> "AbstractEMFamily":
         """Any valid components: they carry the fixed parameters into the first M-step."""
+
+    @abc.abstractmethod
+    def _seeding(self, num_components: int) -> "AbstractEMFamily":
+        """Blank components of the regular family in which a start is sought by merging."""
 
     @abc.abstractmethod
     def _num_parameters(self) -> int:
@@ -57,7 +61,7 @@ class AbstractEMFamily(AbstractComponents):
         target: PyTree,
         strength: Float[Array, ""],
         ridge: Float[Array, ""],
-    ) -> Self:
+    ) -> "AbstractEMFamily":
         """The M-step, with ``strength`` pseudo-observations of spread ``target`` and ``ridge`` on the variances."""
 
     @abc.abstractmethod
@@ -65,12 +69,12 @@ class AbstractEMFamily(AbstractComponents):
         """The penalty whose mode the M-step finds, per component."""
 
     @abc.abstractmethod
-    def _affine(self, shift: Float[Array, " d"], scale: Float[Array, " d"]) -> Self:
+    def _affine(self, shift: Float[Array, " d"], scale: Float[Array, " d"]) -> "AbstractEMFamily":
         """The law of ``shift + scale * x``."""
 
     def _start(
         self, x: Float[Array, "d n"], responsibilities: Float[Array, "K n"], ridge: Float[Array, ""]
-    ) -> Self:
+    ) -> "AbstractEMFamily":
         """The first M-step, on `_blank` components: one pseudo-observation keeps empty components valid."""
         data = self._prepare(x, natural=False)
         counts = jnp.sum(responsibilities, axis=1)
@@ -173,7 +177,10 @@ def pooled_spread(log_weights: Array, components: AbstractEMFamily, data: EMData
 
 @eqx.filter_jit
 def start_from_responsibilities(
-    blank: AbstractEMFamily, x: Float[Array, "n d"], responsibilities: Float[Array, "K n"], ridge: Float[Array, ""]
+    blank: AbstractEMFamily,
+    x: Float[Array, "n d"],
+    responsibilities: Float[Array, "K n"],
+    ridge: Float[Array, ""],
 ) -> tuple[Float[Array, " K"], AbstractEMFamily]:
     """Log-weights and components of a first M-step from given (weighted) responsibilities."""
     return log_share(jnp.sum(responsibilities, axis=1)), blank._start(x.T, responsibilities, ridge)

@@ -9,9 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ._arrays import batch_size, is_traced
+from ._arrays import batch_size, is_traced, unfused
 from ._components import AbstractComponents
-from ._couplings import AbstractComponentMaps, AbstractCouplings, PairSelection, select_pairs, squared_distances
+from ._couplings import (
+    AbstractComponentMaps,
+    AbstractCouplings,
+    PairSelection,
+    select_pairs,
+    squared_distances,
+)
 from ._covariance import AbstractCovariance, DenseCovariance, DiagonalCovariance, ScalarCovariance, to_dense
 from ._gaussian_pair import conditional_gain, promote, trace_and_kl
 
@@ -71,7 +77,11 @@ class GaussianCouplings(AbstractCouplings):
         return AffineMaps(self.source.mean(), gain, offset)
 
     def conditional_covariance(
-        self, x: Float[Array, "n d"], y: Float[Array, "n d"], weight: Float[Array, "n K0"], shares: PairSelection
+        self,
+        x: Float[Array, "n d"],
+        y: Float[Array, "n d"],
+        weight: Float[Array, "n K0"],
+        shares: PairSelection,
     ) -> Float[Array, "n d d"]:
         return _conditional_covariance(self._pairs(), x, y, weight, shares)
 
@@ -97,9 +107,7 @@ class GaussianCouplings(AbstractCouplings):
         parts = []
         for start in range(0, len(order), block):
             chosen = order[start : start + block]
-            unique, which = np.unique(
-                np.stack([source[chosen], target[chosen]]), axis=1, return_inverse=True
-            )
+            unique, which = np.unique(np.stack([source[chosen], target[chosen]]), axis=1, return_inverse=True)
             size = 1 << max(unique.shape[1] - 1, 0).bit_length()
             unique = jnp.asarray(np.pad(unique, ((0, 0), (0, size - unique.shape[1])), mode="edge"))
             parts.append(_displace_block(pairs, x[chosen], noise[chosen], unique, jnp.asarray(which.reshape(-1))))
@@ -108,7 +116,11 @@ class GaussianCouplings(AbstractCouplings):
         return jnp.concatenate(parts)[back] if parts else x
 
     def log_conditional(
-        self, x: Float[Array, "n d"], y: Float[Array, "n d"], log_weight: Float[Array, "n K0"], shares: PairSelection
+        self,
+        x: Float[Array, "n d"],
+        y: Float[Array, "n d"],
+        log_weight: Float[Array, "n K0"],
+        shares: PairSelection,
     ) -> Float[Array, " n"]:
         return _log_conditional(self._pairs(), x, y, log_weight, shares)
 
@@ -181,7 +193,7 @@ def solve_gaussian_couplings(
 
 @eqx.filter_jit
 def pair_terms(pairs: _Pairs) -> tuple[Float[Array, "K0 K1"], Float[Array, "K0 K1"]]:
-    """tr C and KL of all pairs."""
+    """Tr C and KL of all pairs."""
     num, other = pairs.source_mean.shape[0], pairs.target_mean.shape[0]
 
     # Rematerialized: the derivative of a block needs the matrices of that block only.
@@ -190,7 +202,8 @@ def pair_terms(pairs: _Pairs) -> tuple[Float[Array, "K0 K1"], Float[Array, "K0 K
         i, j = index // other, index % other
         return trace_and_kl(_take(pairs.source, i), _take(pairs.target, j), pairs.s)
 
-    size = min(batch_size(pairs.item_size), num * other)
+    # Small blocks: the matrices of a block should stay in the processor's cache.
+    size = min(batch_size(pairs.item_size, 2**17), num * other)
     trace, kl = jax.lax.map(one, jnp.arange(num * other), batch_size=size)
     return trace.reshape(num, other), kl.reshape(num, other)
 
@@ -221,7 +234,7 @@ def _collapse(pairs: _Pairs, shares: PairSelection, row_shares: Float[Array, "K0
 def _conditional_mean(pairs: _Pairs, gain: Array, x: Array, source: Array, target: Array) -> Array:
     """E[y | x] under one pair, at all points."""
     step = x - pairs.source_mean[source][None]
-    return pairs.target_mean[target][None] + jax.vmap(lambda v: _apply(gain, v))(step)
+    return pairs.target_mean[target][None] + unfused(jax.vmap(lambda v: _apply(gain, v))(step))
 
 
 @eqx.filter_jit
@@ -277,7 +290,7 @@ def _log_conditional(pairs: _Pairs, x: Array, y: Array, log_weight: Array, share
             z, log_det = residual / root[None], jnp.sum(jnp.log(root))
         else:
             inverse = jax.scipy.linalg.solve_triangular(root, jnp.eye(dim, dtype=root.dtype), lower=True)
-            z, log_det = residual @ inverse.T, jnp.sum(jnp.log(jnp.diagonal(root)))
+            z, log_det = unfused(residual @ inverse.T), jnp.sum(jnp.log(jnp.diagonal(root)))
         return -0.5 * jnp.sum(z * z, axis=1) - log_det - 0.5 * dim * jnp.log(2 * jnp.pi).astype(x.dtype)
 
     def add(total: Array, block: PairSelection) -> Array:
@@ -314,7 +327,7 @@ def _interpolate(pairs: _Pairs, t: Array, selection: PairSelection) -> tuple[Arr
 def cross_covariance_terms(
     source: AbstractComponents, target: AbstractComponents, cross: Float[Array, "K0 K1 d d"]
 ) -> tuple[Float[Array, "K0 K1"], Float[Array, "K0 K1"]]:
-    """tr C and KL of Gaussian couplings with given cross-covariances C; NaN where a joint is not definite.
+    """Tr C and KL of Gaussian couplings with given cross-covariances C; NaN where a joint is not definite.
 
     Raises:
         TypeError: If a family has no Gaussian form.

@@ -56,7 +56,7 @@ def promote(source: AbstractCovariance, target: AbstractCovariance) -> tuple[Abs
 
 
 def _spectral_terms(spectrum: Float[Array, " d"], s: Float[Array, ""]) -> tuple[Array, Array]:
-    """tr C and KL from the eigenvalues of Sigma0 Sigma1; KL is infinite at s = 0."""
+    """Tr C and KL from the eigenvalues of Sigma0 Sigma1; KL is infinite at s = 0."""
     positive = jnp.where(spectrum > 0, spectrum, jnp.zeros_like(spectrum))
     root = jnp.sqrt(positive + s * s / 4)
     r = positive / jnp.where(root > 0, root + s / 2, jnp.ones_like(root))
@@ -99,7 +99,7 @@ def _reduce(
 def trace_and_kl(
     source: AbstractCovariance, target: AbstractCovariance, s: Float[Array, ""]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """tr C and KL of one pair of covariances (structures from `promote`)."""
+    """Tr C and KL of one pair of covariances (structures from `promote`)."""
     if isinstance(source, DiagonalCovariance):
         return _spectral_terms(_spectrum(source, target), s)
     return _dense_terms(source, target, s)
@@ -112,7 +112,7 @@ def _dense_terms(source: AbstractCovariance, target: AbstractCovariance, s: Floa
 
 @_dense_terms.defjvp
 def _dense_terms_jvp(primals: tuple, tangents: tuple) -> tuple:
-    """d tr C = 1/2 <A + s J, dSigma0> + ..., dKL = 1/2 <J, dSigma0> + ..., with J from `_lyapunov`."""
+    """D tr C = 1/2 <A + s J, dSigma0> + ..., dKL = 1/2 <J, dSigma0> + ..., with J from `_lyapunov`."""
     source, target, s = primals
     d_source, d_target, ds = tangents
 

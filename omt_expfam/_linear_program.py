@@ -49,8 +49,9 @@ def exact_coupling(
 
 
 def _shares(weights: Array, total: Array, lonely: Array) -> Array:
-    """Rows of the coupling divided by their weights, with a substitute where the weight is zero."""
-    used = (total > 0)[:, None]
+    """Rows of the coupling divided by their sums, with a substitute where there is (next to) no mass."""
+    sums = jnp.sum(weights, axis=1)
+    used = (jnp.abs(sums - total) < 0.01 * total)[:, None]
     return jnp.where(used, weights / jnp.where(used, total[:, None], jnp.ones_like(total)[:, None]), lonely)
 
 
@@ -71,17 +72,18 @@ def _solve(cost: Array, a: Array, b: Array) -> tuple[Array, Array, Array, Array,
         rows = scipy.sparse.kron(scipy.sparse.eye_array(num), np.ones((1, other)))
         columns = scipy.sparse.kron(np.ones((1, num)), scipy.sparse.eye_array(other))
         scale = max(float(np.abs(host).max()), np.finfo(float).tiny)
+        # The last constraint follows from the others; kept, a rounding error in the weights makes it unsatisfiable.
         answer = scipy.optimize.linprog(
             host.ravel() / scale,
-            A_eq=scipy.sparse.vstack([rows, columns]).tocsr(),
-            b_eq=np.concatenate([left, right]),
+            A_eq=scipy.sparse.vstack([rows, columns]).tocsr()[:-1],
+            b_eq=np.concatenate([left, right])[:-1],
             bounds=(0, None),
             method="highs-ds",
             options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
         )
         if answer.x is not None:
             weights = np.maximum(answer.x, 0).reshape(host.shape)
-            dual, num_steps = answer.eqlin.marginals * scale, answer.nit
+            dual, num_steps = np.append(answer.eqlin.marginals, 0.0) * scale, answer.nit
     value = np.sum(weights * np.where(weights > 0, host, 0.0))
     arrays = (jnp.asarray(v, cost.dtype) for v in (weights, dual[:num], dual[num:], value))
     return (*arrays, jnp.asarray(num_steps))
@@ -103,7 +105,7 @@ def _solve_jvp(primals: tuple, tangents: tuple) -> tuple:
     ground = jnp.full((k0 + k1,), 1e2 * finfo.eps, cost.dtype)
     level = solve_laplacian(adjacency, ground, jnp.concatenate([d_a, -d_b]))
     flow = edges * (level[:k0, None] - level[None, k0:])
-    degenerate = jnp.sum(edges) < jnp.sum(a > 0) + jnp.sum(b > 0) - 1
+    degenerate = jnp.sum(weights > 0) < jnp.sum(a > 0) + jnp.sum(b > 0) - 1
     d_weights = jnp.zeros_like(flow) if still else flow * jnp.where(degenerate, jnp.nan, 1.0)
     zero_steps = np.zeros(jnp.shape(num_steps), jax.dtypes.float0)
     return out, (d_weights, jnp.zeros_like(source), jnp.zeros_like(target), d_value, zero_steps)

@@ -1,6 +1,6 @@
 """Mixtures: weights and components."""
 
-from typing import Any, Self
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jax.scipy.special import logsumexp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key
 
-from ._arrays import as_count, as_floating, as_key, as_points, batch_size, is_traced
+from ._arrays import ArrayLike, as_count, as_floating, as_key, as_points, batch_size, is_traced, KeyLike
 from ._components import AbstractComponents, log_prob_table
 
 # Weights may be off one by this much (rounding in float32, in files) and are then renormalized.
@@ -83,13 +82,11 @@ class Mixture(eqx.Module):
                 raise ValueError(f"`x` must lie in the support of some component; point {outside[0]} does not.")
         return result
 
-    def sample(self, key: Key[Array, ""], num_samples: int) -> Float[Array, "n d"]:
+    def sample(self, key: KeyLike, num_samples: int) -> Float[Array, "n d"]:
         """Draw points from the mixture."""
         return self.sample_with_labels(key, num_samples)[0]
 
-    def sample_with_labels(
-        self, key: Key[Array, ""], num_samples: int
-    ) -> tuple[Float[Array, "n d"], Int[Array, " n"]]:
+    def sample_with_labels(self, key: KeyLike, num_samples: int) -> tuple[Float[Array, "n d"], Int[Array, " n"]]:
         """Draw points and the components they come from."""
         return _sample(self, as_key(key), as_count("num_samples", num_samples))
 
@@ -108,13 +105,13 @@ class Mixture(eqx.Module):
         """The mixture as a NumPyro distribution."""
         return dist.MixtureSameFamily(dist.Categorical(probs=self.weights), self.components.to_numpyro())
 
-    def select(self, index: Any) -> Self:
+    def select(self, index: Any) -> "Mixture":
         """The mixture of some of the components, in the given order, with weights rescaled to sum to one."""
         index = jnp.asarray(index)
         weights = self.weights[index]
         return type(self)(weights / jnp.sum(weights), self.components.select(index))
 
-    def sort(self) -> Self:
+    def sort(self) -> "Mixture":
         """The same mixture with its components in order of decreasing weight."""
         return self.select(jnp.argsort(-self.weights))
 

@@ -6,14 +6,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
-from ._arrays import as_count, as_key, as_points, as_scalar, is_traced
+from ._arrays import ArrayLike, as_count, as_key, as_points, as_scalar, is_traced, KeyLike, ScalarLike
 from ._components import log_prob_table
 from ._correspondences import Correspondences
 from ._couplings import AbstractComponentMaps, AbstractCouplings, select_pairs
 from ._mixture import Mixture
+from ._result import RESULTS
 from ._weights import WeightCoupling
 
 # Points per block when a map is applied: bounds the table of responsibilities.
@@ -111,7 +111,7 @@ class TransportPlan(eqx.Module):
     @property
     def converged(self) -> bool | Array:
         """Whether the weight solve met its tolerance."""
-        flag = self.result == type(self.result).successful
+        flag = self.result == RESULTS.successful
         return flag if is_traced(flag) else bool(flag)
 
     # -- maps -----------------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ class TransportPlan(eqx.Module):
         shares = select_pairs(self.weight_coupling.row_shares, 0.0)
         return self.couplings.conditional_covariance(points, center, self.source.responsibilities(points), shares)
 
-    def sample(self, key: Key[Array, ""], x: ArrayLike) -> Float[Array, "n d"]:
+    def sample(self, key: KeyLike, x: ArrayLike) -> Float[Array, "n d"]:
         """One draw of y from the conditional law of the plan, for each point ``x[n, d]``."""
         points = as_points("x", x, self.source.dim, self.source.components.dtype)
         source_key, target_key, draw_key = jax.random.split(as_key(key), 3)
@@ -168,7 +168,7 @@ class TransportPlan(eqx.Module):
         target = _categorical(target_key, self.weight_coupling.row_shares[source])
         return self.couplings.sample_conditional(draw_key, points, source, target)
 
-    def sample_joint(self, key: Key[Array, ""], num_samples: int) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
+    def sample_joint(self, key: KeyLike, num_samples: int) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
         """Draw pairs (x, y) from the plan."""
         x_key, y_key = jax.random.split(as_key(key))
         x = self.source.sample(x_key, as_count("num_samples", num_samples))
@@ -204,7 +204,7 @@ class TransportPlan(eqx.Module):
             self.weights_precision,
         )
 
-    def interpolate(self, t: float | Array, *, min_weight: float = 1e-6) -> Mixture:
+    def interpolate(self, t: ScalarLike, *, min_weight: float = 1e-6) -> Mixture:
         """Displacement interpolation: the law of (1 - t) x + t y under the plan.
 
         Args:
@@ -255,7 +255,9 @@ class TransportPlan(eqx.Module):
         return self.__dict__[name]
 
     def __repr__(self) -> str:
-        sides = f"{self.source.num_components} -> {self.target.num_components} components in {self.source.dim} dimensions"
+        sides = (
+            f"{self.source.num_components} -> {self.target.num_components} components in {self.source.dim} dimensions"
+        )
         if is_traced(self):
             return f"TransportPlan({sides}, traced)"
         return (

@@ -23,9 +23,7 @@ class RESULTS(eqx.Enumeration):
         "The linear program for the weights (epsilon_weights = 0) was not solved. Rescale the costs or use a "
         "small positive `epsilon_weights`."
     )
-    fit_not_converged = (
-        "EM stopped at `max_steps` before the objective settled. Raise `max_steps` or `tolerance`."
-    )
+    fit_not_converged = "EM stopped at `max_steps` before the objective settled. Raise `max_steps` or `tolerance`."
     fit_not_finite = (
         "EM met a log-likelihood that is not finite. Raise `regularization` or `covariance_prior`, or use fewer "
         "components."

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._arrays import as_count, as_floating, as_scalar, is_traced
-from ._couplings import AbstractCouplings, independent_costs, solve_couplings
+from ._arrays import ArrayLike, as_count, as_floating, as_scalar, is_traced, ScalarLike
+from ._couplings import independent_costs, solve_couplings
 from ._gaussian_couplings import cross_covariance_terms
 from ._linear_program import exact_coupling
 from ._mixture import Mixture
@@ -31,16 +31,16 @@ class BlockStart(eqx.Module):
             coordinates first; by default the components are coupled independently.
     """
 
-    weights: Float[Array, "K0 K1"] | None = None
-    cross_covariances: Float[Array, "K0 K1 d d"] | None = None
+    weights: ArrayLike | None = None
+    cross_covariances: ArrayLike | None = None
 
 
 def transport(
     source: Mixture,
     target: Mixture,
     *,
-    epsilon_components: float | Array,
-    epsilon_weights: float | Array,
+    epsilon_components: ScalarLike,
+    epsilon_weights: ScalarLike,
     start: BlockStart | None = None,
     num_sweeps: int = 1,
     tolerance: float | None = None,
@@ -104,9 +104,12 @@ def transport(
         objectives = couplings.objectives()
         trace.append(_objective(weights, objectives, source.weights, target.weights, epsilon_2))
         if sweep == 0 and start is not None and start.weights is not None:
-            potential = _potential_of(start.weights, objectives, source.weights, target.weights, epsilon_2)
+            potential = _potential_of(weights, objectives, source.weights, target.weights, epsilon_2)
         if exact:
-            (coupling, value), precision = exact_coupling(objectives, source.weights, target.weights), "float64"
+            (coupling, value), precision = (
+                exact_coupling(objectives, source.weights, target.weights),
+                "float64",
+            )
         else:
             coupling, precision = _solve_weights(
                 objectives, source.weights, target.weights, epsilon_2, tolerance, potential, max_steps
@@ -174,7 +177,7 @@ def _check_start(weights: Array, source: Mixture, target: Mixture) -> None:
 
 
 def _objective(weights: Array, costs: Array, a: Array, b: Array, epsilon: Array) -> Float[Array, ""]:
-    """sum omega L + eps2 KL(Omega || a b)."""
+    """Sum omega L + eps2 KL(Omega || a b)."""
     used = weights > 0
     safe = jnp.where(used, weights, jnp.ones_like(weights))
     product = jnp.where(used, a[:, None] * b[None, :], jnp.ones_like(weights))

@@ -351,6 +351,4 @@ def entropic_coupling(
     result = RESULTS.where(error <= tolerance, RESULTS.successful, RESULTS.weights_not_converged)
     result = RESULTS.where(finite, result, RESULTS.weights_not_finite)
     half = base / 2
-    return WeightCoupling(
-        weights, row_shares, column_shares, source + half, target + half, error, num_steps, result
-    )
+    return WeightCoupling(weights, row_shares, column_shares, source + half, target + half, error, num_steps, result)

@@ -1,0 +1,170 @@
+"""Where EM starts: k-means++, and overfitting followed by merging."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from ._arrays import batch_size, unfused
+from ._components import AbstractRegularFamily
+from ._em import AbstractEMFamily, chunk_data, EMData, evaluate, initial_state, log_share, run
+
+# EM steps of the overfitted mixture before merging, and Lloyd steps of k-means.
+_OVERFIT_STEPS = 12
+_LLOYD_STEPS = 10
+
+
+@eqx.filter_jit
+def kmeans(
+    key: Key[Array, ""], x: Float[Array, "n d"], weight: Float[Array, " n"], num_clusters: int
+) -> Float[Array, "K n"]:
+    """Hard assignments by k-means++ seeding (Arthur and Vassilvitskii, 2007) and a few Lloyd steps."""
+    square = jnp.sum(x * x, axis=1)
+
+    def distance(center: Float[Array, " d"]) -> Float[Array, " n"]:
+        return jnp.maximum(square - 2 * (x @ center) + jnp.sum(center * center), 0.0)
+
+    def log(values: Array) -> Array:
+        return jnp.where(values > 0, jnp.log(jnp.where(values > 0, values, jnp.ones_like(values))), -jnp.inf)
+
+    def seed(carry: tuple[Array, Array], own_key: Array) -> tuple[tuple[Array, Array], Array]:
+        nearest, first = carry
+        mass = weight * jnp.where(first, jnp.ones_like(nearest), nearest)
+        # When every point is a center already, any point will do.
+        mass = jnp.where(jnp.any(mass > 0), mass, weight)
+        center = x[jax.random.categorical(own_key, log(mass))]
+        closer = jnp.where(first, distance(center), jnp.minimum(nearest, distance(center)))
+        return (closer, jnp.zeros_like(first)), center
+
+    keys = jax.random.split(key, num_clusters)
+    _, centers = jax.lax.scan(seed, (jnp.zeros_like(square), jnp.asarray(True)), keys)
+
+    def assign(centers: Float[Array, "K d"]) -> Int[Array, " n"]:
+        return jnp.argmin(jnp.sum(centers * centers, axis=1)[:, None] - 2 * unfused(centers @ x.T), axis=0)
+
+    def lloyd(_: Array, centers: Float[Array, "K d"]) -> Float[Array, "K d"]:
+        member = jax.nn.one_hot(assign(centers), num_clusters, axis=0, dtype=x.dtype) * weight[None]
+        size = jnp.sum(member, axis=1)[:, None]
+        return jnp.where(size > 0, (member @ x) / jnp.where(size > 0, size, jnp.ones_like(size)), centers)
+
+    centers = jax.lax.fori_loop(0, _LLOYD_STEPS, lloyd, centers)
+    return jax.nn.one_hot(assign(centers), num_clusters, axis=0, dtype=x.dtype)
+
+
+def seed_from_kmeans(
+    key: Key[Array, ""],
+    x: Float[Array, "n d"],
+    weight: Float[Array, " n"],
+    blank: AbstractEMFamily,
+    ridge: Float[Array, ""],
+) -> tuple[Float[Array, " K"], AbstractEMFamily]:
+    """Log-weights and components of the first M-step from a k-means partition."""
+    partition = kmeans(key, x, weight, blank.num_components) * weight[None]
+    return _first_step(blank, x, partition, ridge)
+
+
+@eqx.filter_jit
+def _first_step(blank: AbstractEMFamily, x: Array, weighted: Array, ridge: Array) -> tuple[Array, AbstractEMFamily]:
+    return log_share(jnp.sum(weighted, axis=1)), blank._start(x.T, weighted, ridge)
+
+
+def merge_start(
+    key: Key[Array, ""],
+    x: Float[Array, "n d"],
+    weight: Float[Array, " n"],
+    blank: AbstractEMFamily,
+    seeding: AbstractRegularFamily,
+    ridge: Float[Array, ""],
+    natural: bool,
+) -> tuple[Float[Array, " K"], AbstractEMFamily]:
+    """Fit twice the components, then merge the pairs that lose the least likelihood.
+
+    Args:
+        key: Random key of the seeding.
+        x: Points.
+        weight: Their weights.
+        blank: Components of the wanted family and number.
+        seeding: Components of a regular family, twice as many, in which the merging is done.
+        ridge: Added to the variances.
+        natural: Whether the E-step may use the natural form.
+    """
+    log_weights, components = seed_from_kmeans(key, x, weight, seeding, ridge)
+    data = chunk_data(components, x, weight, x.shape[0], natural)
+    state = initial_state(log_weights, components, _OVERFIT_STEPS)
+    zero = jnp.zeros((), x.dtype)
+    target = components._pooled(*_unit_sums(components, x.dtype))
+    state = run(state, data, target, zero, ridge, zero, jnp.asarray(_OVERFIT_STEPS))
+    _, counts = evaluate(state.log_weights, state.components, data)
+    weights, merged = merge(counts / jnp.sum(counts), state.components, blank.num_components)
+    if type(merged) is type(blank):
+        return log_share(weights), merged
+    table = _responsibilities(log_share(weights), merged, data)
+    return _first_step(blank, x, table, ridge)
+
+
+def _unit_sums(components: AbstractEMFamily, dtype: Any) -> tuple[Array, Any]:
+    """Counts and sums of the right shapes for a prior of strength zero."""
+    counts = jnp.ones((components.num_components,), dtype)
+    one = jnp.ones((components.num_components, 1), dtype)
+    point = components._prepare(jnp.zeros((components.dim, 1), dtype), natural=False)
+    return counts, components._accumulate(point, one, natural=False)
+
+
+@eqx.filter_jit
+def _responsibilities(log_weights: Array, components: AbstractEMFamily, data: EMData) -> Float[Array, "K n"]:
+    ready = jax.tree.map(lambda chunk: chunk[0], data.chunks)
+    joint = components._table(ready, data.natural) + log_weights[:, None]
+    return jax.nn.softmax(joint, axis=0) * data.weight[0][None]
+
+
+@eqx.filter_jit
+def merge(
+    weights: Float[Array, " J"], components: AbstractRegularFamily, num_components: int
+) -> tuple[Float[Array, " K"], AbstractRegularFamily]:
+    r"""Merge components greedily until ``num_components`` are left, keeping all mean parameters.
+
+    Merging i and j costs $(w_i + w_j) H(ij) - w_i H(i) - w_j H(j)$ with H the entropy: the Jensen-Bregman divergence
+    of the negative entropy, for Gaussians the bound of Runnalls (2007). The moments of the mixture do not change.
+    """
+    means = components.mean_parameters()
+    num = weights.shape[0]
+    index = jnp.arange(num)
+
+    def entropy(mean_parameters: Float[Array, "k m"]) -> Float[Array, " k"]:
+        return components.with_mean_parameters(mean_parameters).entropy()
+
+    def costs_of(i: Array, weights: Array, means: Array, entropies: Array, alive: Array) -> Float[Array, " J"]:
+        """The costs of merging component i with every other."""
+        total = weights[i] + weights
+        safe = jnp.where(total > 0, total, jnp.ones_like(total))[:, None]
+        joint = (weights[i] * means[i][None] + weights[:, None] * means) / safe
+        cost = total * entropy(joint) - weights[i] * entropies[i] - weights * entropies
+        usable = alive & alive[i] & (index != i) & jnp.isfinite(cost)
+        # Components without mass merge for free.
+        free = (weights[i] <= 0) | (weights <= 0)
+        return jnp.where(alive & alive[i] & (index != i) & free, -1.0, jnp.where(usable, cost, jnp.inf))
+
+    entropies = components.entropy()
+    alive = jnp.ones((num,), bool)
+    size = min(batch_size(num * means.shape[1] * 4), num)
+    table = jax.lax.map(lambda i: costs_of(i, weights, means, entropies, alive), index, batch_size=size)
+
+    def step(_: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
+        weights, means, entropies, alive, table = state
+        i, j = jnp.divmod(jnp.argmin(table), num)
+        total = weights[i] + weights[j]
+        share = jnp.where(total > 0, weights[i] / jnp.where(total > 0, total, jnp.ones_like(total)), 1.0)
+        mean = share * means[i] + (1 - share) * means[j]
+        weights = weights.at[i].set(total).at[j].set(0.0)
+        means, alive = means.at[i].set(mean), alive.at[j].set(False)
+        entropies = entropies.at[i].set(entropy(mean[None])[0])
+        row = costs_of(i, weights, means, entropies, alive)
+        table = table.at[i].set(row).at[:, i].set(row)
+        return weights, means, entropies, alive, table.at[j].set(jnp.inf).at[:, j].set(jnp.inf)
+
+    state = (weights, means, entropies, alive, table)
+    weights, means, _, alive, _ = jax.lax.fori_loop(0, num - num_components, step, state)
+    kept = jnp.argsort(~alive, stable=True)[:num_components]
+    return weights[kept], components.with_mean_parameters(means[kept])

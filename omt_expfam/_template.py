@@ -1,0 +1,48 @@
+"""A family with some of its parameters held fixed, as `fit` takes it."""
+
+from typing import Any
+
+import jax
+
+from ._em import AbstractEMFamily
+
+
+class Template:
+    """A family class together with its fixed parameters."""
+
+    def __init__(self, family: type[AbstractEMFamily], fixed: dict[str, Any]):
+        self.family = family
+        self.fixed = fixed
+
+    def blank(self, num_components: int, dim: int, dtype: Any) -> AbstractEMFamily:
+        """Valid components that carry the fixed parameters."""
+        return self.family._blank(num_components, dim, dtype, **self.fixed)
+
+    def __repr__(self) -> str:
+        fixed = ", ".join(f"{name}={value!r}" for name, value in self.fixed.items())
+        return f"template({self.family.__name__}{', ' + fixed if fixed else ''})"
+
+
+def template(family: type[AbstractEMFamily], **fixed: Any) -> Template:
+    """Hold some parameters of a family fixed for fitting, such as ``template(LowRankGaussian, rank=5)``.
+
+    Raises:
+        TypeError: If the family cannot be fitted by EM.
+    """
+    return as_template(family, fixed)
+
+
+def as_template(family: Any, fixed: dict[str, Any] | None = None) -> Template:
+    """Accept a family class or a template."""
+    if isinstance(family, Template) and not fixed:
+        return family
+    if isinstance(family, type) and issubclass(family, AbstractEMFamily):
+        return Template(family, fixed or {})
+    got = family.__name__ if isinstance(family, type) else type(family).__name__
+    raise TypeError(f"`family` must be a component family that EM can fit, such as Gaussian, or a template; got {got}.")
+
+
+def num_parameters(components: AbstractEMFamily) -> int:
+    """Free parameters of a mixture of such components: theirs, and all weights but one."""
+    num = jax.tree.leaves(components)[0].shape[0]
+    return num * components._num_parameters() + num - 1

@@ -1,0 +1,51 @@
+"""Results do not depend on how many points are asked for at once.
+
+Compilers choose other code for other sizes: jaxlib 0.10.2 fuses products and sums wrongly at some of these.
+"""
+
+import jax
+import numpy as np
+import pytest
+
+import omt_expfam as omt
+from omt_expfam._em import chunk_data, evaluate
+from tests.cases import CASES, mixture
+
+SIZES = [17_000, 30_000, 40_366]
+
+
+@pytest.mark.parametrize("name", list(CASES))
+@pytest.mark.parametrize(("num", "dim"), [(1, 3), (4, 3), (3, 5)])
+def test_large_batches_equal_small_ones(name, num, dim, dtype):
+    source, target = (mixture(name, seed, dtype, num, dim) for seed in (0, 1))
+    x = (3 * np.random.default_rng(0).standard_normal((max(SIZES), dim))).astype(dtype)
+    blocks = [slice(i, i + 7000) for i in range(0, len(x), 7000)]
+    plan = omt.transport(source, target, epsilon_components=0.2, epsilon_weights=1.0)
+    functions = {
+        "log_prob": source.components.log_prob,
+        "responsibilities": source.responsibilities,
+        "push_forward": plan.push_forward,
+        "joint": lambda v: plan.log_prob(v, v + 1),
+    }
+    tolerance = 1e-3 if dtype == "float32" else 1e-9
+    for function in functions.values():
+        expected = np.concatenate([np.asarray(function(x[b])) for b in blocks])
+        for size in SIZES:
+            np.testing.assert_allclose(function(x[:size]), expected[:size], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_an_e_step_is_the_density(name, dtype):
+    law = mixture(name, 0, dtype)
+    x = (3 * np.random.default_rng(0).standard_normal((30_000, 3))).astype(dtype)
+    expected = np.asarray(law.log_prob(x[:7000])).sum() + np.asarray(law.log_prob(x[7000:14_000])).sum()
+    expected += np.asarray(law.log_prob(x[14_000:21_000])).sum() + np.asarray(law.log_prob(x[21_000:])).sum()
+    weight = np.ones(len(x), dtype)
+    for natural in (False, True):
+        if natural and dtype == "float32":
+            continue
+        for chunk in (30_000, 4096):
+            data = chunk_data(law.components, jax.numpy.asarray(x), jax.numpy.asarray(weight), chunk, natural)
+            value, counts = evaluate(jax.numpy.log(law.weights), law.components, data)
+            assert float(value) == pytest.approx(expected / len(x), rel=1e-5 if dtype == "float32" else 1e-10)
+            assert float(counts.sum()) == pytest.approx(len(x), rel=1e-5)

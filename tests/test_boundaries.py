@@ -1,0 +1,71 @@
+"""The architecture: which module may import which, and what importing the package loads."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Each module of the core and the modules that it may import, from the interface to the facade.
+ALLOWED = {
+    "_arrays": set(),
+    "_precision": set(),
+    "_progress": set(),
+    "_laplacian": set(),
+    "_correspondences": set(),
+    "_covariance": set(),
+    "_result": {"_arrays"},
+    "_components": {"_arrays", "_covariance"},
+    "_em": {"_components"},
+    "_template": {"_em"},
+    "_mixture": {"_arrays", "_components"},
+    "_start": {"_arrays", "_components", "_em"},
+    "_fit": {"_arrays", "_em", "_mixture", "_precision", "_progress", "_result", "_start", "_template"},
+    "_select": {"_arrays", "_em", "_fit", "_progress", "_template"},
+    "_weights": {"_laplacian", "_result"},
+    "_linear_program": {"_arrays", "_laplacian", "_result", "_weights"},
+    "_couplings": {"_arrays", "_components", "_gaussian_couplings"},
+    "_gaussian_pair": {"_covariance"},
+    "_gaussian_couplings": {"_arrays", "_components", "_couplings", "_covariance", "_gaussian_pair"},
+    "_plan": {"_arrays", "_components", "_correspondences", "_couplings", "_mixture", "_result", "_weights"},
+    "_transport": {
+        "_arrays",
+        "_couplings",
+        "_gaussian_couplings",
+        "_linear_program",
+        "_mixture",
+        "_plan",
+        "_precision",
+        "_result",
+        "_weights",
+    },
+}
+
+
+def relative_imports(path):
+    tree = ast.parse(path.read_text())
+    return {
+        node.module.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module
+    }
+
+
+def test_the_engine_imports_one_way():
+    for name, allowed in ALLOWED.items():
+        assert relative_imports(ROOT / "omt_expfam" / f"{name}.py") <= allowed, name
+
+
+def test_only_the_outer_layer_is_free():
+    """What is not in the table reads everything and is read by nobody but the facade and the command line."""
+    outer = {p.stem for p in (ROOT / "omt_expfam").glob("*.py")} - set(ALLOWED)
+    assert outer <= {"__init__", "__main__", "families", "metrics", "plot", "_persist", "_cli", "_demo", "_points"}
+
+
+@pytest.mark.parametrize("module", ["families", "matplotlib", "ott", "arviz", "sklearn", "ot"])
+def test_importing_the_package_stays_light(module):
+    code = f"import sys, omt_expfam; sys.exit({module!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -1,0 +1,356 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import omt_expfam as omt
+from omt_expfam._cli import main
+from omt_expfam._persist import load, save
+from omt_expfam.families import DiagonalGaussian, LowRankGaussian
+
+from .cases import components, mixture
+
+RNG = np.random.default_rng(0)
+SOURCE = RNG.standard_normal((60, 2)) + np.repeat([[-4.0, 0.0], [4.0, 0.0]], 30, axis=0)
+TARGET = RNG.standard_normal((50, 2)) + np.repeat([[0.0, 5.0], [0.0, -5.0]], 25, axis=0)
+ROOT = Path(__file__).parents[1]
+EPSILONS = ("--epsilon-components", "0.5", "--epsilon-weights", "0.25")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Every command runs in an empty folder with two files of points."""
+    monkeypatch.chdir(tmp_path)
+    np.save("source.npy", SOURCE)
+    np.savetxt("target.csv", TARGET, delimiter=",", header="x,y", comments="", fmt="%.17g")
+    return tmp_path
+
+
+@pytest.fixture
+def small_plan():
+    """A plan on disk, without any fit."""
+    sides = (mixture("DiagonalGaussian", seed, "float32", 2, 2) for seed in (0, 1))
+    plan = omt.transport(*sides, epsilon_components=0.5, epsilon_weights=0.25)
+    save("plan.omt", plan)
+    return plan
+
+
+def run(capsys, *arguments):
+    """Exit status, standard output and standard error of a command."""
+    status = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def assert_error(result, status, message):
+    """One line on standard error that says what is wrong."""
+    assert result[0] == status
+    assert result[2].startswith("omt-expfam: error: ")
+    assert result[2].count("\n") == 1
+    assert re.search(message, result[2]), result[2]
+
+
+# -- from data to mapped points -----------------------------------------------------------------------------
+
+
+def test_fit_transport_push(capsys):
+    """The commands give what the functions give, in float64."""
+    for data, out in (("source.npy", "a.omt"), ("target.csv", "b.omt")):
+        status, text, _ = run(capsys, "fit", data, "-K", 2, "--family", "diagonal", "-o", out, "--seed", 7)
+        assert status == 0
+        assert "Fit(Mixture of 2 DiagonalGaussian components in 2 dimensions" in text
+        assert f"saved {out}" in text
+    status, text, _ = run(capsys, "transport", "a.omt", "b.omt", *EPSILONS)
+    assert status == 0
+    assert "TransportPlan(2 -> 2 components in 2 dimensions" in text
+    assert "source  target   weight" in text
+    assert run(capsys, "push", "plan.omt", "source.npy", "--out", "mapped.csv")[0] == 0
+
+    with jax.enable_x64(True):
+        key = jax.random.key(7)
+        fits = [omt.fit(jax.random.clone(key), x, DiagonalGaussian, 2) for x in (SOURCE, TARGET)]
+        plan = omt.transport(fits[0].mixture, fits[1].mixture, epsilon_components=0.5, epsilon_weights=0.25)
+        assert load("plan.omt").weights.tolist() == plan.weights.tolist()
+        images = np.loadtxt("mapped.csv", delimiter=",")
+        assert np.array_equal(images, plan.push_forward(SOURCE))
+    assert images.dtype == np.float64
+    assert abs(images[:, 0]).mean() < 2 < abs(images[:, 1]).mean()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), lambda plan, x: plan.push_forward(x)),
+        (("--backward",), lambda plan, x: plan.pull_back(x)),
+        (("--method", "most-likely"), lambda plan, x: plan.push_forward_most_likely(x)),
+        (("--method", "sample", "--seed", "5"), lambda plan, x: plan.sample(jax.random.key(5), x)),
+        (
+            ("--backward", "--method", "sample"),
+            lambda plan, x: plan.reverse().sample(jax.random.key(0), x),
+        ),
+    ],
+    ids=["mean", "backward", "most-likely", "sample", "backward-sample"],
+)
+def test_push_methods(options, expected, capsys, small_plan):
+    arguments = ("push", "plan.omt", "source.npy", "--precision", "float32", *options)
+    assert run(capsys, *arguments)[0] == 0
+    mapped = np.load("mapped.npy")
+    assert mapped.dtype == np.float32
+    assert np.array_equal(mapped, expected(small_plan, SOURCE.astype("float32")))
+
+
+def test_low_rank_family(capsys):
+    x = RNG.standard_normal((40, 4))
+    np.savez("points.npz", x=x, other=x[:5])
+    arguments = ("fit", "points.npz:x", "-K", 1, "--family", "low-rank", "--rank", 2, "--out", "a.omt")
+    assert run(capsys, *arguments, "--max-steps", 500, "--tolerance", 1e-3)[0] == 0
+    with jax.enable_x64(True):
+        held = load("a.omt").mixture.components
+    assert isinstance(held, LowRankGaussian)
+    assert held.rank == 2
+
+
+def test_transport_accepts_mixtures(capsys):
+    for seed, name in enumerate(("a.omt", "b.omt")):
+        save(name, mixture("Gaussian", seed, "float32"))
+    assert run(capsys, "transport", "a.omt", "b.omt", *EPSILONS, "--min-weight", 0.9)[0] == 0
+    with jax.enable_x64(True):
+        assert load("plan.omt").weights.dtype == jnp.float64
+
+
+# -- files of points ----------------------------------------------------------------------------------------
+
+
+def write_csv(text):
+    def write():
+        with open("points.csv", "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        return "points.csv"
+
+    return write
+
+
+def write_npz(**arrays):
+    def write():
+        np.savez("points.npz", **arrays)
+        return "points.npz"
+
+    return write
+
+
+GOOD = "0,1\n2,3\n4,5\n"
+
+
+@pytest.mark.parametrize(
+    ("write", "options"),
+    [
+        (write_csv(GOOD), ()),
+        (write_csv("a,b\n" + GOOD), ()),
+        (write_csv('\ufeffa,"b"\r\n\r\n0,"1"\r\n2 , 3\r\n  4,5'), ()),
+        (write_csv("9,9\n" + GOOD), ("--header",)),
+        (write_csv(GOOD), ("--no-header",)),
+        (write_npz(only=np.arange(6).reshape(3, 2)), ()),
+        (write_npz(a=np.ones(3), b=np.arange(6.0).reshape(3, 2)), ("--array", "b")),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv"])
+def test_points_are_read_and_written(write, options, suffix, capsys, small_plan):
+    expected = small_plan.push_forward(np.arange(6, dtype="float32").reshape(3, 2))
+    arguments = ("push", "plan.omt", write(), "--out", f"mapped{suffix}", "--precision", "float32", *options)
+    assert run(capsys, *arguments)[0] == 0
+    if suffix == ".csv":
+        mapped = np.loadtxt("mapped.csv", delimiter=",", dtype="float32")
+    else:
+        mapped = np.load(f"mapped{suffix}") if suffix == ".npy" else np.load("mapped.npz")["x"]
+    assert np.array_equal(mapped, expected)
+
+
+def write_bytes(name, content):
+    def write():
+        with open(name, "wb") as file:
+            file.write(content)
+        return name
+
+    return write
+
+
+def write_npy(array):
+    def write():
+        np.save("points.npy", array, allow_pickle=True)
+        return "points.npy"
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("write", "options", "message"),
+    [
+        (lambda: "absent.csv", (), r"absent\.csv: No such file"),
+        (lambda: "absent.npz:x", (), r"absent\.npz: No such file"),
+        (lambda: "points.txt", (), r"points\.txt: files of points end in \.npy, \.npz, \.csv"),
+        (lambda: "source.npy", ("--array", "x"), "only .npz files hold named arrays"),
+        (write_csv("a,b\n1,2\n3,x4\n"), (), r"points\.csv: line 3, column 2: 'x4' is not a number"),
+        (write_csv("1,2\n\n3,\n"), (), r"line 3, column 2: '' is not a number"),
+        (write_csv("1,b\n3,4\n"), (), r"line 1, column 2: 'b' is not a number"),
+        (write_csv("a,b\n" + GOOD), ("--no-header",), r"line 1, column 1: 'a' is not a number"),
+        (write_csv("1;2\n3;4\n5;6"), (), r"line 2, column 1: '3;4' is not a number"),
+        (write_csv("1,2\n3,4,5\n"), (), "line 2 has 3 columns; the rows above have 2"),
+        (write_csv("1,2\nnan,4\n"), (), r"point 2, column 1 is nan\. Drop or impute"),
+        (write_csv(""), (), "the file is empty"),
+        (write_csv("a,b\n"), (), "no rows of numbers"),
+        (write_csv("1,2,3\n4,5,6\n"), (), r"must have 2 columns, as the plan plan\.omt; got 3"),
+        (write_bytes("points.csv", b"\xff\xfe\x00"), (), "not a readable text file"),
+        (write_bytes("points.npy", b"hello"), (), "not a readable .npy file"),
+        (write_bytes("points.npz", b"hello"), (), "not a readable .npz file"),
+        (write_npy(np.array([{}])), (), "not a readable .npy file of numbers .*allow_pickle"),
+        (write_npy(np.array([["a"]])), (), "must hold real numbers"),
+        (write_npy(np.ones(3)), (), r"shape \[n, d\], one row per point; got shape \(3,\)"),
+        (write_npy(np.ones((0, 2))), (), r"got shape \(0, 2\)"),
+        (write_npz(a=SOURCE, b=SOURCE), (), "several arrays; choose one .* from a, b"),
+        (write_npz(a=SOURCE, b=SOURCE), ("--array", "c"), "has no array 'c'.* from a, b"),
+    ],
+)
+def test_unreadable_points(write, options, message, capsys, small_plan):
+    assert_error(run(capsys, "push", "plan.omt", write(), *options), 1, message)
+
+
+# -- errors -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "required: COMMAND"),
+        (("fly",), "invalid choice: 'fly'"),
+        (("fit", "source.npy"), "required: -K"),
+        (("fit", "source.npy", "-K", "0"), "-K/--components: must be at least 1"),
+        (("fit", "source.npy", "-K", "two"), "must be a whole number; got 'two'"),
+        (("fit", "source.npy", "-K", "2", "--family", "cauchy"), "invalid choice: 'cauchy'.*low-rank"),
+        (("fit", "source.npy", "-K", "2", "--rank", "2"), "--family low-rank and --rank R go together"),
+        (("fit", "source.npy", "-K", "2", "--family", "low-rank"), "go together"),
+        (("fit", "source.npy", "-K", "2", "--seed", "-1"), "must be at least 0"),
+        (("transport", "a.omt", "b.omt"), "required: --epsilon-components"),
+        (("transport", "a.omt", "b.omt", "--epsilon-weights", "-1"), "must be finite and at least 0; got -1"),
+        (("transport", "a.omt", "b.omt", "--epsilon-weights", "x"), "must be a number; got 'x'"),
+        (("push", "plan.omt", "x.npy", "--header", "--no-header"), "not allowed with"),
+    ],
+)
+def test_wrong_usage(arguments, message, capsys):
+    assert_error(run(capsys, *arguments), 2, message)
+
+
+def test_too_many_components(capsys):
+    assert_error(run(capsys, "fit", "source.npy", "-K", 61), 1, "as many points as components, 61")
+
+
+def test_no_convergence(capsys, folder):
+    before = sorted(folder.iterdir())
+    assert_error(
+        run(capsys, "fit", "source.npy", "-K", 2, "--family", "diagonal", "--max-steps", 1),
+        1,
+        "EM stopped at `max_steps`",
+    )
+    assert sorted(folder.iterdir()) == before
+
+
+def test_wrong_objects(capsys, small_plan):
+    save("components.omt", components("Gaussian", 0, "float32")[0])
+    save("mixture.omt", small_plan.source)
+    wrong = run(capsys, "transport", "components.omt", "mixture.omt", *EPSILONS, "--force")
+    assert_error(wrong, 1, r"components\.omt: must hold a mixture or a fit; got Gaussian")
+    assert_error(run(capsys, "push", "mixture.omt", "source.npy"), 1, "must hold a plan; got Mixture")
+    wrong = run(capsys, "transport", "mixture.omt", "source.npy", *EPSILONS, "--force")
+    assert_error(wrong, 1, r"source\.npy: not an omt-expfam file")
+    assert_error(run(capsys, "push", "absent.omt", "source.npy"), 1, r"absent\.omt: No such file")
+
+
+def test_existing_files_are_replaced_only_by_force(capsys, small_plan):
+    with open("mapped.npy", "w") as file:
+        file.write("precious")
+    assert_error(run(capsys, "push", "plan.omt", "source.npy"), 1, r"mapped\.npy: the file exists .* --force")
+    with open("mapped.npy") as file:
+        assert file.read() == "precious"
+    assert run(capsys, "push", "plan.omt", "source.npy", "--force")[0] == 0
+    assert np.load("mapped.npy").shape == SOURCE.shape
+
+
+def test_output_is_checked_before_the_work(capsys):
+    assert_error(run(capsys, "push", "absent.omt", "source.npy", "--out", "m.txt"), 1, "files of points end in")
+    assert_error(run(capsys, "fit", "absent.npy", "-K", 2, "-o", "source.npy"), 1, "the file exists already")
+
+
+def test_debug_shows_where(capsys):
+    with pytest.raises(FileNotFoundError):
+        main(["push", "absent.omt", "source.npy", "--debug"])
+
+
+def test_interruption(capsys, monkeypatch):
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("omt_expfam._points.read_points", interrupt)
+    assert run(capsys, "fit", "source.npy", "-K", 2)[::2] == (130, "omt-expfam: interrupted\n")
+
+
+# -- the program itself -------------------------------------------------------------------------------------
+
+
+def test_version_of_the_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "omt_expfam", "--version"], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert re.fullmatch(r"omt-expfam \S+\n", done.stdout)
+
+
+def test_status_of_the_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "omt_expfam", "push", "absent.omt", "x.npy"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert_error((done.returncode, done.stdout, done.stderr), 1, "No such file")
+
+
+@pytest.mark.parametrize("command", ["demo", "fit", "transport", "push"])
+def test_help(command, capsys):
+    status, text, error = run(capsys, command, "--help")
+    assert (status, error) == (0, "")
+    assert "default" in text
+    assert ("squared distance" in text) == (command == "transport")
+
+
+# -- the demo -----------------------------------------------------------------------------------------------
+
+
+def test_demo_without_scikit_learn(capsys, monkeypatch, folder):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    assert_error(run(capsys, "demo"), 1, r"needs scikit-learn: pip install 'omt-expfam\[demo\]'")
+    assert not (folder / "omt-demo").exists()
+
+
+def table_of(text):
+    """The rows of the demo's table of distances."""
+    rows = re.findall(r"^ *(no transport|T\(x\)|a draw per x|training 9s) +(\S+) +(\S+) +(\S+)$", text, re.MULTILINE)
+    return {name: [float(number) for number in numbers] for name, *numbers in rows}
+
+
+@pytest.mark.slow
+def test_demo(capsys, folder):
+    """The plan brings held-out points far nearer to the target, and every picture shows something."""
+    matplotlib_image = pytest.importorskip("matplotlib.image")
+    status, text, error = run(capsys, "demo", "--out", "results")
+    assert (status, error) == (0, "")
+    table = table_of(text)
+    assert len(table) == 4
+    for mapped in (table["T(x)"], table["a draw per x"]):
+        assert all(ours < 0.25 * none for ours, none in zip(mapped, table["no transport"], strict=True))
+    for name in ("overview", "coupling", "digits"):
+        picture = matplotlib_image.imread(folder / "results" / f"{name}.png")
+        assert min(picture.shape[:2]) > 300
+        assert len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 50
+        assert f"saved {Path('results') / name}.png" in text
+    with jax.enable_x64(True):
+        assert isinstance(load(folder / "results" / "plan.omt"), omt.TransportPlan)
