@@ -71,9 +71,7 @@ def to_likelihood(x, components, seed, train):
     goal = model.score(fit_to)
 
     def run(steps):
-        return omt.fit(
-            jax.random.key(seed), fit_to, Gaussian, components, max_steps=steps, throw=False, progress=False
-        )
+        return omt.fit(jax.random.key(seed), fit_to, Gaussian, components, max_steps=steps, throw=False, progress=False)
 
     full = run(1000)
     trace = np.asarray(full.log_likelihoods)[: int(full.num_steps)]

@@ -21,7 +21,9 @@ def compare(num, dim, source, target):
 
     (law0, (m0, s0, w0)), (law1, (m1, s1, w1)) = side(source), side(target)
     x = np.asarray(law0.sample(jax.random.key(0), num))
-    plan_first, plan_time = seconds(lambda: omt.transport(law0, law1, epsilon_components=0.0, epsilon_weights=0.05).weights)
+    plan_first, plan_time = seconds(
+        lambda: omt.transport(law0, law1, epsilon_components=0.0, epsilon_weights=0.05).weights
+    )
     plan = omt.transport(law0, law1, epsilon_components=0.0, epsilon_weights=0.05)
     first, mine = seconds(lambda: plan.push_forward(x))
     few = min(num, 1000)
@@ -38,9 +40,11 @@ def compare(num, dim, source, target):
 
 def main():
     options = parse(__doc__)
-    sizes = [(1000, 4, 3, 5)] if options.quick else [
-        (10_000, 16, 10, 10), (10_000, 16, 10, 100), (100_000, 16, 10, 10), (1_000_000, 16, 10, 10)
-    ]
+    sizes = (
+        [(1000, 4, 3, 5)]
+        if options.quick
+        else [(10_000, 16, 10, 10), (10_000, 16, 10, 100), (100_000, 16, 10, 10), (1_000_000, 16, 10, 10)]
+    )
     header = ["n", "d", "K0", "K1", "ours s", "POT s", "ratio", "largest gap", "plan s", "first map s", "first plan s"]
     report(header, [compare(*size) for size in sizes], options.csv)
     print("POT is timed on 1,000 points and scaled; its maps are recomputed for every pair and every call.")

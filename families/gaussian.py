@@ -43,7 +43,8 @@ class Gaussian(AbstractMomentGaussian):
             raise TypeError("Gaussian takes exactly one of `covariance` and `scale_tril`.")
         self.loc = as_floating("mean", mean, "K d")
         shape = (*self.loc.shape, self.loc.shape[1])
-        if scale_tril is not None:
+        if covariance is None:
+            assert scale_tril is not None
             self.scale_tril = as_floating("scale_tril", scale_tril, "K d d", self.loc.dtype)
             check_shape("scale_tril", self.scale_tril, shape, "`mean`")
             return

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from omt_expfam._arrays import unfused
-from omt_expfam._components import AbstractExponentialFamily, AbstractRegularFamily, map_components
+from omt_expfam._components import AbstractExponentialFamily, map_components
 from omt_expfam._covariance import AbstractCovariance, DiagonalCovariance, ScalarCovariance, to_dense
-from omt_expfam._em import AbstractEMFamily
+from omt_expfam._em import AbstractEMFamily, AbstractRegularEMFamily
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -70,7 +70,7 @@ class AbstractGaussian(AbstractExponentialFamily, AbstractEMFamily):
         return 0.5 * (self._relative_trace(other) - self.dim + jnp.sum(z * z) + log_ratio)
 
 
-class AbstractMomentGaussian(AbstractGaussian, AbstractRegularFamily):
+class AbstractMomentGaussian(AbstractGaussian, AbstractRegularEMFamily):
     """Gaussian components that are a regular exponential family in first and second moments: T(x) = (x, q(x))."""
 
     @abc.abstractmethod
@@ -108,8 +108,10 @@ class AbstractMomentGaussian(AbstractGaussian, AbstractRegularFamily):
 
     # -- EM: natural form in float64, centered form in float32 ----------------------------------------------------
 
-    def _seeding(self, num_components: int) -> "AbstractMomentGaussian":
-        return type(self)._blank(num_components, self.dim, self.dtype)
+    def _seeding(self, num_components: int) -> AbstractRegularEMFamily:
+        blank = type(self)._blank(num_components, self.dim, self.dtype)
+        assert isinstance(blank, AbstractMomentGaussian)
+        return blank
 
     def _prepare(self, x: Float[Array, "d n"], natural: bool) -> Float[Array, "p n"]:
         if not natural:

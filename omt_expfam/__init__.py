@@ -3,7 +3,6 @@
 import importlib.metadata
 
 from . import metrics as metrics, plot as plot
-
 from ._components import (
     AbstractComponents as AbstractComponents,
     AbstractExponentialFamily as AbstractExponentialFamily,

@@ -3,6 +3,7 @@
 from typing import Any, TYPE_CHECKING
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 

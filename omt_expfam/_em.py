@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ._components import AbstractComponents
+from ._components import AbstractComponents, AbstractRegularFamily
 
 
 class AbstractEMFamily(AbstractComponents):
@@ -26,7 +26,7 @@ class AbstractEMFamily(AbstractComponents):
         """Any valid components: they carry the fixed parameters into the first M-step."""
 
     @abc.abstractmethod
-    def _seeding(self, num_components: int) -> "AbstractEMFamily":
+    def _seeding(self, num_components: int) -> "AbstractRegularEMFamily":
         """Blank components of the regular family in which a start is sought by merging."""
 
     @abc.abstractmethod
@@ -80,6 +80,10 @@ class AbstractEMFamily(AbstractComponents):
         counts = jnp.sum(responsibilities, axis=1)
         sums = self._accumulate(data, responsibilities, natural=False)
         return self._maximize(counts, sums, self._pooled(counts, sums), jnp.ones((), x.dtype), ridge)
+
+
+class AbstractRegularEMFamily(AbstractRegularFamily, AbstractEMFamily):
+    """A regular exponential family that EM can fit: its components can be merged."""
 
 
 class EMData(eqx.Module):

@@ -172,6 +172,8 @@ def fit(
         best = max(fits, key=lambda f: float(f[0].objective))
         fitted = _package(problem, *best, shift, scale, tolerance)
     fitted = narrow(fitted, precision)
+    if fitted.converged and not all(bool(jnp.isfinite(v).all()) for v in jax.tree.leaves(fitted.mixture)):
+        raise ValueError(f"`x` has values whose squares overflow {precision}. Rescale the data, or enable x64.")
     return raise_if_failed(fitted, fitted.result) if throw else fitted
 
 
@@ -306,14 +308,15 @@ def _fit_once(
     strength = components._prior_strength() if problem.covariance_prior is None else problem.covariance_prior
     strength = jnp.asarray(strength, problem.x.dtype)
     state = initial_state(log_weights, components, max_steps)
-    for round_key in jax.random.split(reseed_key, _RESEEDS + 1):
+    rounds = iter(jax.random.split(reseed_key, _RESEEDS))
+    while True:
         state = _run(state, data, target, strength, problem.ridge, tolerance, max_steps, progress)
         log_likelihood, counts = evaluate(state.log_weights, state.components, data)
         empty = np.asarray(counts) <= 1e-6 * float(jnp.sum(counts)) / problem.num_components
-        if not empty.any() or int(state.num_steps) >= max_steps:
-            break
+        round_key = next(rounds, None)
+        if not empty.any() or round_key is None or int(state.num_steps) >= max_steps:
+            return state, log_likelihood, counts
         state = _reseed(problem, round_key, state, empty)
-    return state, log_likelihood, counts
 
 
 def _first(problem: _Problem, subset_key: Any, start_key: Any, start: Any) -> tuple[Array, AbstractEMFamily]:

@@ -101,13 +101,13 @@ class GaussianCouplings(AbstractCouplings):
         if is_traced(source, target, x, noise):
             return _displace_each(pairs, x, noise, source, target)
         # Points sorted by pair: each block of points meets few pairs, whose matrices it can hold.
-        source, target = np.asarray(source), np.asarray(target)
-        order = np.lexsort((target, source))
+        left, right = np.asarray(source), np.asarray(target)
+        order = np.lexsort((right, left))
         block = batch_size(2 * x.shape[1] ** 2)
         parts = []
         for start in range(0, len(order), block):
             chosen = order[start : start + block]
-            unique, which = np.unique(np.stack([source[chosen], target[chosen]]), axis=1, return_inverse=True)
+            unique, which = np.unique(np.stack([left[chosen], right[chosen]]), axis=1, return_inverse=True)
             size = 1 << max(unique.shape[1] - 1, 0).bit_length()
             unique = jnp.asarray(np.pad(unique, ((0, 0), (0, size - unique.shape[1])), mode="edge"))
             parts.append(_displace_block(pairs, x[chosen], noise[chosen], unique, jnp.asarray(which.reshape(-1))))
@@ -193,19 +193,22 @@ def solve_gaussian_couplings(
 
 @eqx.filter_jit
 def pair_terms(pairs: _Pairs) -> tuple[Float[Array, "K0 K1"], Float[Array, "K0 K1"]]:
-    """Tr C and KL of all pairs."""
+    """tr C and KL of all pairs, some rows at a time, or parts of rows where the target has many components."""
     num, other = pairs.source_mean.shape[0], pairs.target_mean.shape[0]
+    # Small blocks: the matrices of a block should stay in the processor's cache.
+    block = batch_size(pairs.item_size, 2**17)
 
     # Rematerialized: the derivative of a block needs the matrices of that block only.
     @jax.checkpoint
-    def one(index: Int[Array, ""]) -> tuple[Array, Array]:
-        i, j = index // other, index % other
-        return trace_and_kl(_take(pairs.source, i), _take(pairs.target, j), pairs.s)
+    def one(source: AbstractCovariance, target: AbstractCovariance) -> tuple[Array, Array]:
+        return trace_and_kl(source, target, pairs.s)
 
-    # Small blocks: the matrices of a block should stay in the processor's cache.
-    size = min(batch_size(pairs.item_size, 2**17), num * other)
-    trace, kl = jax.lax.map(one, jnp.arange(num * other), batch_size=size)
-    return trace.reshape(num, other), kl.reshape(num, other)
+    def row(source: AbstractCovariance) -> tuple[Array, Array]:
+        if block >= other:
+            return jax.vmap(one, in_axes=(None, 0))(source, pairs.target)
+        return jax.lax.map(lambda target: one(source, target), pairs.target, batch_size=block)
+
+    return jax.lax.map(row, pairs.source, batch_size=min(max(1, block // other), num))
 
 
 def _scan_pairs(function: Callable, start: Any, pairs: PairSelection, item_size: int) -> Any:

@@ -85,8 +85,8 @@ def _solve(cost: Array, a: Array, b: Array) -> tuple[Array, Array, Array, Array,
             weights = np.maximum(answer.x, 0).reshape(host.shape)
             dual, num_steps = np.append(answer.eqlin.marginals, 0.0) * scale, answer.nit
     value = np.sum(weights * np.where(weights > 0, host, 0.0))
-    arrays = (jnp.asarray(v, cost.dtype) for v in (weights, dual[:num], dual[num:], value))
-    return (*arrays, jnp.asarray(num_steps))
+    omega, source, target, best = (jnp.asarray(v, cost.dtype) for v in (weights, dual[:num], dual[num:], value))
+    return omega, source, target, best, jnp.asarray(num_steps)
 
 
 def _solve_jvp(primals: tuple, tangents: tuple) -> tuple:

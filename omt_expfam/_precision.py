@@ -25,13 +25,17 @@ def in_float64(function: Callable[..., _Out], *args: Any) -> _Out:
 
 
 def narrow(tree: Any, dtype: Any) -> Any:
-    """Convert every floating array of a pytree to ``dtype`` and every integer array to JAX's default."""
+    """Convert every floating array of a pytree to ``dtype`` and every integer array to JAX's default.
+
+    Numbers too large for ``dtype`` become infinite.
+    """
 
     def convert(leaf: Any) -> Any:
         if not isinstance(leaf, jax.Array | np.ndarray):
             return leaf
         if np.issubdtype(leaf.dtype, np.floating):
-            return jax.numpy.asarray(np.asarray(leaf), dtype=dtype)
+            with np.errstate(over="ignore"):
+                return jax.numpy.asarray(np.asarray(leaf).astype(dtype))
         if np.issubdtype(leaf.dtype, np.integer):
             return jax.numpy.asarray(np.asarray(leaf).astype(jax.dtypes.canonicalize_dtype(leaf.dtype)))
         return leaf

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from ._arrays import batch_size, unfused
-from ._components import AbstractRegularFamily
-from ._em import AbstractEMFamily, chunk_data, EMData, evaluate, initial_state, log_share, run
+from ._em import AbstractEMFamily, AbstractRegularEMFamily, chunk_data, EMData, evaluate, initial_state, log_share, run
 
 # EM steps of the overfitted mixture before merging, and Lloyd steps of k-means.
 _OVERFIT_STEPS = 12
@@ -75,7 +74,7 @@ def merge_start(
     x: Float[Array, "n d"],
     weight: Float[Array, " n"],
     blank: AbstractEMFamily,
-    seeding: AbstractRegularFamily,
+    seeding: AbstractRegularEMFamily,
     ridge: Float[Array, ""],
     natural: bool,
 ) -> tuple[Float[Array, " K"], AbstractEMFamily]:
@@ -97,7 +96,8 @@ def merge_start(
     target = components._pooled(*_unit_sums(components, x.dtype))
     state = run(state, data, target, zero, ridge, zero, jnp.asarray(_OVERFIT_STEPS))
     _, counts = evaluate(state.log_weights, state.components, data)
-    weights, merged = merge(counts / jnp.sum(counts), state.components, blank.num_components)
+    overfitted: Any = state.components
+    weights, merged = merge(counts / jnp.sum(counts), overfitted, blank.num_components)
     if type(merged) is type(blank):
         return log_share(weights), merged
     table = _responsibilities(log_share(weights), merged, data)
@@ -121,8 +121,8 @@ def _responsibilities(log_weights: Array, components: AbstractEMFamily, data: EM
 
 @eqx.filter_jit
 def merge(
-    weights: Float[Array, " J"], components: AbstractRegularFamily, num_components: int
-) -> tuple[Float[Array, " K"], AbstractRegularFamily]:
+    weights: Float[Array, " J"], components: AbstractRegularEMFamily, num_components: int
+) -> tuple[Float[Array, " K"], Any]:
     r"""Merge components greedily until ``num_components`` are left, keeping all mean parameters.
 
     Merging i and j costs $(w_i + w_j) H(ij) - w_i H(i) - w_j H(j)$ with H the entropy: the Jensen-Bregman divergence

@@ -4,12 +4,12 @@ Functions draw into the given axes, or into a new figure, and return them; none 
 source and orange the target throughout. Components and dimensions are numbered from 0.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Optional, TYPE_CHECKING
 
 import numpy as np
 
-from ._arrays import ArrayLike, as_count, as_floating, as_host_or_traced, as_points, KeyLike
+from ._arrays import ArrayLike, as_count, as_floating, as_host_or_traced, as_key, as_points, KeyLike
 from ._fit import Fit
 from ._mixture import Mixture
 from ._plan import TransportPlan
@@ -34,7 +34,7 @@ def mixture(
     points: ArrayLike | None = None,
     *,
     ax: Optional["matplotlib.axes.Axes"] = None,
-    dims: Sequence[int] = (0, 1),
+    dims: ArrayLike = (0, 1),
     color: str = SOURCE_COLOR,
     contours: bool = True,
     ellipses: bool = True,
@@ -69,14 +69,14 @@ def mixture(
     pair = _check_dims(dims, mixture.dim)
     resolution = as_count("resolution", resolution, minimum=2)
     shown = None if points is None else np.asarray(as_points("points", points, mixture.dim), np.float64)
-    ax = _axes(ax)
+    panel = _axes(ax)
     if labels is None:
         labels = mixture.num_components <= _MAX_LABELS
     if mixture.dim == 1:
-        _draw_line(ax, mixture, shown, color, contours, ellipses, labels, resolution, style)
+        _draw_line(panel, mixture, shown, color, contours, ellipses, labels, resolution, style)
     else:
-        _draw_plane(ax, mixture, shown, pair, color, contours, ellipses, labels, resolution, style)
-    return ax
+        _draw_plane(panel, mixture, shown, pair, color, contours, ellipses, labels, resolution, style)
+    return panel
 
 
 def _draw_plane(
@@ -122,7 +122,7 @@ def _draw_line(
         low, high = np.minimum(low, points.min(0)), np.maximum(high, points.max(0))
         edges = np.histogram_bin_edges(points, "auto")
         if len(edges) > 101:
-            edges = np.linspace(*edges[[0, -1]], 101)
+            edges = np.linspace(edges[0], edges[-1], 101)
         ax.hist(points[:, 0], **{"bins": edges, "density": True, "color": color, "alpha": 0.25} | style)
     grid = np.linspace(low[0], high[0], 4 * resolution)
     with np.errstate(over="ignore"):
@@ -261,36 +261,36 @@ def coupling(
 
     if scale not in ("sqrt", "linear"):
         raise ValueError(f'`scale` must be "sqrt" or "linear"; got {scale!r}.')
-    ax = _axes(ax)
+    panel = _axes(ax)
     weights = np.asarray(plan.weights, np.float64)
     rows, columns = weights.shape
     norm = PowerNorm(0.5 if scale == "sqrt" else 1.0, vmin=0, vmax=max(weights.max(), np.finfo(np.float64).tiny))
     aspect = "equal" if max(rows, columns) <= 2 * min(rows, columns) else "auto"
-    image = ax.imshow(weights, **{"cmap": _color_map("#54278F"), "norm": norm, "aspect": aspect} | style)
+    image = panel.imshow(weights, **{"cmap": _color_map("#54278F"), "norm": norm, "aspect": aspect} | style)
     if annotate if annotate is not None else max(rows, columns) <= _MAX_CELLS:
-        _draw_cells(ax, image, weights)
-    for axis, num in ((ax.xaxis, columns), (ax.yaxis, rows)):
+        _draw_cells(panel, image, weights)
+    for axis, num in ((panel.xaxis, columns), (panel.yaxis, rows)):
         step = next(s for s in (1, 2, 5, 10, 20, 50, 100, num) if num <= _MAX_TICKS * s)
         axis.set_ticks(range(0, num, step))
-    ax.set_axes_locator(_lower_left)
-    ax.tick_params(length=0)
-    ax.set_xlabel("target component")
-    ax.set_ylabel("source component")
-    ax.spines[:].set_color("0.7")
+    panel.set_axes_locator(_lower_left)
+    panel.tick_params(length=0)
+    panel.set_xlabel("target component")
+    panel.set_ylabel("source component")
+    panel.spines[:].set_color("0.7")
 
-    above = ax.inset_axes((0.0, 1.03, 1.0, 0.17), sharex=ax)
+    above = panel.inset_axes((0.0, 1.03, 1.0, 0.17), sharex=panel)
     above.bar(range(columns), np.asarray(plan.target.weights), width=0.8, color=TARGET_COLOR)
-    beside = ax.inset_axes((1.03, 0.0, 0.17, 1.0), sharey=ax)
+    beside = panel.inset_axes((1.03, 0.0, 0.17, 1.0), sharey=panel)
     beside.barh(range(rows), np.asarray(plan.source.weights), height=0.8, color=SOURCE_COLOR)
     for bars in (above, beside):
         bars.spines[:].set_visible(False)
         bars.tick_params(left=False, bottom=False, labelleft=False, labelbottom=False)
-    ax.set_xlim(-0.5, columns - 0.5)
-    ax.set_ylim(rows - 0.5, -0.5)
-    bar = ax.figure.colorbar(image, cax=ax.inset_axes((1.24, 0.0, 0.045, 1.0)), ticks=MaxNLocator(5))
+    panel.set_xlim(-0.5, columns - 0.5)
+    panel.set_ylim(rows - 0.5, -0.5)
+    bar = panel.figure.colorbar(image, cax=panel.inset_axes((1.24, 0.0, 0.045, 1.0)), ticks=MaxNLocator(5))
     bar.set_label("weight" if scale == "linear" else "weight (square-root scale)")
     bar.outline.set_visible(False)
-    return ax
+    return panel
 
 
 def _lower_left(ax: Any, renderer: Any) -> Any:
@@ -314,7 +314,7 @@ def arrows(
     x: ArrayLike,
     *,
     ax: Optional["matplotlib.axes.Axes"] = None,
-    dims: Sequence[int] = (0, 1),
+    dims: ArrayLike = (0, 1),
     max_arrows: int = 200,
     color: str = NEUTRAL_COLOR,
     **style: Any,
@@ -339,6 +339,8 @@ def arrows(
     """
     points = as_floating("x", x, "n d")
     pair = _check_dims(dims, points.shape[1])
+    if not len(points):
+        raise ValueError(f"`x` must have at least one point; got shape {tuple(points.shape)}.")
     chosen = _spread(len(points), as_count("max_arrows", max_arrows))
     if isinstance(plan_or_map, TransportPlan):
         points, images = points[chosen], plan_or_map.push_forward(points[chosen])
@@ -357,22 +359,22 @@ def arrows(
         raise ValueError(
             f"`plan_or_map` must send points of shape {tuple(points.shape)} to that shape; got {tuple(images.shape)}."
         )
-    ax = _axes(ax)
+    panel = _axes(ax)
     start, end = np.asarray(points, np.float64), np.asarray(images, np.float64)
     if start.shape[1] == 1:
-        _draw_graph(ax, start[:, 0], end[:, 0], color, style)
-        return ax
+        _draw_graph(panel, start[:, 0], end[:, 0], color, style)
+        return panel
     start, end = start[:, pair], end[:, pair]
     options = {"color": color, "alpha": 0.55, "width": 0.0018, "headwidth": 6, "headlength": 7, "zorder": 2.2}
     fixed = {"angles": "xy", "scale_units": "xy", "scale": 1.0}
-    ax.quiver(*start.T, *(end - start).T, **options | style | fixed)
-    ax.scatter(*start.T, s=7, color=SOURCE_COLOR, linewidths=0, zorder=2.3)
+    panel.quiver(*start.T, *(end - start).T, **options | style | fixed)
+    panel.scatter(*start.T, s=7, color=SOURCE_COLOR, linewidths=0, zorder=2.3)
     # Quiver itself makes no room for the arrows' tips.
-    ax.update_datalim(end)
-    ax.autoscale_view()
-    _name_axes(ax, pair)
-    _equal_aspect(ax)
-    return ax
+    panel.update_datalim(end)
+    panel.autoscale_view()
+    _name_axes(panel, pair)
+    _equal_aspect(panel)
+    return panel
 
 
 def _draw_graph(ax: Any, x: np.ndarray, images: np.ndarray, color: str, style: dict[str, Any]) -> None:
@@ -390,7 +392,7 @@ def overview(
     y: ArrayLike | None = None,
     *,
     key: KeyLike | None = None,
-    dims: Sequence[int] = (0, 1),
+    dims: ArrayLike = (0, 1),
 ) -> "matplotlib.figure.Figure":
     """Draw a plan on one page: both mixtures, the coupling of their components, and the map.
 
@@ -418,7 +420,7 @@ def overview(
     x = None if x is None else as_points("x", x, plan.source.dim)
     y = None if y is None else as_points("y", y, plan.source.dim)
     if key is not None:
-        x_key, y_key = jax.random.split(key)
+        x_key, y_key = jax.random.split(as_key(key))
         x = plan.source.sample(x_key, 1000) if x is None else x
         y = plan.target.sample(y_key, 1000) if y is None else y
     figure, axes = plt.subplots(2, 2, figsize=(11, 9.5), layout="constrained")
@@ -464,9 +466,9 @@ def _draw_pairs(ax: Any, plan: TransportPlan, pair: tuple[int, ...]) -> None:
 
 def interpolation(
     plan: TransportPlan,
-    times: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
+    times: ArrayLike = (0.0, 0.25, 0.5, 0.75, 1.0),
     *,
-    dims: Sequence[int] = (0, 1),
+    dims: ArrayLike = (0, 1),
     key: KeyLike | None = None,
     num_samples: int = 2000,
     **style: Any,
@@ -488,23 +490,25 @@ def interpolation(
         ValueError: If ``times`` is empty or leaves [0, 1], ``dims`` are not two dimensions of the plan, or ``key`` is
             needed.
     """
+    import jax
     from matplotlib import pyplot as plt
 
     pair = _check_dims(dims, plan.source.dim)
-    if len(times) == 0:
+    moments = np.asarray(as_host_or_traced("times", times), np.float64).ravel().tolist()
+    if not moments:
         raise ValueError("`times` must hold at least one time; got none.")
-    laws = [plan.interpolate(float(t)) for t in times]
+    laws = [plan.interpolate(t) for t in moments]
     figure, axes = plt.subplots(
         1,
-        len(times),
-        figsize=(2.6 * len(times) + 0.4, 3.0),
+        len(moments),
+        figsize=(2.6 * len(moments) + 0.4, 3.0),
         sharex=True,
         sharey=True,
         squeeze=False,
         layout="constrained",
     )
-    for ax, t, law in zip(axes[0], times, laws, strict=True):
-        color = _blend(float(t))
+    for ax, t, law in zip(axes[0], moments, laws, strict=True):
+        color = _blend(t)
         if isinstance(law, Mixture):
             mixture(
                 law, ax=ax, dims=pair, color=color, **{"ellipses": False, "labels": False, "resolution": 120} | style
@@ -512,9 +516,11 @@ def interpolation(
         else:
             if key is None:
                 raise ValueError("`key` must be given: this interpolation has no density, and samples are drawn.")
-            samples = np.asarray(law.sample(key, as_count("num_samples", num_samples)), np.float64)
+            # The same key at every time: where the law draws pairs, the points can be followed from panel to panel.
+            samples = law.sample(jax.random.clone(key), as_count("num_samples", num_samples))
+            samples = np.asarray(samples, np.float64)
             _draw_samples(ax, samples, pair, color, style)
-        ax.set_title(f"t = {float(t):g}")
+        ax.set_title(f"t = {t:g}")
         ax.label_outer()
     return figure
 
@@ -547,21 +553,21 @@ def trace(fit: Fit, *, ax: Optional["matplotlib.axes.Axes"] = None, **style: Any
     Returns:
         The axes.
     """
-    ax = _axes(ax)
+    panel = _axes(ax)
     steps = int(fit.num_steps)
     values = np.append(np.asarray(fit.log_likelihoods, np.float64)[:steps], float(fit.log_likelihood))
-    ax.plot(range(steps + 1), values, **{"color": SOURCE_COLOR, "linewidth": 1.5, "label": "log-likelihood"} | style)
+    panel.plot(range(steps + 1), values, **{"color": SOURCE_COLOR, "linewidth": 1.5, "label": "log-likelihood"} | style)
     objectives = np.asarray(fit.objectives, np.float64)[:steps]
     if steps and not np.allclose(objectives, values[:-1], rtol=1e-5, atol=1e-6):
         shifted = objectives + (values[-2] - objectives[-1])
-        ax.plot(
+        panel.plot(
             range(steps), shifted, color=NEUTRAL_COLOR, linestyle="--", linewidth=1.2, label="with the prior, shifted"
         )
-        ax.legend(frameon=False)
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set_xlabel("EM step")
-    ax.set_ylabel("mean log-likelihood (nats per point)")
-    return ax
+        panel.legend(frameon=False)
+    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.set_xlabel("EM step")
+    panel.set_ylabel("mean log-likelihood (nats per point)")
+    return panel
 
 
 # -- what they share --------------------------------------------------------------------------------------------------
@@ -575,12 +581,11 @@ def _axes(ax: Any) -> Any:
     return plt.subplots(layout="constrained")[1]
 
 
-def _check_dims(dims: Sequence[int], dim: int) -> tuple[int, ...]:
+def _check_dims(dims: ArrayLike, dim: int) -> tuple[int, ...]:
     if dim == 1:
         return (0,)
-    chosen = tuple(as_host_or_traced("dims", dims).tolist()) if np.ndim(dims) == 1 else ()
-    valid = len(chosen) == 2 and all(isinstance(i, int) and 0 <= i < dim for i in chosen)
-    if not valid or chosen[0] == chosen[1]:
+    chosen: tuple[Any, ...] = tuple(as_host_or_traced("dims", dims).tolist()) if np.ndim(dims) == 1 else ()
+    if len(set(chosen)) != 2 or len(chosen) != 2 or not all(type(i) is int and 0 <= i < dim for i in chosen):
         raise ValueError(f"`dims` must be two different dimensions from 0 to {dim - 1}; got {dims}.")
     return chosen
 

@@ -1,0 +1,86 @@
+"""The documentation: its Python blocks run, its printed numbers are the stated ones, and no outcome or name is left out."""
+
+import contextlib
+import io
+import itertools
+import re
+from pathlib import Path
+
+import jax
+import matplotlib.pyplot as plt
+import pytest
+
+import omt_expfam as omt
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = sorted(str(p.relative_to(DOCS)) for p in DOCS.rglob("*.md") if "_build" not in p.parts)
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NUMBER = r"[-+]?\d+\.?\d*(?:[eE][-+]?\d+)?"
+
+
+def blocks(text):
+    """Line, code and, where a ```text block follows directly, the stated output of every ```python block."""
+    fences = list(FENCE.finditer(text))
+    for fence, after in itertools.zip_longest(fences, fences[1:]):
+        if fence[1] == "python":
+            direct = after is not None and after[1] == "text" and not text[fence.end() : after.start()].strip()
+            yield text.count("\n", 0, fence.start()) + 1, fence[2], after[2] if direct else None
+
+
+def agree(stated, printed):
+    """The same words, and numbers within one unit of the last stated digit or one percent; ``...`` is anything."""
+    pieces = re.split(rf"(\.\.\.|{NUMBER})", " ".join(stated.split()))
+    pattern = "".join(
+        ".*?" if p == "..." else f"({NUMBER})" if re.fullmatch(NUMBER, p) else re.escape(p).replace(r"\ ", r"\s+")
+        for p in pieces
+    )
+    match = re.fullmatch(pattern, " ".join(printed.split()))
+    numbers = [p for p in pieces if re.fullmatch(NUMBER, p)]
+    return match is not None and all(_close(n, m) for n, m in zip(numbers, match.groups(), strict=True))
+
+
+def _close(stated, printed):
+    mantissa, _, exponent = stated.lower().partition("e")
+    unit = 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
+    return abs(float(stated) - float(printed)) <= 1.01 * unit + 0.01 * abs(float(stated))
+
+
+def test_the_comparison_itself():
+    assert agree("a 1.00 [2.]  b\n", "a 1.009 [2.] b")
+    assert agree("x ... 3 steps", "x 1e-7 after 4 steps")
+    assert not agree("a 1.00", "a 1.03")
+    assert not agree("a 1.00", "b 1.00")
+    assert not agree("a 1.00", "a 1.00 2.00")
+
+
+@pytest.mark.loose
+@pytest.mark.parametrize("page", [p for p in PAGES if any(blocks((DOCS / p).read_text()))])
+def test_page_runs(page, tmp_path, monkeypatch):
+    """The blocks of a page run one after the other, as a reader runs them."""
+    monkeypatch.chdir(tmp_path)
+    names, before = {"__name__": "__docs__"}, jax.config.jax_enable_x64
+    try:
+        for line, code, stated in blocks((DOCS / page).read_text()):
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                exec(compile("\n" * line + code, str(DOCS / page), "exec"), names)
+            if stated is not None:
+                assert agree(stated, printed.getvalue()), f"{page}:{line} printed\n{printed.getvalue()}"
+    finally:
+        jax.config.update("jax_enable_x64", before)
+        plt.close("all")
+
+
+def test_every_outcome_has_its_section():
+    page = (DOCS / "convergence.md").read_text()
+    flat = " ".join(page.replace("\n> ", "\n").split())
+    for name, result in ((n, getattr(omt.RESULTS, n)) for n in omt.RESULTS._name_to_item):
+        assert f"\n### `{name}`\n" in page
+        assert " ".join(omt.RESULTS[result].split()) in flat
+
+
+def test_every_public_name_is_in_the_reference():
+    reference = (DOCS / "api.md").read_text()
+    for name in vars(omt):
+        if not name.startswith("_") and name not in ("importlib", "families"):
+            assert re.search(rf"omt_expfam\.{name}$", reference, re.MULTILINE), name
