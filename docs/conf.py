@@ -1,9 +1,15 @@
 """Sphinx configuration."""
 
+import ast
 import importlib.metadata
+import inspect
 import re
 import sys
+import textwrap
 from pathlib import Path
+
+from docutils import nodes
+from sphinx import addnodes
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -30,6 +36,7 @@ autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False
 napoleon_use_rtype = False
 # `Name` in a docstring is a link where there is something to link to, and code otherwise.
 default_role = "py:obj"
@@ -57,8 +64,39 @@ def to_rst(app, what, name, obj, options, lines):
                 pieces[::2] = [piece.replace("|", r"\|") for piece in pieces[::2]]
                 parts.append("".join(pieces))
     lines[:] = "".join(parts).split("\n")
+    if what == "property" and ": " in lines[0]:
+        # napoleon takes what stands before a colon for a type.
+        lines[:1] = lines[0].replace(": ", ":\n", 1).split("\n")
+
+
+def written_signature(app, what, name, obj, options, signature, returns):
+    """Show signatures as they are written: at run time `ArrayLike` is `Any`, and shapes are classes."""
+    hidden = inspect.isclass(obj) and signature == "()"
+    try:
+        source = inspect.getsource(inspect.unwrap(obj.__init__ if inspect.isclass(obj) else obj))
+    except (OSError, TypeError):
+        return None
+    node = ast.parse(textwrap.dedent(source)).body[0]
+    if hidden or not isinstance(node, ast.FunctionDef):
+        return None
+    if node.args.args and node.args.args[0].arg in ("self", "cls"):
+        del node.args.args[0]
+    text = f"({ast.unparse(node.args)})\n{ast.unparse(node.returns) if node.returns else ''}"
+    # Names in quotes are forward references, and a leading space marks a shape with one axis.
+    text = re.sub(r"(: |\n|\[)'([\w.]+)'", r"\1\2", re.sub(r"' (\w+)'", r"'\1'", text))
+    return tuple(text.split("\n"))
+
+
+def short_types(app, doctree):
+    """The public name of JAX's array class, in the types of properties."""
+    for signature in doctree.findall(addnodes.desc_signature):
+        for text in list(signature.findall(nodes.Text)):
+            if "jaxlib._jax.Array" in text:
+                text.parent.replace(text, nodes.Text(text.replace("jaxlib._jax.Array", "Array")))
 
 
 def setup(app):
     """Read docstrings before napoleon does."""
     app.connect("autodoc-process-docstring", to_rst, priority=100)
+    app.connect("autodoc-process-signature", written_signature)
+    app.connect("doctree-read", short_types)

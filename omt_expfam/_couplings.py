@@ -127,7 +127,9 @@ def squared_distances(x: Float[Array, "K0 d"], y: Float[Array, "K1 d"]) -> Float
     return jax.lax.map(lambda row: jnp.sum((row[None, :] - y) ** 2, axis=1), x, batch_size=batch_size(y.size))
 
 
-def solve_couplings(source: AbstractComponents, target: AbstractComponents, epsilon: Any) -> AbstractCouplings:
+def solve_couplings(
+    source: AbstractComponents, target: AbstractComponents, epsilon: Any, progress: bool | None = None
+) -> AbstractCouplings:
     """Solve the P-block by the best route that both families offer.
 
     Raises:
@@ -136,7 +138,7 @@ def solve_couplings(source: AbstractComponents, target: AbstractComponents, epsi
     from ._gaussian_couplings import solve_gaussian_couplings
 
     if source.gaussian_form() is not None and target.gaussian_form() is not None:
-        return solve_gaussian_couplings(source, target, epsilon)
+        return solve_gaussian_couplings(source, target, epsilon, progress)
     lacking = next(c for c in (source, target) if c.gaussian_form() is None)
     raise TypeError(
         f"No coupling is known for {type(lacking).__name__} components: they have no Gaussian form. "

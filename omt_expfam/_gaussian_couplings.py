@@ -20,6 +20,7 @@ from ._couplings import (
 )
 from ._covariance import AbstractCovariance, DenseCovariance, DiagonalCovariance, ScalarCovariance, to_dense
 from ._gaussian_pair import conditional_gain, promote, trace_and_kl
+from ._progress import progress_bar
 
 
 class AffineMaps(AbstractComponentMaps):
@@ -162,7 +163,7 @@ def _form(components: AbstractComponents) -> AbstractCovariance:
     return form
 
 
-def _take(tree: Any, index: Int[Array, ""]) -> Any:
+def _take(tree: Any, index: Int[Array, "*n"]) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
@@ -178,22 +179,48 @@ def _root(gain: Array) -> Array:
     return jnp.sqrt(gain) if gain.ndim == 1 else jnp.linalg.cholesky(gain)
 
 
+# Pairs times d^3 beyond which the pairs are solved in slices of source components, with a progress bar.
+_LONG = 10**9
+_NUM_SLICES = 32
+
+
 def solve_gaussian_couplings(
-    source: AbstractComponents, target: AbstractComponents, epsilon: Float[Array, ""]
+    source: AbstractComponents, target: AbstractComponents, epsilon: Float[Array, ""], progress: bool | None = None
 ) -> GaussianCouplings:
     """Costs and divergences of all pairs; no matrix of a pair outlives its block."""
     forms = promote(_form(source), _form(target))
     pairs = _Pairs(source.mean(), target.mean(), *forms, epsilon / 2)
-    trace, kl = pair_terms(pairs)
+    num, other = source.num_components, target.num_components
+    work = num * other * (source.dim if isinstance(forms[0], DiagonalCovariance) else source.dim**3)
+    if work < _LONG or is_traced(pairs):
+        trace, kl = pair_terms(pairs)
+    else:
+        trace, kl = _sliced_terms(pairs, -(-num // _NUM_SLICES), progress)
     spreads = [jax.vmap(lambda c: c.trace())(_form(c)) for c in (source, target)]
     distance = squared_distances(pairs.source_mean, pairs.target_mean)
     costs = distance + (spreads[0][:, None] + spreads[1][None, :] - 2 * trace)
     return GaussianCouplings(costs, kl, epsilon, source, target)
 
 
+def _sliced_terms(pairs: "_Pairs", rows: int, progress: bool | None) -> tuple[Array, Array]:
+    """`pair_terms` for some source components at a time; every slice has the same shape."""
+    num = pairs.source_mean.shape[0]
+    parts = []
+    with progress_bar(num, "component couplings", progress) as bar:
+        for start in range(0, num, rows):
+            index = jnp.minimum(jnp.arange(start, start + rows), num - 1)
+            piece = _Pairs(
+                pairs.source_mean[index], pairs.target_mean, _take(pairs.source, index), pairs.target, pairs.s
+            )
+            parts.append(jax.block_until_ready(pair_terms(piece)))
+            bar.update(min(rows, num - start))
+    trace, kl = (jnp.concatenate(values)[:num] for values in zip(*parts, strict=True))
+    return trace, kl
+
+
 @eqx.filter_jit
 def pair_terms(pairs: _Pairs) -> tuple[Float[Array, "K0 K1"], Float[Array, "K0 K1"]]:
-    """tr C and KL of all pairs, some rows at a time, or parts of rows where the target has many components."""
+    """Tr C and KL of all pairs, some rows at a time, or parts of rows where the target has many components."""
     num, other = pairs.source_mean.shape[0], pairs.target_mean.shape[0]
     # Small blocks: the matrices of a block should stay in the processor's cache.
     block = batch_size(pairs.item_size, 2**17)

@@ -45,6 +45,7 @@ def transport(
     num_sweeps: int = 1,
     tolerance: float | None = None,
     max_steps: int = 1000,
+    progress: bool | None = None,
     throw: bool = True,
 ) -> TransportPlan:
     r"""Couple two mixtures by entropic optimal transport of their components and of their weights.
@@ -69,6 +70,7 @@ def transport(
         tolerance: Largest accepted marginal error (L1, rows plus columns) of the weight coupling. Default 1e-10 where
             it is solved in float64, 5e-6 in float32.
         max_steps: Limit on the steps of the weight solve.
+        progress: Show a progress bar over the source components; by default on a terminal, when there are many pairs.
         throw: Raise when the weight solve fails; otherwise the plan's ``result`` tells.
 
     Returns:
@@ -101,7 +103,7 @@ def transport(
     trace = [_objective(weights, costs, a, b, epsilon_2)]
     potential = jnp.zeros_like(b)
     while True:
-        couplings = solve_couplings(source.components, target.components, epsilon_1)
+        couplings = solve_couplings(source.components, target.components, epsilon_1, progress)
         objectives = couplings.objectives()
         trace.append(_objective(weights, objectives, a, b, epsilon_2))
         if len(trace) == 2 and start is not None and start.weights is not None:

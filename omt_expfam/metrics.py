@@ -181,7 +181,7 @@ def sinkhorn_divergence(
     grows. From Genevay, Peyré and Cuturi (2018) and Feydy et al. (2019); solved by OTT-JAX, with over-relaxed
     steps, after the means are split off exactly.
 
-    Memory grows with the number of pairs of points: about 8 GB for two float32 samples of 2e4 points.
+    Memory grows with the number of pairs of points: about 10 GB for two float32 samples of 2e4 points.
 
     Args:
         x: Points, shape ``[n, d]``.

@@ -207,18 +207,21 @@ def test_starts_are_reproducible_and_the_best_of_several_wins(x64):
     assert float(several.log_likelihood) >= float(once.log_likelihood) - 0.05
 
 
-def test_number_of_components_is_found(x64):
+@pytest.mark.parametrize("criterion", ["bic", pytest.param("held_out", marks=pytest.mark.slow)])
+def test_number_of_components_is_found(criterion, x64):
     centers = np.array([[0, 0], [6, 0], [0, 6], [6, 6]])
     rng = np.random.default_rng(0)
     x = centers[rng.integers(0, 4, 600)] + rng.standard_normal((600, 2))
-    for criterion in ("bic", "held_out"):
-        chosen = omt.select_num_components(jax.random.key(0), x, DiagonalGaussian, [2, 4, 6], criterion=criterion)
-        assert chosen.num_components == 4
-        assert chosen.fit.mixture.num_components == 4
-        assert "<- chosen" in str(chosen)
-        assert len(chosen.scores) == 3
+    chosen = omt.select_num_components(
+        jax.random.key(0), x, DiagonalGaussian, [2, 4, 6], criterion=criterion, num_folds=3
+    )
+    assert chosen.num_components == 4
+    assert chosen.fit.mixture.num_components == 4
+    assert "<- chosen" in str(chosen)
+    assert len(chosen.scores) == 3
 
 
+@pytest.mark.slow
 def test_held_out_scores_are_those_of_left_out_points(x64):
     x = drawn(num=500)
     chosen = omt.select_num_components(jax.random.key(0), x, Gaussian, [3], criterion="held_out", num_folds=4)

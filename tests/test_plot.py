@@ -303,8 +303,7 @@ def test_arrows_go_from_points_to_their_images(plans, size, dims):
 def test_arrows_of_a_function_and_of_images_agree():
     x = np.random.default_rng(0).normal(size=(500, 2))
     by_function, by_images = (plot.arrows(m, x, max_arrows=30).collections[0] for m in (lambda p: 2 * p, 2 * x))
-    assert isinstance(by_function, Quiver)
-    assert isinstance(by_images, Quiver)
+    assert (type(by_function), type(by_images)) == (Quiver, Quiver)
     assert by_function.N == by_images.N == 30
     np.testing.assert_allclose(by_function.U, by_images.U)
     np.testing.assert_allclose(by_images.XY, x[np.linspace(0, 499, 30).astype(int)], rtol=1e-6)
@@ -337,8 +336,10 @@ def test_arrows_refuse_what_is_no_map():
 # -- figures ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [(3, 4, 2), (3, 4, 5), (1, 1, 2)])
-@pytest.mark.parametrize("source_of_points", ["given", "drawn", "none"])
+@pytest.mark.parametrize(
+    ("size", "source_of_points"),
+    [((3, 4, 2), "given"), ((3, 4, 2), "drawn"), ((3, 4, 5), "none"), ((1, 1, 2), "none")],
+)
 def test_overview_shows_both_mixtures_the_coupling_and_the_map(plans, size, source_of_points):
     plan = plans[size]
     options: dict[str, Any] = {

@@ -576,9 +576,9 @@ def test_giving_up_raises_or_returns():
 
 def test_no_matrix_per_pair_is_held():
     """The compiled blocks for K = 600, d = 40 need a few megabytes: 360,000 matrices would take 2.3 GB."""
+    from omt_expfam._couplings import PairSelection
     from omt_expfam._covariance import DenseCovariance
     from omt_expfam._gaussian_couplings import _collapse, _Pairs, pair_terms
-    from omt_expfam._couplings import PairSelection
 
     num, dim = 600, 40
     mean = jax.ShapeDtypeStruct((num, dim), jnp.float32)
@@ -597,3 +597,15 @@ def test_no_matrix_per_pair_is_held():
         jax.jit(_collapse).lower(pairs, chosen, table).compile(),
     ):
         assert compiled.memory_analysis().temp_size_in_bytes < 100 * 2**20
+
+
+def test_many_pairs_are_solved_in_slices(monkeypatch, capsys, x64):
+    """The same numbers, and a progress bar."""
+    import omt_expfam._gaussian_couplings as module
+
+    source, target = random_pair(2, 37, 3)
+    whole = omt.transport(source, target, epsilon_components=0.1, epsilon_weights=0.1)
+    monkeypatch.setattr(module, "_LONG", 0)
+    sliced = omt.transport(source, target, epsilon_components=0.1, epsilon_weights=0.1, progress=True)
+    np.testing.assert_allclose(sliced.component_costs, whole.component_costs, rtol=1e-13)
+    np.testing.assert_allclose(sliced.component_kl, whole.component_kl, rtol=1e-13)
