@@ -8,6 +8,14 @@ from ._components import (
     AbstractExponentialFamily as AbstractExponentialFamily,
     AbstractRegularFamily as AbstractRegularFamily,
 )
+from ._covariance import (
+    AbstractCovariance as AbstractCovariance,
+    DenseCovariance as DenseCovariance,
+    DiagonalCovariance as DiagonalCovariance,
+    LowRankCovariance as LowRankCovariance,
+    ScalarCovariance as ScalarCovariance,
+)
+from ._em import AbstractEMFamily as AbstractEMFamily, AbstractRegularEMFamily as AbstractRegularEMFamily
 from ._fit import Fit as Fit, fit as fit
 from ._mixture import Mixture as Mixture
 from ._persist import load as load, save as save

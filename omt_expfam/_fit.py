@@ -105,9 +105,9 @@ def fit(
 ) -> Fit:
     """Fit a mixture by EM.
 
-    The answer is a mode in the covariances: by default a few pseudo-observations with the pooled within-component
-    spread steady each covariance. It is the maximum-likelihood estimate when ``covariance_prior`` and
-    ``regularization`` are 0. (`numpyro`'s ``AutoDelta`` finds a mode in other coordinates.)
+    By default a few pseudo-observations with the pooled within-component spread steady each covariance: the answer is
+    a posterior mode in natural parameters (`numpyro`'s ``AutoDelta`` finds a mode in other coordinates), and the
+    maximum-likelihood estimate when ``covariance_prior`` and ``regularization`` are 0.
 
     Args:
         key: Random key of the start.
@@ -392,18 +392,24 @@ def _package(
     """The fit in the units of the data."""
     dtype = problem.x.dtype
     stretch = jnp.asarray(np.log(scale).sum(), dtype)
-    components = state.components._affine(jnp.asarray(shift, dtype), jnp.asarray(scale, dtype))
+    mixture = _to_data_units(state, jnp.asarray(shift, dtype), jnp.asarray(scale, dtype))
     settled = jnp.abs(state.change) < tolerance if tolerance > 0 else jnp.asarray(False)
     result = RESULTS.where(settled, RESULTS.successful, RESULTS.fit_not_converged)
     result = RESULTS.where(jnp.isfinite(log_likelihood), result, RESULTS.fit_not_finite)
     return Fit(
-        Mixture(jnp.exp(state.log_weights), components),
+        mixture,
         log_likelihood - stretch,
         state.log_likelihoods - stretch,
         state.objectives - stretch,
         state.num_steps,
         counts,
         jnp.sum(problem.weight),
-        num_parameters(components),
+        num_parameters(state.components),
         result,
     )
+
+
+@eqx.filter_jit
+def _to_data_units(state: EMState, shift: Array, scale: Array) -> Mixture:
+    """The mixture in the units of the data; compiled, so that a failed fit is returned and not refused."""
+    return Mixture(jnp.exp(state.log_weights), state.components._affine(shift, scale))

@@ -225,4 +225,5 @@ def _measured_error(weights: Array, a: Array, b: Array) -> Float[Array, ""]:
     """The marginal error of the stored weights, summed in float64 and rounded up."""
     host, left, right = (np.asarray(value, np.float64) for value in (weights, a, b))
     error = np.abs(host.sum(1) - left).sum() + np.abs(host.sum(0) - right).sum()
-    return jnp.asarray(np.nextafter(weights.dtype.type(error), weights.dtype.type(np.inf)))
+    stored = weights.dtype.type(error)
+    return jnp.asarray(stored if stored >= error else np.nextafter(stored, weights.dtype.type(np.inf)))

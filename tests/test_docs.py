@@ -1,8 +1,9 @@
-"""The documentation: its Python blocks run, its printed numbers are the stated ones, and no outcome or name is left out."""
+"""The documentation: its Python blocks run, printed numbers are the stated ones, every name exists and is listed."""
 
 import contextlib
 import io
 import itertools
+import pkgutil
 import re
 from pathlib import Path
 
@@ -84,6 +85,15 @@ def test_every_outcome_has_its_section():
     for name, result in ((n, getattr(omt.RESULTS, n)) for n in omt.RESULTS._name_to_item):
         assert f"\n### `{name}`\n" in page
         assert " ".join(omt.RESULTS[result].split()) in flat
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_named_things_exist(page):
+    text = (DOCS / page).read_text()
+    for name in re.findall(r"`(omt(?:_expfam)?(?:\.\w+)+)", text):
+        pkgutil.resolve_name(re.sub(r"^omt\b", "omt_expfam", name))
+    for path in re.findall(r"`((?:families|benchmarks)/\w+\.py)`", text):
+        assert (DOCS.parent / path).exists(), path
 
 
 def test_every_public_name_is_in_the_reference():

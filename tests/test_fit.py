@@ -255,5 +255,15 @@ def test_real_data_at_least_scikit_learns(data_dir):
     assert min(ours) >= min(theirs)
 
 
+def test_a_fit_without_finite_likelihood_is_reported():
+    """Three components on two distinct points, with both safeguards off."""
+    x = np.array([[0.0], [0.0], [1.0], [1.0]])
+    options = {"covariance_prior": 0.0, "regularization": 0.0}
+    failed = omt.fit(jax.random.key(0), x, Gaussian, 3, throw=False, **options)
+    assert failed.result == omt.RESULTS.fit_not_finite
+    with pytest.raises(omt.ConvergenceError, match="log-likelihood that is not finite"):
+        omt.fit(jax.random.key(0), x, Gaussian, 3, **options)
+
+
 def test_families_are_all_covered():
     assert set(FAMILIES) == set(CASES)
