@@ -30,7 +30,7 @@ def seconds(function: Callable[[], Any], repeats: int = 3) -> tuple[float, float
         start = time.perf_counter()
         jax.block_until_ready(function())
         times.append(time.perf_counter() - start)
-    return times[0], min(times[1:])
+    return times[0], min(times[1:], default=times[0])
 
 
 def spd(rng: np.random.Generator, num: int, dim: int, condition: float) -> np.ndarray:

@@ -92,7 +92,7 @@ def memory(num, dim):
     small = [m.select(np.arange(4)) for m in sides]
     omt.transport(*small, epsilon_components=0.1, epsilon_weights=1.0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    took, _ = seconds(lambda: omt.transport(*sides, epsilon_components=0.1, epsilon_weights=1.0).weights, repeats=1)
+    took, _ = seconds(lambda: omt.transport(*sides, epsilon_components=0.1, epsilon_weights=1.0).weights, repeats=0)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"{(after - before) / 1024:.0f} MiB above the start, {took:.1f} s")
 

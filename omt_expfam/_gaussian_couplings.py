@@ -179,7 +179,7 @@ def _root(gain: Array) -> Array:
     return jnp.sqrt(gain) if gain.ndim == 1 else jnp.linalg.cholesky(gain)
 
 
-# Pairs times d^3 beyond which the pairs are solved in slices of source components, with a progress bar.
+# Pairs times d^3 beyond which the pairs are solved in slices of source components, so that progress can be shown.
 _LONG = 10**9
 _NUM_SLICES = 32
 
@@ -209,9 +209,8 @@ def _sliced_terms(pairs: "_Pairs", rows: int, progress: bool | None) -> tuple[Ar
     with progress_bar(num, "component couplings", progress) as bar:
         for start in range(0, num, rows):
             index = jnp.minimum(jnp.arange(start, start + rows), num - 1)
-            piece = _Pairs(
-                pairs.source_mean[index], pairs.target_mean, _take(pairs.source, index), pairs.target, pairs.s
-            )
+            source = _take(pairs.source, index)
+            piece = _Pairs(pairs.source_mean[index], pairs.target_mean, source, pairs.target, pairs.s)
             parts.append(jax.block_until_ready(pair_terms(piece)))
             bar.update(min(rows, num - start))
     trace, kl = (jnp.concatenate(values)[:num] for values in zip(*parts, strict=True))
