@@ -31,7 +31,7 @@ from ._template import as_template, num_parameters, Template
 # Numbers held at once by an E-step before the data are cut into chunks, and the size of a chunk then.
 _WHOLE, _CHUNK = 2**25, 2**21
 # Points used to find a start, per fit and per component.
-_START_POINTS, _START_POINTS_PER_COMPONENT = 20_000, 100
+_START_POINTS, _START_POINTS_PER_COMPONENT = 5_000, 500
 _RESEEDS = 3
 
 
