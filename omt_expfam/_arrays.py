@@ -159,3 +159,9 @@ def unfused(array: Any) -> Any:
     """
     finfo = jnp.finfo(array.dtype)
     return jax.lax.reduce_precision(array, finfo.nexp, finfo.nmant)
+
+
+def safe_log(weights: jax.Array) -> jax.Array:
+    """The logarithm of nonnegative weights: ``-inf``, with derivative zero, at zero."""
+    used = weights > 0
+    return jnp.where(used, jnp.log(jnp.where(used, weights, jnp.ones_like(weights))), -jnp.inf)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ._arrays import safe_log
 from ._components import AbstractComponents, AbstractRegularFamily
 
 
@@ -193,7 +194,7 @@ def start_from_responsibilities(
 def log_share(counts: Array) -> Array:
     """Log of counts divided by their total; ``-inf`` at zero."""
     share = counts / jnp.sum(counts)
-    return jnp.where(share > 0, jnp.log(jnp.where(share > 0, share, jnp.ones_like(share))), -jnp.inf)
+    return safe_log(share)
 
 
 def initial_state(log_weights: Array, components: AbstractEMFamily, max_steps: int) -> EMState:

@@ -18,6 +18,7 @@ from ._arrays import (
     default_dtype,
     is_traced,
     KeyLike,
+    safe_log,
     unfused,
 )
 from ._em import AbstractEMFamily, chunk_data, EMData, EMState, evaluate, initial_state, pooled_spread, run
@@ -324,7 +325,7 @@ def _first(problem: _Problem, subset_key: Any, start_key: Any, start: Any) -> tu
     if isinstance(start, _Moved):
         mixture = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), problem.x.dtype), start.mixture)
         shift, scale = (jnp.asarray(v, problem.x.dtype) for v in (-start.shift / start.scale, 1 / start.scale))
-        return jnp.log(mixture.weights), mixture.components._affine(shift, scale)
+        return safe_log(mixture.weights), mixture.components._affine(shift, scale)
     x, weight = problem.subset(subset_key)
     blank = problem.blank()
     if isinstance(start, np.ndarray):

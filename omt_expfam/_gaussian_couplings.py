@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ._arrays import batch_size, is_traced, unfused
+from ._arrays import batch_size, is_traced, safe_log, unfused
 from ._components import AbstractComponents
 from ._couplings import (
     AbstractComponentMaps,
@@ -324,9 +324,7 @@ def _log_conditional(pairs: _Pairs, x: Array, y: Array, log_weight: Array, share
 
     def add(total: Array, block: PairSelection) -> Array:
         table = jax.vmap(density)(block.source, block.target) + log_weight.T[block.source]
-        used = block.weight > 0
-        log_share = jnp.where(used, jnp.log(jnp.where(used, block.weight, jnp.ones_like(block.weight))), -jnp.inf)
-        return jnp.logaddexp(total, jax.scipy.special.logsumexp(table + log_share[:, None], axis=0))
+        return jnp.logaddexp(total, jax.scipy.special.logsumexp(table + safe_log(block.weight)[:, None], axis=0))
 
     start = jnp.full((x.shape[0],), -jnp.inf, x.dtype)
     return _scan_pairs(add, start, shares, pairs.item_size + 3 * x.size)

@@ -10,7 +10,7 @@ import numpyro.distributions as dist
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, Key
 
-from ._arrays import ArrayLike, as_count, as_floating, as_key, as_points, batch_size, is_traced, KeyLike
+from ._arrays import ArrayLike, as_count, as_floating, as_key, as_points, batch_size, is_traced, KeyLike, safe_log
 from ._components import AbstractComponents, log_prob_table
 
 # Weights may be off one by this much (rounding in float32, in files) and are then renormalized.
@@ -145,8 +145,7 @@ def responsibilities(mixture: Mixture, x: Float[Array, "n d"]) -> Float[Array, "
 @eqx.filter_jit
 def _sample(mixture: Mixture, key: Key[Array, ""], num_samples: int) -> tuple[Array, Array]:
     label_key, draw_key = jax.random.split(key)
-    probabilities = jnp.where(mixture.weights > 0, jnp.log(mixture.weights), -jnp.inf)
-    labels = jax.random.categorical(label_key, probabilities, shape=(num_samples,))
+    labels = jax.random.categorical(label_key, safe_log(mixture.weights), shape=(num_samples,))
     keys = jax.random.split(draw_key, num_samples)
 
     def one(item: tuple[Array, Key[Array, ""]]) -> Float[Array, " d"]:

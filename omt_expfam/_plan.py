@@ -6,9 +6,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
-from ._arrays import ArrayLike, as_count, as_key, as_points, as_scalar, is_traced, KeyLike, ScalarLike
+from ._arrays import ArrayLike, as_count, as_key, as_points, as_scalar, is_traced, KeyLike, safe_log, ScalarLike
 from ._components import log_prob_table
 from ._correspondences import Correspondences
 from ._couplings import AbstractComponentMaps, AbstractCouplings, select_pairs
@@ -164,8 +164,8 @@ class TransportPlan(eqx.Module):
         """One draw of y from the conditional law of the plan, for each point ``x[n, d]``."""
         points = as_points("x", x, self.source.dim, self.source.components.dtype)
         source_key, target_key, draw_key = jax.random.split(as_key(key), 3)
-        source = _categorical(source_key, self.source.responsibilities(points))
-        target = _categorical(target_key, self.weight_coupling.row_shares[source])
+        source = jax.random.categorical(source_key, safe_log(self.source.responsibilities(points)))
+        target = jax.random.categorical(target_key, safe_log(self.weight_coupling.row_shares)[source])
         return self.couplings.sample_conditional(draw_key, points, source, target)
 
     def sample_joint(self, key: KeyLike, num_samples: int) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
@@ -187,8 +187,7 @@ class TransportPlan(eqx.Module):
         if not is_traced(self.epsilon_components) and float(self.epsilon_components) == 0:
             raise ValueError("The plan has no joint density at `epsilon_components` = 0: its couplings are maps.")
         table = log_prob_table(self.source.components, points).T
-        a = self.source.weights
-        log_a = jnp.where(a > 0, jnp.log(jnp.where(a > 0, a, jnp.ones_like(a))), -jnp.inf)
+        log_a = safe_log(self.source.weights)
         shares = select_pairs(self.weight_coupling.row_shares, 0.0)
         return self.couplings.log_conditional(points, images, table + log_a[None, :], shares)
 
@@ -264,9 +263,3 @@ class TransportPlan(eqx.Module):
             f"TransportPlan({sides}, cost {float(self.cost):.6g}, objective {float(self.objective):.6g}, "
             f"marginal error {float(self.marginal_error):.1e} after {int(self.num_steps)} steps)"
         )
-
-
-def _categorical(key: Key[Array, ""], probabilities: Float[Array, "n K"]) -> Array:
-    positive = probabilities > 0
-    logits = jnp.where(positive, jnp.log(jnp.where(positive, probabilities, jnp.ones_like(probabilities))), -jnp.inf)
-    return jax.random.categorical(key, logits, axis=1)

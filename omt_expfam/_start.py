@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from ._arrays import batch_size, unfused
+from ._arrays import batch_size, safe_log, unfused
 from ._em import AbstractEMFamily, AbstractRegularEMFamily, chunk_data, EMData, evaluate, initial_state, log_share, run
 
 # EM steps of the overfitted mixture before merging, and Lloyd steps of k-means.
@@ -25,15 +25,12 @@ def kmeans(
     def distance(center: Float[Array, " d"]) -> Float[Array, " n"]:
         return jnp.maximum(square - 2 * (x @ center) + jnp.sum(center * center), 0.0)
 
-    def log(values: Array) -> Array:
-        return jnp.where(values > 0, jnp.log(jnp.where(values > 0, values, jnp.ones_like(values))), -jnp.inf)
-
     def seed(carry: tuple[Array, Array], own_key: Array) -> tuple[tuple[Array, Array], Array]:
         nearest, first = carry
         mass = weight * jnp.where(first, jnp.ones_like(nearest), nearest)
         # When every point is a center already, any point will do.
         mass = jnp.where(jnp.any(mass > 0), mass, weight)
-        center = x[jax.random.categorical(own_key, log(mass))]
+        center = x[jax.random.categorical(own_key, safe_log(mass))]
         closer = jnp.where(first, distance(center), jnp.minimum(nearest, distance(center)))
         return (closer, jnp.zeros_like(first)), center
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
+from ._arrays import safe_log
 from ._laplacian import solve_laplacian
 from ._result import RESULTS
 
@@ -88,13 +89,9 @@ class _Path(NamedTuple):
     num_steps: Array
 
 
-def _log(weights: Array) -> Array:
-    return jnp.where(weights > 0, jnp.log(jnp.where(weights > 0, weights, jnp.ones_like(weights))), -jnp.inf)
-
-
 def _evaluate(reduced: Array, a: Array, b: Array, epsilon: Array) -> _Plan:
     """Make the rows exact by a soft minimum and measure the columns."""
-    log_b = _log(b)[None, :]
+    log_b = safe_log(b)[None, :]
     reduced = reduced + epsilon * logsumexp(log_b - reduced / epsilon, axis=1, keepdims=True)
     shares = jnp.exp(log_b - reduced / epsilon)
     shares = shares / jnp.sum(shares, axis=1, keepdims=True)
@@ -121,7 +118,7 @@ def _newton(path: _Path, a: Array, b: Array) -> _Path:
     epsilon = path.epsilon
     plan = _evaluate(path.reduced, a, b, epsilon)
     tiny = jnp.finfo(b.dtype).tiny
-    ratio = jnp.where(b > 0, _log(b) - jnp.log(jnp.maximum(plan.columns, tiny)), jnp.zeros_like(b))
+    ratio = jnp.where(b > 0, safe_log(b) - jnp.log(jnp.maximum(plan.columns, tiny)), jnp.zeros_like(b))
     # Both right-hand sides must sum to zero, as the range of a Laplacian does.
     log_residual = plan.columns * (ratio - jnp.dot(plan.columns, ratio) / jnp.sum(plan.columns))
 
@@ -262,13 +259,13 @@ def _reduced_costs(
     """Reduced costs at the optimum, the two potentials, and the number of steps."""
     # The semi-dual has one variable per column: take the shorter side.
     if cost.shape[1] > cost.shape[0]:
-        guess = -epsilon * logsumexp(_log(b)[None, :] + (start[None, :] - cost) / epsilon, axis=1)
+        guess = -epsilon * logsumexp(safe_log(b)[None, :] + (start[None, :] - cost) / epsilon, axis=1)
         reduced, num_steps = _follow(cost.T, b, a, epsilon, tolerance, guess, max_steps)
         reduced = reduced.T
     else:
         reduced, num_steps = _follow(cost, a, b, epsilon, tolerance, start, max_steps)
     # Exact rows, and potentials of zero-weight components that their soft minima define.
-    reduced = reduced + epsilon * logsumexp(_log(a)[:, None] - reduced / epsilon, axis=0, keepdims=True)
+    reduced = reduced + epsilon * logsumexp(safe_log(a)[:, None] - reduced / epsilon, axis=0, keepdims=True)
     reduced = _evaluate(reduced, a, b, epsilon).reduced
     source, target = _potentials(cost - reduced, a, b)
     return reduced, source, target, num_steps
