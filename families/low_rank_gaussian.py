@@ -130,6 +130,9 @@ class LowRankGaussian(AbstractGaussian):
         shape = (num_components, dim)
         return LowRankGaussian(jnp.zeros(shape, dtype), jnp.zeros((*shape, rank), dtype), jnp.ones(shape, dtype))
 
+    def _fixed(self) -> dict[str, Any]:
+        return {"rank": self.rank}
+
     def _seeding(self, num_components: int) -> DiagonalGaussian:
         return DiagonalGaussian._blank(num_components, self.dim, self.dtype)
 

@@ -26,6 +26,10 @@ class AbstractEMFamily(AbstractComponents):
     def _blank(cls, num_components: int, dim: int, dtype: Any, **fixed: Any) -> "AbstractEMFamily":
         """Any valid components: they carry the fixed parameters into the first M-step."""
 
+    def _fixed(self) -> dict[str, Any]:
+        """The fixed parameters that `_blank` takes; none unless a family says otherwise."""
+        return {}
+
     @abc.abstractmethod
     def _seeding(self, num_components: int) -> "AbstractRegularEMFamily":
         """Blank components of the regular family in which a start is sought by merging."""

@@ -88,7 +88,7 @@ class Fit(eqx.Module):
 def fit(
     key: KeyLike,
     x: ArrayLike,
-    family: type[AbstractEMFamily] | Template,
+    family: type[AbstractEMFamily] | Template | AbstractEMFamily,
     num_components: int,
     *,
     start: Any = "merge",
@@ -113,7 +113,8 @@ def fit(
     Args:
         key: Random key of the start.
         x: Points, shape ``[n, d]``; missing values are refused.
-        family: A component family, such as ``Gaussian``, or a `template` with fixed parameters.
+        family: A component family, such as ``Gaussian``; a `template` with fixed parameters; or components, of which
+            only the fixed parameters (a rank, say) are used.
         num_components: Number of components K, at most n.
         start: ``"merge"`` fits 2K components and merges them; ``"k-means++"``; a `Mixture` of the family; or means,
             shape ``[K, d]``.

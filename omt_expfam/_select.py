@@ -48,7 +48,7 @@ class Selection:
 def select_num_components(
     key: KeyLike,
     x: ArrayLike,
-    family: type[AbstractEMFamily] | Template,
+    family: type[AbstractEMFamily] | Template | AbstractEMFamily,
     candidates: Sequence[int],
     *,
     criterion: str = "bic",

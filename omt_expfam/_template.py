@@ -33,9 +33,11 @@ def template(family: type[AbstractEMFamily], **fixed: Any) -> Template:
 
 
 def as_template(family: Any, fixed: dict[str, Any] | None = None) -> Template:
-    """Accept a family class or a template."""
+    """Accept a family class, a template, or components whose fixed parameters are meant."""
     if isinstance(family, Template) and not fixed:
         return family
+    if isinstance(family, AbstractEMFamily) and not fixed:
+        return Template(type(family), family._fixed())
     if isinstance(family, type) and issubclass(family, AbstractEMFamily):
         return Template(family, fixed or {})
     got = family.__name__ if isinstance(family, type) else type(family).__name__

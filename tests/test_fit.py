@@ -230,6 +230,15 @@ def test_held_out_scores_are_those_of_left_out_points(x64):
     assert chosen.standard_errors[0] > 0
 
 
+def test_components_serve_as_a_template(x64):
+    """Only their fixed parameters count: the same fit as with a template of that rank."""
+    parts = mixture("LowRankGaussian", 0).components
+    x = drawn("LowRankGaussian")
+    named = omt.fit(jax.random.key(0), x, FAMILIES["LowRankGaussian"], 3)
+    meant = omt.fit(jax.random.key(0), x, parts, 3)
+    np.testing.assert_array_equal(meant.mixture.components.factor, named.mixture.components.factor)
+
+
 def test_no_convergence_raises_or_is_returned():
     with pytest.raises(omt.ConvergenceError, match="^EM stopped at `max_steps`"):
         omt.fit(jax.random.key(0), drawn(), Gaussian, 4, max_steps=2)
