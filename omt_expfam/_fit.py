@@ -21,12 +21,22 @@ from ._arrays import (
     safe_log,
     unfused,
 )
-from ._em import AbstractEMFamily, chunk_data, EMData, EMState, evaluate, initial_state, pooled_spread, run
+from ._em import (
+    AbstractEMFamily,
+    chunk_data,
+    EMData,
+    EMState,
+    evaluate,
+    initial_state,
+    pooled_spread,
+    run,
+    start_from_responsibilities,
+)
 from ._mixture import Mixture
 from ._precision import narrow
 from ._progress import progress_bar
 from ._result import raise_if_failed, RESULTS
-from ._start import _first_step, _responsibilities, merge_start, seed_from_kmeans
+from ._start import merge_start, seed_from_kmeans
 from ._template import as_template, num_parameters, Template
 
 # Numbers held at once by an E-step before the data are cut into chunks, and the size of a chunk then.
@@ -333,7 +343,7 @@ def _first(problem: _Problem, subset_key: Any, start_key: Any, start: Any) -> tu
         means = jnp.asarray(start, x.dtype)
         nearest = jnp.argmin(jnp.sum(means**2, axis=1)[:, None] - 2 * unfused(means @ x.T), axis=0)
         partition = jax.nn.one_hot(nearest, problem.num_components, axis=0, dtype=x.dtype)
-        return _first_step(blank, x, partition * weight[None], problem.ridge)
+        return start_from_responsibilities(blank, x, partition * weight[None], problem.ridge)
     if start == "merge" and 2 * problem.num_components <= x.shape[0] and problem.num_components > 1:
         seeding = blank._seeding(2 * problem.num_components)
         return merge_start(start_key, x, weight, blank, seeding, problem.ridge, problem.natural)
@@ -367,13 +377,13 @@ def _reseed(problem: _Problem, key: Key[Array, ""], state: EMState, empty: np.nd
     """Move components that no point supports to the points that the mixture explains worst."""
     x, weight = problem.subset(key)
     data = chunk_data(state.components, x, weight, x.shape[0], problem.natural)
-    table = _responsibilities(state.log_weights, state.components, data)
     ready = jax.tree.map(lambda chunk: chunk[0], data.chunks)
     joint = state.components._table(ready, problem.natural) + state.log_weights[:, None]
+    table = jax.nn.softmax(joint, axis=0) * weight[None]
     log_likelihood = jnp.where(weight > 0, jax.nn.logsumexp(joint, axis=0), jnp.inf)
     worst = jnp.argsort(log_likelihood)[: int(empty.sum())]
     table = table.at[:, worst].set(0.0).at[jnp.asarray(np.flatnonzero(empty)), worst].set(weight[worst])
-    log_weights, components = _first_step(problem.blank(), x, table, problem.ridge)
+    log_weights, components = start_from_responsibilities(problem.blank(), x, table, problem.ridge)
     infinite = jnp.asarray(jnp.inf, x.dtype)
     return eqx.tree_at(
         lambda s: (s.log_weights, s.components, s.objective, s.change),

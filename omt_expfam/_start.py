@@ -8,7 +8,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from ._arrays import batch_size, safe_log, unfused
-from ._em import AbstractEMFamily, AbstractRegularEMFamily, chunk_data, EMData, evaluate, initial_state, log_share, run
+from ._em import (
+    AbstractEMFamily,
+    AbstractRegularEMFamily,
+    chunk_data,
+    EMData,
+    evaluate,
+    initial_state,
+    log_share,
+    run,
+    start_from_responsibilities,
+)
 
 # EM steps of the overfitted mixture before merging, and Lloyd steps of k-means.
 _OVERFIT_STEPS = 12
@@ -58,12 +68,7 @@ def seed_from_kmeans(
 ) -> tuple[Float[Array, " K"], AbstractEMFamily]:
     """Log-weights and components of the first M-step from a k-means partition."""
     partition = kmeans(key, x, weight, blank.num_components) * weight[None]
-    return _first_step(blank, x, partition, ridge)
-
-
-@eqx.filter_jit
-def _first_step(blank: AbstractEMFamily, x: Array, weighted: Array, ridge: Array) -> tuple[Array, AbstractEMFamily]:
-    return log_share(jnp.sum(weighted, axis=1)), blank._start(x.T, weighted, ridge)
+    return start_from_responsibilities(blank, x, partition, ridge)
 
 
 def merge_start(
@@ -98,7 +103,7 @@ def merge_start(
     if type(merged) is type(blank):
         return log_share(weights), merged
     table = _responsibilities(log_share(weights), merged, data)
-    return _first_step(blank, x, table, ridge)
+    return start_from_responsibilities(blank, x, table, ridge)
 
 
 def _unit_sums(components: AbstractEMFamily, dtype: Any) -> tuple[Array, Any]:
