@@ -20,6 +20,7 @@ from ._fit import Fit as Fit, fit as fit
 from ._mixture import Mixture as Mixture
 from ._persist import load as load, save as save
 from ._plan import TransportPlan as TransportPlan
+from ._product_form import AbstractShape as AbstractShape, ProductForm as ProductForm
 from ._result import ConvergenceError as ConvergenceError, RESULTS as RESULTS
 from ._select import select_num_components as select_num_components, Selection as Selection
 from ._template import Template as Template, template as template

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from ._arrays import ArrayLike, as_count, as_key, as_points, batch_size, KeyLike
 from ._covariance import AbstractCovariance
+from ._product_form import ProductForm
 
 _Out = TypeVar("_Out")
 _Components = TypeVar("_Components", bound="AbstractComponents")
@@ -124,6 +125,13 @@ class AbstractComponents(eqx.Module):
         """The covariance structure when every component is Gaussian with mean `mean()`, else ``None``.
 
         Components that have it are transported in closed form.
+        """
+        return None
+
+    def product_form(self) -> ProductForm | None:
+        """The one-dimensional laws of the coordinates when they are independent in every component, else ``None``.
+
+        Components that have it are transported coordinate by coordinate.
         """
         return None
 
