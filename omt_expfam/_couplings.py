@@ -64,6 +64,16 @@ class AbstractCouplings(eqx.Module):
         kl = jnp.where(positive, self.kl, jnp.zeros_like(self.kl))
         return self.costs + self.epsilon * kl
 
+    @property
+    @abc.abstractmethod
+    def objective_errors(self) -> Float[Array, "K0 K1"]:
+        """A bound or a cautious estimate of the absolute error of `objectives`, in the same units."""
+
+    @property
+    @abc.abstractmethod
+    def result(self) -> Any:
+        """Why the solve of the couplings stopped, a member of `RESULTS`."""
+
     @abc.abstractmethod
     def transpose(self) -> "AbstractCouplings":
         """The same couplings read from target to source."""
@@ -105,8 +115,12 @@ class AbstractCouplings(eqx.Module):
         """Log of the sum over pairs of exp(log_weight) * share * p_ij(y | x)."""
 
     @abc.abstractmethod
-    def interpolate(self, t: Float[Array, ""], pairs: PairSelection) -> AbstractComponents:
-        """The law of (1 - t) x + t y under each selected pair, as components."""
+    def cross_covariances(self, pairs: PairSelection) -> Float[Array, "p d d"]:
+        """The covariance of x (rows) with y (columns) under each selected pair."""
+
+    @abc.abstractmethod
+    def interpolate(self, t: Float[Array, ""], pairs: PairSelection) -> AbstractComponents | None:
+        """The law of (1 - t) x + t y under each selected pair, as components; ``None`` where it has no closed form."""
 
 
 def independent_costs(source: AbstractComponents, target: AbstractComponents) -> Float[Array, "K0 K1"]:

@@ -30,7 +30,7 @@ ALLOWED = {
     "_linear_program": {"_arrays", "_laplacian", "_result", "_weights"},
     "_couplings": {"_arrays", "_components", "_gaussian_couplings"},
     "_gaussian_pair": {"_covariance"},
-    "_gaussian_couplings": {"_arrays", "_components", "_couplings", "_covariance", "_gaussian_pair", "_progress"},
+    "_gaussian_couplings": {"_arrays", "_components", "_couplings", "_covariance", "_gaussian_pair", "_progress", "_result"},
     "_plan": {"_arrays", "_components", "_correspondences", "_couplings", "_mixture", "_result", "_weights"},
     "_transport": {
         "_arrays",
