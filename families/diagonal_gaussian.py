@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Key
 
 from omt_expfam._arrays import ArrayLike, as_floating, check_positive, check_shape
 from omt_expfam._covariance import DiagonalCovariance
+from omt_expfam._product_form import NormalShape, ProductForm
 
 from .gaussian_form import AbstractMomentGaussian, LOG_2PI
 
@@ -85,6 +86,9 @@ class DiagonalGaussian(AbstractMomentGaussian):
 
     def gaussian_form(self) -> DiagonalCovariance:
         return DiagonalCovariance(self.variance)
+
+    def product_form(self) -> ProductForm:
+        return ProductForm(self.loc, jnp.sqrt(self.variance), NormalShape())
 
     def to_numpyro(self) -> dist.Distribution:
         return dist.Normal(self.loc, jnp.sqrt(self.variance)).to_event(1)

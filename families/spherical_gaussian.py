@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Key
 
 from omt_expfam._arrays import ArrayLike, as_floating, check_positive, check_shape
 from omt_expfam._covariance import ScalarCovariance
+from omt_expfam._product_form import NormalShape, ProductForm
 
 from .gaussian_form import AbstractMomentGaussian, LOG_2PI
 
@@ -86,6 +87,9 @@ class SphericalGaussian(AbstractMomentGaussian):
 
     def gaussian_form(self) -> ScalarCovariance:
         return ScalarCovariance(self.variance, self.dim)
+
+    def product_form(self) -> ProductForm:
+        return ProductForm(self.loc, jnp.broadcast_to(jnp.sqrt(self.variance)[:, None], self.loc.shape), NormalShape())
 
     def to_numpyro(self) -> dist.Distribution:
         scale = jnp.broadcast_to(jnp.sqrt(self.variance)[:, None], self.loc.shape)

@@ -146,13 +146,18 @@ def solve_couplings(
 ) -> AbstractCouplings:
     """Solve the P-block by the best route that both families offer.
 
+    Gaussian components are coupled in closed form, components with independent coordinates coordinate by coordinate.
+
     Raises:
         TypeError: If no route is known for the two families.
     """
     from ._gaussian_couplings import solve_gaussian_couplings
+    from ._product_couplings import solve_product_couplings
 
     if source.gaussian_form() is not None and target.gaussian_form() is not None:
         return solve_gaussian_couplings(source, target, epsilon, progress)
+    if source.product_form() is not None and target.product_form() is not None:
+        return solve_product_couplings(source, target, epsilon, progress)
     lacking = next(c for c in (source, target) if c.gaussian_form() is None)
     raise TypeError(
         f"No coupling is known for {type(lacking).__name__} components: they have no Gaussian form. "

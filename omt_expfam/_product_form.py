@@ -1,8 +1,10 @@
 """Product form: components whose coordinates are independent, as location, scale and a standard shape."""
 
 import abc
+import math
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
@@ -46,3 +48,19 @@ class ProductForm(eqx.Module):
     loc: Float[Array, "K d"]
     scale: Float[Array, "K d"]
     shape: AbstractShape
+
+
+class NormalShape(AbstractShape):
+    """The standard normal law."""
+
+    def _log_density(self, z: Float[Array, ""]) -> Float[Array, ""]:
+        return -0.5 * (z * z + math.log(2 * math.pi))
+
+    def _knots(self) -> Float[Array, " q"]:
+        return jnp.array([-jnp.inf, jnp.inf])
+
+    def _mean(self) -> Float[Array, ""]:
+        return jnp.zeros(())
+
+    def _variance(self) -> Float[Array, ""]:
+        return jnp.ones(())

@@ -1,0 +1,115 @@
+"""Where to put the nodes of a one-dimensional entropic problem: as dense as its conditional laws are narrow."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ._line_profile import clip_ends, panel_quadrature, PANEL_NODES, Profile, standard_log_density
+from ._product_form import AbstractShape
+
+NODES_PER_PANEL = len(PANEL_NODES)
+# Length of a panel in units of the local width; mass below which the spacing may grow, and how far; second moment
+# beyond which the line is cut.
+_PANEL_LENGTH = 9.0
+_RARE, _COARSEST, _CUT = 1e-5, 0.4, 1e-11
+# How much of its own scale of variation a density may change within one unit of length.
+_OWN_SCALE = 0.3
+
+
+def resolution(profile: Profile, other: Profile, epsilon: Float[Array, ""]) -> Float[Array, " panels"]:
+    """How many units of length each panel of the profile deserves in the coupling with another law.
+
+    Under the coupling, x given y has about the variance eps / (2 m'(x)), with m(x) = E[y | x] close to the monotone map
+    between the laws; a unit is such a standard deviation, or the scale on which the density itself varies.
+    """
+    width = jnp.diff(profile.edges)
+    safe = jnp.where(width > 0, width, jnp.ones_like(width))
+    image = other.quantile(profile.log_odds)
+    slope = jnp.clip(jnp.diff(image) / safe, 1e-12, 1e12)
+    slope = slope / (1 + 0.25 * epsilon * slope)
+    log_density = jnp.log(jnp.maximum(profile.density, jnp.finfo(width.dtype).tiny))
+    steepness = jnp.diff(log_density) / safe
+    steepness = jnp.where(profile.density[1:] * profile.density[:-1] > 0, steepness, jnp.zeros_like(steepness))
+    tail = jnp.minimum(profile.below[1:], profile.above[:-1])
+    coarse = jnp.clip((tail / _RARE) ** 0.25, _COARSEST, 1.0)
+    unit = jnp.sqrt(2 * slope / epsilon + _OWN_SCALE * steepness**2 + 1)
+    return jnp.where(width > 0, coarse * unit * width, jnp.zeros_like(width))
+
+
+def kept_range(profile: Profile) -> tuple[Array, Array]:
+    """The first and last edge beyond which a negligible part of the second moment lies."""
+    moment = jnp.minimum(profile.below, profile.above) * jnp.maximum(profile.edges**2, 1.0)
+    kept = moment > _CUT
+    last = profile.edges.shape[0] - 1
+    first = jnp.maximum(jnp.argmax(kept) - 1, 0)
+    return first, jnp.minimum(last - jnp.argmax(kept[::-1]) + 1, last)
+
+
+def num_panels(profile: Profile, other: Profile, epsilon: Float[Array, ""]) -> Float[Array, ""]:
+    """The number of panels that resolves the coupling on this side, not rounded."""
+    first, last = kept_range(profile)
+    index = jnp.arange(profile.edges.shape[0] - 1)
+    inside = (index >= first) & (index < last)
+    length = jnp.where(inside, resolution(profile, other, epsilon), 0.0)
+    # Every piece between knots has a panel of its own, however short.
+    return jnp.sum(length) / _PANEL_LENGTH + profile.knots.shape[0]
+
+
+def place_panels(profile: Profile, other: Profile, epsilon: Float[Array, ""], count: int) -> Float[Array, " e"]:
+    """Edges of ``count`` panels of equal length in units of the resolution, with the knots among them."""
+    first, last = kept_range(profile)
+    units = jnp.concatenate([jnp.zeros((1,), epsilon.dtype), jnp.cumsum(resolution(profile, other, epsilon))])
+    low, high = profile.edges[first], profile.edges[last]
+    knots = jnp.clip(profile.knots, low, high)
+    at_knots = jnp.interp(knots, profile.edges, units)
+    span = at_knots[-1] - at_knots[0]
+    position = jnp.round(count * (at_knots - at_knots[0]) / jnp.where(span > 0, span, jnp.ones_like(span)))
+    num = knots.shape[0]
+    # Knots take distinct edges, the first and the last one the ends.
+    for i in range(1, num):
+        position = position.at[i].max(position[i - 1] + 1)
+    position = position.at[-1].set(count)
+    for i in range(num - 2, -1, -1):
+        position = position.at[i].min(position[i + 1] - 1)
+    target = jnp.interp(jnp.arange(count + 1, dtype=units.dtype), position, at_knots)
+    edges = jnp.interp(target, units, profile.edges)
+    edges = edges.at[position.astype(int)].set(knots)
+    return jnp.maximum(edges, jax.lax.cummax(edges))
+
+
+def nodes_of(
+    shape: AbstractShape, profile: Profile, edges: Float[Array, " e"]
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """Quadrature nodes, increasing, and log-weights that sum to one, of the standardized law on given panels."""
+    nodes, weights = panel_quadrature(edges)
+    x = nodes.reshape(-1)
+    tiny = jnp.finfo(x.dtype).tiny
+    log_weight = standard_log_density(shape, x) + jnp.log(jnp.maximum(weights.reshape(-1), tiny))
+    # A floor keeps potentials defined at nodes that carry nothing.
+    log_weight = jnp.maximum(log_weight, jnp.max(log_weight) - (92.0 if x.dtype == jnp.float64 else 60.0))
+    return x, log_weight - jax.nn.logsumexp(log_weight)
+
+
+def grid(
+    shapes: tuple[AbstractShape, AbstractShape],
+    profiles: tuple[Profile, Profile],
+    epsilon: Float[Array, ""],
+    count: int,
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Nodes and log-weights of both sides, ``count`` panels each; not differentiated as to where they lie."""
+    sides = []
+    for own, other in ((0, 1), (1, 0)):
+        fixed, partner = jax.lax.stop_gradient((profiles[own], profiles[other]))
+        edges = place_panels(fixed, partner, jax.lax.stop_gradient(epsilon), count)
+        sides.append(nodes_of(shapes[own], profiles[own], _follow(edges, fixed, profiles[own])))
+    return sides[0], sides[1]
+
+
+def _follow(edges: Float[Array, " e"], fixed: Profile, profile: Profile) -> Float[Array, " e"]:
+    """The same edges, moving with the knots between which they lie."""
+    reach = jnp.asarray(1e6, edges.dtype)
+    start, now = (jnp.clip(p.knots, *clip_ends(p.knots, reach)) for p in (fixed, profile))
+    low, high = edges[0], edges[-1]
+    inside = (start >= low) & (start <= high) & jnp.isfinite(fixed.knots)
+    shift = jnp.where(inside, now - start, jnp.zeros_like(now))
+    return edges + jnp.interp(edges, start, shift)

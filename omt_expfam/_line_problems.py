@@ -1,0 +1,409 @@
+"""All one-dimensional problems of two product forms: which are equal, which can be interpolated, and their solution."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ._line_grid import num_panels
+from ._line_profile import Profile, tabulate
+from ._line_solve import limit_line, LinePlan, solve_line
+from ._line_table import LineProblem, LineTable
+from ._product_form import ProductForm
+from ._progress import progress_bar
+
+# Panels per side that a problem may have; rounded up to one of these, so that few programs are compiled.
+_COUNTS = np.array([4, 8, 16, 32, 48, 64, 96, 128])
+# Panels of every problem when nothing can be looked at.
+_TRACED_COUNT = 16
+# Problems that differ in the regularization only are interpolated in its logarithm, when there are more of them in an
+# interval of this ratio than it has Chebyshev nodes.
+_RATIO, _NODES = 3.0, 12
+# Below the smallest regularization that this many panels resolve, problems are interpolated between the monotone map
+# (regularization 0) and these multiples of it. At 0.01 and above, problems are always solved.
+_FINEST = 64
+_DIRECT = 0.01
+_LADDER = np.array([1.0, 1.6, 2.56, 4.1])
+# Relative accuracy of quadrature and interpolation, on the cautious side.
+_QUADRATURE, _INTERPOLATION = 3e-7, 3e-7
+
+
+class Standardized(NamedTuple):
+    """Means and standard deviations of all coordinates, and their distinct standardized laws.
+
+    Attributes:
+        mean: Means, shape ``[K, d]``.
+        scale: Standard deviations, shape ``[K, d]``.
+        shapes: The distinct laws, with one leading axis.
+        which: For each component and coordinate, its law.
+    """
+
+    mean: Float[Array, "K d"]
+    scale: Float[Array, "K d"]
+    shapes: Any
+    which: np.ndarray
+
+
+class Solution(NamedTuple):
+    """The solved problems, one for each pair of components and coordinate.
+
+    Attributes:
+        tables: Solved plans, seen from the source and from the target.
+        problems: How each problem is made up of them, shape ``[K0, K1, d]``.
+        costs: Mean squared distances of the standardized laws.
+        kl: KL divergences, infinite at zero regularization.
+        errors: Cautious estimates of the error of cost + epsilon KL.
+        marginal_error: The largest marginal error among the solved problems.
+    """
+
+    tables: tuple[LineTable, LineTable]
+    problems: LineProblem
+    costs: Array
+    kl: Array
+    errors: Array
+    marginal_error: Array
+
+
+class _Bundle(NamedTuple):
+    """Plans solved together: two laws and increasing regularizations, of which zero is the monotone map."""
+
+    source: int
+    target: int
+    epsilons: tuple[float, ...]
+
+
+def moments(form: ProductForm) -> tuple[Float[Array, "K d"], Float[Array, "K d"]]:
+    """Means and standard deviations of all coordinates."""
+    center = _per_coordinate(lambda shape: shape._mean(), form)
+    variance = _per_coordinate(lambda shape: shape._variance(), form)
+    dtype = form.loc.dtype
+    return form.loc + form.scale * center.astype(dtype), form.scale * jnp.sqrt(variance.astype(dtype))
+
+
+def _per_coordinate(function: Any, form: ProductForm) -> Array:
+    """Apply a function of one law to all; a shape may have no array to map over."""
+    return jax.vmap(jax.vmap(lambda shape, _: function(shape)))(form.shape, form.loc)
+
+
+def standardize(form: ProductForm) -> Standardized:
+    """Find the distinct laws among all coordinates, up to location and scale (concrete forms only)."""
+    mean, scale = moments(form)
+    size = mean.size
+    leaves = [np.asarray(leaf, np.float64).reshape(size, -1) for leaf in jax.tree.leaves(form.shape)]
+    if not leaves:
+        shapes = jax.tree.map(lambda leaf: leaf, form.shape)
+        return Standardized(mean, scale, shapes, np.zeros(mean.shape, int))
+    keys = np.concatenate(leaves, axis=1)
+    # Equal up to rounding, which is what a computed ratio of scales may be off by.
+    digits = np.where(keys == 0, 0, 11 - np.floor(np.log10(np.abs(np.where(keys == 0, 1, keys)))))
+    _, index, which = np.unique(_round(keys, digits), axis=0, return_index=True, return_inverse=True)
+    shapes = jax.tree.map(lambda leaf: leaf.reshape(size, *leaf.shape[2:])[index], form.shape)
+    return Standardized(mean, scale, shapes, which.reshape(mean.shape))
+
+
+def _round(values: np.ndarray, digits: np.ndarray) -> np.ndarray:
+    power = 10.0**digits
+    return np.round(values * power) / power
+
+
+# -- concrete problems -----------------------------------------------------------------------------------------------
+
+
+def solve_problems(source: Standardized, target: Standardized, epsilon: float, progress: bool | None) -> Solution:
+    """Solve every distinct problem once, in float64 and on the host's schedule."""
+    shape = (*source.mean.shape[:1], *target.mean.shape)
+    scales = np.asarray(source.scale)[:, None, :] * np.asarray(target.scale)[None, :, :]
+    epsilons = np.broadcast_to(epsilon / scales, shape).reshape(-1)
+    left = np.broadcast_to(source.which[:, None, :], shape).reshape(-1)
+    right = np.broadcast_to(target.which[None, :, :], shape).reshape(-1)
+    # Regularizations that agree to ten digits are one problem.
+    logs = np.round(np.log(np.where(epsilons > 0, epsilons, 1.0)), 10)
+    keys, index, which = np.unique(
+        np.stack([left, right, np.where(epsilons > 0, logs, -np.inf)]), axis=1, return_index=True, return_inverse=True
+    )
+    profiles = (_profiles(source.shapes, source.which), _profiles(target.shapes, target.which))
+    shapes = (_stacked(source), _stacked(target))
+    distinct = [(int(keys[0, k]), int(keys[1, k]), float(epsilons[index[k]])) for k in range(keys.shape[1])]
+    plan = _schedule(distinct, profiles)
+    bundles = list(dict.fromkeys(bundle for bundle, _, _ in plan))
+    counts = _counts(bundles, profiles)
+    plans = _solve_bundles(bundles, counts, shapes, profiles, progress)
+    defects = np.array(
+        [float(profiles[0].defect[s]) + float(profiles[1].defect[t]) for s, t, _ in distinct]
+    )
+    return _assemble(distinct, plan, bundles, plans, defects, which.reshape(shape))
+
+
+def _stacked(side: Standardized) -> Any:
+    """The distinct laws with a leading axis, which also a law without arrays gets by counting."""
+    return (side.shapes, jnp.arange(int(side.which.max()) + 1))
+
+
+@eqx.filter_jit
+def _tabulate_all(shapes: Any, count: Array) -> Profile:
+    return jax.lax.map(lambda item: tabulate(item[0], np.dtype(float)), (shapes, count), batch_size=16)
+
+
+def _profiles(shapes: Any, which: np.ndarray) -> Profile:
+    """The profiles of the distinct laws."""
+    return _tabulate_all(shapes, jnp.arange(int(which.max()) + 1))
+
+
+def _schedule(
+    distinct: list[tuple[int, int, float]], profiles: tuple[Profile, Profile]
+) -> list[tuple[_Bundle, np.ndarray, bool]]:
+    """For each problem: the bundle that holds it, the weights of its members, and whether its nodes resolve it."""
+    floors = _floors(distinct, profiles)
+    crowd: dict[tuple[int, int, int], int] = {}
+    for s, t, e in distinct:
+        if e >= floors[s, t]:
+            crowd[s, t, _interval(e)] = crowd.get((s, t, _interval(e)), 0) + 1
+    plan = []
+    for s, t, e in distinct:
+        if e < floors[s, t]:
+            ladder = (0.0, *(floors[s, t] * _LADDER))
+            weights = _lagrange(np.sqrt(ladder), np.sqrt(e)) if e > 0 else np.eye(len(ladder))[0]
+            plan.append((_Bundle(s, t, ladder), weights, False))
+        elif crowd[s, t, _interval(e)] > _NODES:
+            nodes = _chebyshev(_interval(e))
+            plan.append((_Bundle(s, t, tuple(np.exp(nodes))), _lagrange(nodes, np.log(e)), True))
+        else:
+            plan.append((_Bundle(s, t, (e,)), np.ones(1), True))
+    return plan
+
+
+def _interval(epsilon: float) -> int:
+    return int(np.floor(np.log(epsilon) / np.log(_RATIO)))
+
+
+def _chebyshev(interval: int) -> np.ndarray:
+    """Chebyshev nodes of an interval of log(eps), increasing."""
+    angle = (2 * np.arange(_NODES)[::-1] + 1) * np.pi / (2 * _NODES)
+    return (interval + 0.5 * (1 + np.cos(angle))) * np.log(_RATIO)
+
+
+def _lagrange(nodes: np.ndarray, at: float) -> np.ndarray:
+    """The weights of polynomial interpolation."""
+    gaps = at - nodes
+    differences = nodes[:, None] - nodes[None, :]
+    np.fill_diagonal(differences, 1.0)
+    terms = np.broadcast_to(gaps, differences.shape).copy()
+    np.fill_diagonal(terms, 1.0)
+    return np.prod(terms / differences, axis=1)
+
+
+@eqx.filter_jit
+def _measure(profiles: tuple[Profile, Profile], which: tuple[Array, Array], epsilon: Array) -> Array:
+    def one(item: tuple[Array, Array, Array]) -> Array:
+        left, right = (jax.tree.map(lambda leaf: leaf[k], p) for p, k in zip(profiles, item[:2], strict=True))
+        return jnp.maximum(num_panels(left, right, item[2]), num_panels(right, left, item[2]))
+
+    return jax.lax.map(one, (*which, epsilon), batch_size=16)
+
+
+def _panels(pairs: list[tuple[int, int, float]], profiles: tuple[Profile, Profile]) -> np.ndarray:
+    """The number of panels that each pair of laws needs at a regularization, not rounded."""
+    size = 1 << max(len(pairs) - 1, 0).bit_length()
+    padded = pairs + [pairs[-1]] * (size - len(pairs))
+    s, t, e = (jnp.asarray(np.array(column)) for column in zip(*padded, strict=True))
+    return np.asarray(_measure(profiles, (s, t), e))[: len(pairs)]
+
+
+def _floors(distinct: list[tuple[int, int, float]], profiles: tuple[Profile, Profile]) -> dict[tuple[int, int], float]:
+    """For each pair of laws, the regularization below which problems are not solved but interpolated."""
+    smallest: dict[tuple[int, int], float] = {}
+    for s, t, e in distinct:
+        smallest[s, t] = min(e, smallest.get((s, t), np.inf))
+    small = [pair for pair, e in smallest.items() if e < _DIRECT]
+    floors = dict.fromkeys(smallest, _DIRECT)
+    candidates = _DIRECT * 2.0 ** -np.arange(1, 8)
+    if small:
+        needed = _panels([(*pair, e) for pair in small for e in candidates], profiles)
+        for pair, row in zip(small, needed.reshape(len(small), -1), strict=True):
+            floors[pair] = float(min(candidates[row <= _FINEST], default=_DIRECT))
+    return floors
+
+
+def _counts(bundles: list[_Bundle], profiles: tuple[Profile, Profile]) -> np.ndarray:
+    """Panels per side of each bundle: what its smallest positive regularization needs, rounded up."""
+    first = [(b.source, b.target, next(e for e in b.epsilons if e > 0)) for b in bundles]
+    place = np.searchsorted(_COUNTS, _panels(first, profiles))
+    return _COUNTS[np.minimum(place, len(_COUNTS) - 1)]
+
+
+@eqx.filter_jit
+def _solve_group(
+    shapes: Any, profiles: tuple[Profile, Profile], which: tuple[Array, Array], epsilons: Array, count: int, limit: bool
+) -> LinePlan:
+    """Solve bundles of one size, one after the other."""
+
+    def one(item: tuple[Array, Array, Array]) -> LinePlan:
+        laws = tuple(jax.tree.map(lambda leaf: leaf[k], side)[0] for side, k in zip(shapes, item[:2], strict=True))
+        pair = tuple(jax.tree.map(lambda leaf: leaf[k], side) for side, k in zip(profiles, item[:2], strict=True))
+        plan = _members(laws, pair, item[2][1:] if limit else item[2], count)
+        if limit:
+            zero = limit_line(laws, pair, item[2][1], count)
+            plan = jax.tree.map(lambda a, b: jnp.concatenate([a, b.astype(a.dtype)]), zero, plan)
+        return plan
+
+    return jax.lax.map(one, (*which, epsilons))
+
+
+def _members(laws: Any, pair: Any, epsilons: Array, count: int) -> LinePlan:
+    """The members of a bundle, with their logarithms of eps taken out."""
+    plan = solve_line(laws, pair, epsilons, count)
+    shift = (epsilons * jnp.log(epsilons) / 4)[:, None]
+    return eqx.tree_at(
+        lambda p: (p.potentials, p.kl),
+        plan,
+        (tuple(f + shift for f in plan.potentials), plan.kl + 0.5 * jnp.log(epsilons)),
+    )
+
+
+def _solve_bundles(
+    bundles: list[_Bundle], counts: np.ndarray, shapes: Any, profiles: tuple[Profile, Profile], progress: bool | None
+) -> list[LinePlan]:
+    """Solve all bundles, grouped by size; results as NumPy arrays in the order of the bundles."""
+    results: dict[int, LinePlan] = {}
+    sizes = np.array([len(b.epsilons) for b in bundles])
+    with progress_bar(int(sizes.sum()), "coordinate problems", progress) as bar:
+        for count, size in sorted(set(zip(counts.tolist(), sizes.tolist(), strict=True))):
+            members = np.flatnonzero((counts == count) & (sizes == size))
+            # Few sizes of a chunk, so that few programs are compiled.
+            chunk = 1 if len(members) < 4 else 4 if len(members) < 64 else 64
+            for start in range(0, len(members), chunk):
+                chosen = members[start : start + chunk]
+                padded = np.pad(chosen, (0, chunk - len(chosen)), mode="edge")
+                which = tuple(jnp.asarray([getattr(bundles[k], side) for k in padded]) for side in ("source", "target"))
+                epsilons = jnp.asarray([bundles[k].epsilons for k in padded])
+                limit = bool(bundles[chosen[0]].epsilons[0] == 0)
+                solved = jax.tree.map(np.asarray, _solve_group(shapes, profiles, which, epsilons, int(count), limit))
+                for position, k in enumerate(chosen):
+                    results[int(k)] = jax.tree.map(lambda leaf, p=position: leaf[p], solved)
+                bar.update(len(chosen) * size)
+    return [results[k] for k in range(len(bundles))]
+
+
+def _assemble(
+    distinct: list[tuple[int, int, float]],
+    plan: list[tuple[_Bundle, np.ndarray, bool]],
+    bundles: list[_Bundle],
+    plans: list[LinePlan],
+    defects: np.ndarray,
+    which: np.ndarray,
+) -> Solution:
+    """Tables of all solved plans, and every problem's share in them."""
+    starts = np.concatenate([[0], np.cumsum([len(b.epsilons) for b in bundles])])
+    place = {bundle: k for k, bundle in enumerate(bundles)}
+    width = max(len(b.epsilons) for b in bundles)
+    first = np.array([starts[place[bundle]] for bundle, _, _ in plan])
+    weights = np.stack([np.pad(w, (0, width - len(w))) for _, w, _ in plan])
+    epsilon = np.array([e for _, _, e in distinct])
+    resolved = np.array([float(r) for _, _, r in plan])
+    flat = [np.concatenate([np.atleast_1d(getattr(p, name)) for p in plans]) for name in ("cost", "kl", "marginal_error")]
+    rows = np.minimum(first[:, None] + np.arange(width), starts[-1] - 1)
+    cost, kl, residual = ((weights * f[rows]).sum(1) for f in (flat[0], flat[1], np.abs(flat[2])))
+    positive = epsilon > 0
+    safe = np.where(positive, epsilon, 1.0)
+    kl = np.maximum(kl - 0.5 * np.log(safe), 0.0)
+    objective = np.maximum(cost, 0) + np.where(positive, epsilon * kl, 0.0)
+    errors = _QUADRATURE * (objective + epsilon) + 2 * defects + 4 * np.abs(residual)
+    errors = errors + np.where(resolved > 0, _INTERPOLATION * (objective + epsilon), 0.0)
+    errors = errors + _bridge_error(plan, flat, rows, epsilon)
+    problems = LineProblem(
+        jnp.asarray(first[which]), jnp.asarray(weights[which]), jnp.asarray(epsilon[which]), jnp.asarray(resolved[which])
+    )
+    tables = tuple(_table(plans, side) for side in (0, 1))
+    return Solution(
+        (tables[0], tables[1]),
+        problems,
+        jnp.asarray(np.maximum(cost, 0.0)[which]),
+        jnp.asarray(np.where(positive, kl, np.inf)[which]),
+        jnp.asarray(errors[which]),
+        jnp.asarray(flat[2].max()),
+    )
+
+
+def _bridge_error(
+    plan: list[tuple[_Bundle, np.ndarray, bool]], flat: list[np.ndarray], rows: np.ndarray, epsilon: np.ndarray
+) -> np.ndarray:
+    """What the last member of an interpolation towards zero changes: an estimate of the interpolation's error."""
+    errors = np.zeros(len(plan))
+    for k, (bundle, weights, resolved) in enumerate(plan):
+        if resolved or epsilon[k] == 0:
+            continue
+        fewer = np.append(_lagrange(np.sqrt(bundle.epsilons[:-1]), np.sqrt(epsilon[k])), 0.0)
+        members = rows[k, : len(weights)]
+        values = flat[0][members] + epsilon[k] * flat[1][members]
+        errors[k] = abs((weights - fewer) @ values) + 1e-8
+    return errors
+
+
+def _table(plans: list[LinePlan], side: int) -> LineTable:
+    """One side of all plans, nodes padded to a common number by repeating the last."""
+    size = max(p.x.shape[-1] for p in plans)
+
+    def stack(read: Any, pad: float | None = None) -> Array:
+        rows = []
+        for plan in plans:
+            value = np.atleast_2d(read(plan))
+            extra = ((0, 0), (0, size - value.shape[1]))
+            filled = np.pad(value, extra, mode="edge") if pad is None else np.pad(value, extra, constant_values=pad)
+            rows.append(filled)
+        return jnp.asarray(np.concatenate(rows))
+
+    return LineTable(
+        stack(lambda p: (p.x, p.y)[side]),
+        stack(lambda p: p.means[side]),
+        stack(lambda p: p.slopes[side]),
+        stack(lambda p: p.potentials[side]),
+        stack(lambda p: p.log_weights[side], -1e4),
+    )
+
+
+# -- traced problems -------------------------------------------------------------------------------------------------
+
+
+def solve_traced(source: ProductForm, target: ProductForm, epsilon: Float[Array, ""]) -> Solution:
+    """Solve every problem by itself, on a fixed number of nodes; can be traced and differentiated."""
+    dtype = source.loc.dtype
+    sides = (moments(source), moments(target))
+    num, other, dim = source.loc.shape[0], target.loc.shape[0], source.loc.shape[1]
+    profiles = tuple(
+        jax.vmap(jax.vmap(lambda shape, _: tabulate(shape, np.dtype(dtype))))(form.shape, form.loc)
+        for form in (source, target)
+    )
+
+    def one(index: Array) -> tuple[LinePlan, Array, Array]:
+        i, j, c = index // (other * dim), (index // dim) % other, index % dim
+        laws = tuple(
+            jax.tree.map(lambda leaf, k=k: leaf[k, c], form.shape) for form, k in ((source, i), (target, j))
+        )
+        pair = tuple(jax.tree.map(lambda leaf, k=k: leaf[k, c], p) for p, k in zip(profiles, (i, j), strict=True))
+        reduced = epsilon / (sides[0][1][i, c] * sides[1][1][j, c])
+        plan = jax.tree.map(lambda leaf: leaf[0], _members(laws, pair, reduced[None], _TRACED_COUNT))
+        return plan, reduced, pair[0].defect + pair[1].defect
+
+    total = num * other * dim
+    plans, reduced, defects = jax.lax.map(jax.checkpoint(one), jnp.arange(total))
+    shape = (num, other, dim)
+    kl = jnp.maximum(plans.kl - 0.5 * jnp.log(reduced), 0.0)
+    errors = _QUADRATURE * (plans.cost + reduced * (kl + 1)) + 2 * defects + 4 * plans.marginal_error
+    problems = LineProblem(
+        jnp.arange(total).reshape(shape), jnp.ones((*shape, 1), dtype), reduced.reshape(shape), jnp.ones(shape, dtype)
+    )
+    tables = tuple(
+        LineTable(nodes, plans.means[k], plans.slopes[k], plans.potentials[k], plans.log_weights[k])
+        for k, nodes in enumerate((plans.x, plans.y))
+    )
+    return Solution(
+        (tables[0], tables[1]),
+        problems,
+        plans.cost.reshape(shape),
+        kl.reshape(shape),
+        errors.reshape(shape),
+        jnp.max(plans.marginal_error),
+    )

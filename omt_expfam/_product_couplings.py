@@ -1,0 +1,335 @@
+"""The P-block for components with independent coordinates: one-dimensional problems, each distinct one solved once."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from ._arrays import batch_size, is_traced, safe_log
+from ._components import AbstractComponents
+from ._couplings import AbstractComponentMaps, AbstractCouplings, PairSelection, squared_distances
+from ._line_profile import standard_log_density
+from ._line_problems import moments, Solution, solve_problems, solve_traced, standardize
+from ._line_table import cubic, draw, evaluate, LineProblem, LineTable, locate, potential
+from ._precision import in_float64, narrow
+from ._product_form import ProductForm
+from ._result import RESULTS
+
+# Largest accepted marginal error (L1) of a one-dimensional problem, and shares that a map may leave out.
+_TOLERANCE = {"float64": 1e-9, "float32": 1e-3}
+_NEGLIGIBLE = 1e-12
+
+
+class LineMaps(AbstractComponentMaps):
+    """Barycentric maps that act on each coordinate by itself, tabulated for each source component.
+
+    Attributes:
+        center: Source means, shape ``[K0, d]``.
+        scale: Source standard deviations, shape ``[K0, d]``.
+        nodes: Standardized source coordinates, increasing, shape ``[K0, d, n]``.
+        values: Images of the nodes, shape ``[K0, d, n]``.
+        slopes: Derivatives of the images with respect to the standardized coordinates.
+    """
+
+    center: Float[Array, "K0 d"]
+    scale: Float[Array, "K0 d"]
+    nodes: Float[Array, "K0 d n"]
+    values: Float[Array, "K0 d n"]
+    slopes: Float[Array, "K0 d n"]
+
+    def __call__(self, x: Float[Array, "n d"], responsibilities: Float[Array, "n K0"]) -> Float[Array, "n d"]:
+        return _apply_maps(self, x, responsibilities)
+
+
+class ProductCouplings(AbstractCouplings):
+    """Couplings of components with independent coordinates.
+
+    The entropic plan between product laws is the product of the plans between their coordinates, and a plan on the
+    line depends, after centering, on the two shapes and on eps / (s0 s1) only, s the standard deviations.
+
+    Attributes:
+        costs: Mean squared distance of each pair, units of squared distance.
+        kl: KL divergence of each pair from independence, in nats.
+        errors: Cautious estimates of the absolute errors of costs plus epsilon KL.
+        epsilon: Regularization, units of squared distance.
+        source: Source components.
+        target: Target components.
+        moments: Means and standard deviations of the source coordinates and of the target coordinates.
+        tables: Solved plans on the line, seen from the source and from the target.
+        problems: How each pair's coordinates are made up of them, shape ``[K0, K1, d]``.
+        marginal_error: Largest marginal error (L1) of the solved plans.
+    """
+
+    costs: Float[Array, "K0 K1"]
+    kl: Float[Array, "K0 K1"]
+    errors: Float[Array, "K0 K1"]
+    epsilon: Float[Array, ""]
+    source: AbstractComponents
+    target: AbstractComponents
+    moments: tuple[Float[Array, "2 K0 d"], Float[Array, "2 K1 d"]]
+    tables: tuple[LineTable, LineTable]
+    problems: LineProblem
+    line_costs: Float[Array, "K0 K1 d"]
+    marginal_error: Float[Array, ""]
+
+    @property
+    def objective_errors(self) -> Float[Array, "K0 K1"]:
+        return self.errors
+
+    @property
+    def result(self) -> Any:
+        solved = self.marginal_error <= _TOLERANCE[str(self.costs.dtype)]
+        return RESULTS.where(solved, RESULTS.successful, RESULTS.components_not_converged)
+
+    def transpose(self) -> "ProductCouplings":
+        return ProductCouplings(
+            self.costs.T,
+            self.kl.T,
+            self.errors.T,
+            self.epsilon,
+            self.target,
+            self.source,
+            self.moments[::-1],
+            self.tables[::-1],
+            jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), self.problems),
+            jnp.swapaxes(self.line_costs, 0, 1),
+            self.marginal_error,
+        )
+
+    def component_maps(self, row_shares: Float[Array, "K0 K1"]) -> LineMaps:
+        nodes, values, slopes = _collapse(self, row_shares)
+        return LineMaps(*self.moments[0], nodes, values, slopes)
+
+    def conditional_covariance(
+        self,
+        x: Float[Array, "n d"],
+        y: Float[Array, "n d"],
+        weight: Float[Array, "n K0"],
+        shares: PairSelection,
+    ) -> Float[Array, "n d d"]:
+        return _conditional_covariance(self, x, y, weight, shares)
+
+    def conditional_mean(
+        self, x: Float[Array, "n d"], source: Int[Array, " n"], target: Int[Array, " n"]
+    ) -> Float[Array, "n d"]:
+        return _conditional_moments(self, x, source, target)[0]
+
+    def sample_conditional(
+        self, key: Key[Array, ""], x: Float[Array, "n d"], source: Int[Array, " n"], target: Int[Array, " n"]
+    ) -> Float[Array, "n d"]:
+        return _sample(self, key, x, source, target)
+
+    def log_conditional(
+        self,
+        x: Float[Array, "n d"],
+        y: Float[Array, "n d"],
+        log_weight: Float[Array, "n K0"],
+        shares: PairSelection,
+    ) -> Float[Array, " n"]:
+        return _log_conditional(self, x, y, log_weight, shares)
+
+    def cross_covariances(self, pairs: PairSelection) -> Float[Array, "p d d"]:
+        left, right = self.moments[0][1][pairs.source], self.moments[1][1][pairs.target]
+        correlation = 1 - self.line_costs[pairs.source, pairs.target] / 2
+        return jax.vmap(jnp.diag)(left * right * correlation)
+
+    def interpolate(self, t: Float[Array, ""], pairs: PairSelection) -> None:
+        return None
+
+
+def solve_product_couplings(
+    source: AbstractComponents, target: AbstractComponents, epsilon: Float[Array, ""], progress: bool | None = None
+) -> ProductCouplings:
+    """Solve all coordinates of all pairs.
+
+    On concrete input the work is done in float64, each distinct problem once; traced, every problem is solved by
+    itself on a fixed number of nodes, and can be differentiated.
+    """
+    if is_traced(source, target, epsilon):
+        return _couple(source, target, epsilon, solve_traced(_form(source), _form(target), epsilon))
+    dtype = epsilon.dtype
+
+    def solve(wide_source: Any, wide_target: Any, wide_epsilon: Any) -> ProductCouplings:
+        sides = standardize(_form(wide_source)), standardize(_form(wide_target))
+        solution = solve_problems(*sides, float(wide_epsilon), progress)
+        return _couple(wide_source, wide_target, wide_epsilon, solution)
+
+    couplings = narrow(in_float64(solve, source, target, epsilon), dtype)
+    return eqx.tree_at(lambda c: (c.source, c.target, c.epsilon), couplings, (source, target, epsilon))
+
+
+def _form(components: AbstractComponents) -> ProductForm:
+    form = components.product_form()
+    assert form is not None  # solve_couplings has asked.
+    return form
+
+
+@eqx.filter_jit
+def _couple(
+    source: AbstractComponents, target: AbstractComponents, epsilon: Float[Array, ""], solution: Solution
+) -> ProductCouplings:
+    """Put the coordinates of each pair together."""
+    (mean_0, scale_0), (mean_1, scale_1) = moments(_form(source)), moments(_form(target))
+    product = scale_0[:, None, :] * scale_1[None, :, :]
+    spread = (scale_0[:, None, :] - scale_1[None, :, :]) ** 2 + product * solution.costs
+    rounding = 16 * jnp.finfo(product.dtype).eps * (jnp.sum(spread, axis=2) + squared_distances(mean_0, mean_1))
+    return ProductCouplings(
+        squared_distances(mean_0, mean_1) + jnp.sum(spread, axis=2),
+        jnp.sum(solution.kl, axis=2),
+        jnp.sum(product * solution.errors, axis=2) + rounding,
+        epsilon,
+        source,
+        target,
+        (jnp.stack([mean_0, scale_0]), jnp.stack([mean_1, scale_1])),
+        solution.tables,
+        solution.problems,
+        solution.costs,
+        solution.marginal_error,
+    )
+
+
+@eqx.filter_jit
+def _apply_maps(maps: LineMaps, x: Float[Array, "n d"], responsibilities: Float[Array, "n K0"]) -> Array:
+    dim = x.shape[1]
+    column = jnp.arange(dim)[None, :]
+
+    def add(total: Array, item: tuple[Array, ...]) -> tuple[Array, None]:
+        center, scale, nodes, values, slopes, weight = item
+        z = (x - center[None]) / scale[None]
+        index = locate(nodes, jnp.broadcast_to(column, z.shape), z)
+
+        def ends(field: Array) -> tuple[Array, Array]:
+            return field[column, index], field[column, index + 1]
+
+        image, _ = cubic(z, ends(nodes), ends(values), ends(slopes))
+        return total + weight[:, None] * image, None
+
+    items = (maps.center, maps.scale, maps.nodes, maps.values, maps.slopes, responsibilities.T)
+    return jax.lax.scan(add, jnp.zeros_like(x), items)[0]
+
+
+@eqx.filter_jit
+def _collapse(couplings: ProductCouplings, row_shares: Float[Array, "K0 K1"]) -> tuple[Array, Array, Array]:
+    """For each source component and coordinate, the share-weighted image on the finest grid among its pairs."""
+    table = couplings.tables[0]
+    (_, _), (mean, scale) = couplings.moments[0], couplings.moments[1]
+
+    def component(item: tuple[Array, LineProblem]) -> tuple[Array, Array, Array]:
+        shares, problems = item
+        used = (shares > _NEGLIGIBLE * jnp.max(shares))[:, None]
+        finest = jnp.argmin(jnp.where(used, problems.epsilon, jnp.inf), axis=0)
+        nodes = table.nodes[problems.first[finest, jnp.arange(finest.shape[0])]]
+
+        def add(total: tuple[Array, Array], pair: tuple[Array, LineProblem, Array, Array]) -> Any:
+            share, problem, center, width = pair
+            grid = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:, None], (*nodes.shape, *leaf.shape[1:])), problem)
+            value, slope = evaluate(table, grid, nodes)
+            image = center[:, None] + width[:, None] * value
+            return (total[0] + share * image, total[1] + share * width[:, None] * slope), None
+
+        zero = jnp.zeros_like(nodes)
+        (values, slopes), _ = jax.lax.scan(add, (zero, zero), (shares, problems, mean, scale))
+        return nodes, values, slopes
+
+    return jax.lax.map(component, (row_shares, couplings.problems))
+
+
+@eqx.filter_jit
+def _conditional_moments(couplings: ProductCouplings, x: Array, source: Array, target: Array) -> tuple[Array, Array]:
+    """Mean and variance of each coordinate of y given x, each point under its own pair."""
+    (mean_0, scale_0), (mean_1, scale_1) = couplings.moments
+
+    def one(item: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        point, i, j = item
+        problem = couplings.problems[i, j]
+        value, slope = evaluate(couplings.tables[0], problem, (point - mean_0[i]) / scale_0[i])
+        variance = scale_1[j] ** 2 * 0.5 * problem.epsilon * jnp.maximum(slope, 0.0)
+        return mean_1[j] + scale_1[j] * value, variance
+
+    size = min(batch_size(4 * x.shape[1] * couplings.problems.weights.shape[-1]), max(x.shape[0], 1))
+    return jax.lax.map(one, (x, source, target), batch_size=size)
+
+
+@eqx.filter_jit
+def _conditional_covariance(
+    couplings: ProductCouplings, x: Array, y: Array, weight: Array, shares: PairSelection
+) -> Array:
+    def add(total: Array, pair: PairSelection) -> tuple[Array, None]:
+        whole = (jnp.broadcast_to(k, x.shape[:1]) for k in (pair.source, pair.target))
+        mean, variance = _conditional_moments(couplings, x, *whole)
+        offset = mean - y
+        scale = (weight[:, pair.source] * pair.weight)[:, None]
+        outer = (scale * offset)[:, :, None] * offset[:, None, :]
+        return total + outer + jax.vmap(jnp.diag)(scale * variance), None
+
+    start = jnp.zeros((*x.shape, x.shape[1]), x.dtype)
+    return jax.lax.scan(add, start, shares)[0]
+
+
+def _sample(couplings: ProductCouplings, key: Array, x: Array, source: Array, target: Array) -> Array:
+    """Draws of y given x, in blocks of points that meet few pairs."""
+    uniform_key, normal_key = jax.random.split(key)
+    uniform = jax.random.uniform(uniform_key, x.shape, x.dtype)
+    normal = jax.random.normal(normal_key, x.shape, x.dtype)
+    return _draw_all(couplings, x, uniform, normal, source, target)
+
+
+@eqx.filter_jit
+def _draw_all(couplings: ProductCouplings, x: Array, uniform: Array, normal: Array, *pair: Array) -> Array:
+    (mean_0, scale_0), (mean_1, scale_1) = couplings.moments
+    table = couplings.tables[1]
+    last = table.nodes.shape[0] - 1
+
+    def coordinate(problem: LineProblem, z: Array, u: Array) -> Array:
+        rows = jnp.minimum(problem.rows, last)
+        potentials = problem.weights @ table.potentials[rows]
+        safe = jnp.where(problem.resolved > 0, problem.epsilon, jnp.ones_like(problem.epsilon))
+        return draw(u, table.nodes[problem.first], table.log_weights[problem.first], potentials, safe, z)
+
+    def one(item: tuple[Array, ...]) -> Array:
+        point, u, noise, i, j = item
+        problem = couplings.problems[i, j]
+        z = (point - mean_0[i]) / scale_0[i]
+        exact = jax.vmap(coordinate)(problem, z, u)
+        # Conditional laws too narrow for the nodes are normal to leading order.
+        center, slope = evaluate(couplings.tables[0], problem, z)
+        narrow_draw = center + jnp.sqrt(0.5 * problem.epsilon * jnp.maximum(slope, 0.0)) * noise
+        return mean_1[j] + scale_1[j] * jnp.where(problem.resolved > 0, exact, narrow_draw)
+
+    item_size = x.shape[1] * table.nodes.shape[1] * couplings.problems.weights.shape[-1]
+    size = min(batch_size(item_size), max(x.shape[0], 1))
+    return jax.lax.map(one, (x, uniform, normal, *pair), batch_size=size)
+
+
+@eqx.filter_jit
+def _log_conditional(
+    couplings: ProductCouplings, x: Array, y: Array, log_weight: Array, shares: PairSelection
+) -> Array:
+    (mean_0, scale_0), (mean_1, scale_1) = couplings.moments
+    shapes = _form(couplings.target).shape
+
+    def density(i: Array, j: Array) -> Array:
+        problem = couplings.problems[i, j]
+        laws = (jax.tree.map(lambda leaf: leaf[j], shapes), jnp.arange(x.shape[1]))
+
+        def coordinates(point: Array, image: Array) -> Array:
+            z, w = (point - mean_0[i]) / scale_0[i], (image - mean_1[j]) / scale_1[j]
+            # The law of the target coordinate, times the density of the plan against independence.
+            own = jax.vmap(lambda law, value: standard_log_density(law[0], value[None])[0])(laws, w)
+            f = potential(couplings.tables[0], problem, z)
+            g = potential(couplings.tables[1], problem, w)
+            exact = own + (f + g - (z - w) ** 2) / problem.epsilon
+            center, slope = evaluate(couplings.tables[0], problem, z)
+            variance = 0.5 * problem.epsilon * jnp.maximum(slope, jnp.finfo(z.dtype).tiny)
+            narrow_law = -0.5 * ((w - center) ** 2 / variance + jnp.log(2 * jnp.pi * variance))
+            return jnp.sum(jnp.where(problem.resolved > 0, exact, narrow_law) - jnp.log(scale_1[j]))
+
+        return jax.vmap(coordinates)(x, y)
+
+    def add(total: Array, pair: PairSelection) -> tuple[Array, None]:
+        term = density(pair.source, pair.target) + log_weight[:, pair.source] + safe_log(pair.weight)
+        return jnp.logaddexp(total, term), None
+
+    return jax.lax.scan(add, jnp.full(x.shape[:1], -jnp.inf, x.dtype), shares)[0]
