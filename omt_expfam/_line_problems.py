@@ -312,7 +312,8 @@ def _assemble(
     objective = np.maximum(cost, 0) + np.where(positive, epsilon * kl, 0.0)
     errors = _QUADRATURE * (objective + epsilon) + 2 * defects + 4 * np.abs(residual)
     errors = errors + np.where(resolved > 0, _INTERPOLATION * (objective + epsilon), 0.0)
-    errors = errors + _bridge_error(plan, flat, rows, epsilon)
+    # The monotone map is read off tabulated distribution functions.
+    errors = errors + np.where(resolved > 0, 0.0, _QUADRATURE) + _bridge_error(plan, flat, rows, epsilon)
     problems = LineProblem(
         jnp.asarray(first[which]), jnp.asarray(weights[which]), jnp.asarray(epsilon[which]), jnp.asarray(resolved[which])
     )
@@ -338,7 +339,7 @@ def _bridge_error(
         fewer = np.append(_lagrange(np.sqrt(bundle.epsilons[:-1]), np.sqrt(epsilon[k])), 0.0)
         members = rows[k, : len(weights)]
         values = flat[0][members] + epsilon[k] * flat[1][members]
-        errors[k] = abs((weights - fewer) @ values) + 1e-8
+        errors[k] = abs((weights - fewer) @ values)
     return errors
 
 

@@ -10,7 +10,7 @@ import numpyro.distributions as dist
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, Key
 
-from ._arrays import ArrayLike, as_count, as_floating, as_key, as_points, batch_size, is_traced, KeyLike, safe_log
+from ._arrays import ArrayLike, as_count, as_floating, as_key, as_points, is_traced, KeyLike, safe_log
 from ._components import AbstractComponents, log_prob_table
 
 # Weights may be off one by this much (rounding in float32, in files) and are then renormalized.
@@ -146,12 +146,4 @@ def responsibilities(mixture: Mixture, x: Float[Array, "n d"]) -> Float[Array, "
 def _sample(mixture: Mixture, key: Key[Array, ""], num_samples: int) -> tuple[Array, Array]:
     label_key, draw_key = jax.random.split(key)
     labels = jax.random.categorical(label_key, safe_log(mixture.weights), shape=(num_samples,))
-    keys = jax.random.split(draw_key, num_samples)
-
-    def one(item: tuple[Array, Key[Array, ""]]) -> Float[Array, " d"]:
-        label, own_key = item
-        return mixture.components.select(label)._sample(own_key)
-
-    item_size = sum(leaf.size for leaf in jax.tree.leaves(mixture.components)) // mixture.num_components
-    size = min(batch_size(item_size), num_samples)
-    return jax.lax.map(one, (labels, keys), batch_size=size), labels
+    return mixture.components.sample_labeled(draw_key, labels), labels

@@ -12,6 +12,7 @@ from ._arrays import ArrayLike, as_count, as_key, as_points, as_scalar, is_trace
 from ._components import log_prob_table
 from ._correspondences import Correspondences
 from ._couplings import AbstractComponentMaps, AbstractCouplings, select_pairs
+from ._displacement import Displacement
 from ._mixture import Mixture
 from ._result import RESULTS
 from ._weights import WeightCoupling
@@ -104,13 +105,22 @@ class TransportPlan(eqx.Module):
         return self.weight_coupling.num_steps
 
     @property
+    def component_errors(self) -> Float[Array, "K0 K1"]:
+        """Cautious estimates of the absolute error of ``component_objectives``, units of squared distance.
+
+        Rounding where the couplings are in closed form; quadrature, interpolation and sampling where they are not.
+        """
+        return self.couplings.objective_errors
+
+    @property
     def result(self) -> Any:
-        """Why the weight solve stopped."""
-        return self.weight_coupling.result
+        """Why the solves stopped: that of the couplings where it failed, else that of the weights."""
+        components, weights = self.couplings.result, self.weight_coupling.result
+        return RESULTS.where(components == RESULTS.successful, weights, components)
 
     @property
     def converged(self) -> bool | Array:
-        """Whether the weight solve met its tolerance."""
+        """Whether both blocks met their tolerances."""
         flag = self.result == RESULTS.successful
         return flag if is_traced(flag) else bool(flag)
 
@@ -203,13 +213,17 @@ class TransportPlan(eqx.Module):
             self.weights_precision,
         )
 
-    def interpolate(self, t: ScalarLike, *, min_weight: float = 1e-6) -> Mixture:
+    def interpolate(self, t: ScalarLike, *, min_weight: float = 1e-6) -> Mixture | Displacement:
         """Displacement interpolation: the law of (1 - t) x + t y under the plan.
 
         Args:
             t: Time from 0 (source) to 1 (target).
             min_weight: Pairs of smaller weight are dropped and the rest rescaled; see
                 ``correspondences(min_weight).dropped_weight`` for how much that leaves out.
+
+        Returns:
+            A mixture where every pair has a closed form in between (Gaussians), otherwise a law that samples and has
+            moments.
 
         Raises:
             ValueError: If ``t`` lies outside [0, 1], or every pair is dropped.
@@ -220,12 +234,16 @@ class TransportPlan(eqx.Module):
         as_scalar("min_weight", min_weight)
         if is_traced(self.weights):
             pairs = select_pairs(self.weights, 0.0)
-            return Mixture(pairs.weight / jnp.sum(pairs.weight), self.couplings.interpolate(time, pairs))
-        kept = int((np.asarray(self.weights) > min_weight).sum())
-        if not kept:
-            raise ValueError(f"`min_weight` must leave some pairs; the largest weight is {self.weights.max():.3g}.")
-        pairs = jax.tree.map(lambda leaf: leaf[:kept], select_pairs(self.weights, min_weight))
-        return Mixture(pairs.weight / jnp.sum(pairs.weight), self.couplings.interpolate(time, pairs))
+        else:
+            kept = int((np.asarray(self.weights) > min_weight).sum())
+            if not kept:
+                raise ValueError(f"`min_weight` must leave some pairs; the largest weight is {self.weights.max():.3g}.")
+            pairs = jax.tree.map(lambda leaf: leaf[:kept], select_pairs(self.weights, min_weight))
+        pairs = eqx.tree_at(lambda p: p.weight, pairs, pairs.weight / jnp.sum(pairs.weight))
+        components = self.couplings.interpolate(time, pairs)
+        if components is not None:
+            return Mixture(pairs.weight, components)
+        return Displacement(self.source.components, self.target.components, self.couplings, pairs, time)
 
     def correspondences(self, min_weight: float = 1e-3) -> Correspondences:
         """Which source component goes to which target component, with what share and cost; print it to read it."""

@@ -1,0 +1,76 @@
+"""The law between source and target under a plan whose pairs have no closed form in between."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ._arrays import as_count, as_key, KeyLike, safe_log
+from ._components import AbstractComponents
+from ._couplings import AbstractCouplings, PairSelection
+
+
+class Displacement(eqx.Module):
+    """The law of (1 - t) x + t y for (x, y) drawn from a plan: it samples and has moments, but no density.
+
+    Attributes:
+        source: Source components.
+        target: Target components.
+        couplings: Their couplings.
+        pairs: The pairs of components that take part, with weights that sum to one.
+        t: Time from 0 (source) to 1 (target).
+    """
+
+    source: AbstractComponents
+    target: AbstractComponents
+    couplings: AbstractCouplings
+    pairs: PairSelection
+    t: Float[Array, ""]
+
+    @property
+    def dim(self) -> int:
+        """The dimension d."""
+        return self.source.dim
+
+    @property
+    def weights(self) -> Float[Array, " p"]:
+        """The weights of the pairs."""
+        return self.pairs.weight
+
+    def means(self) -> Float[Array, "p d"]:
+        """The mean under each pair."""
+        return (1 - self.t) * self.source.mean()[self.pairs.source] + self.t * self.target.mean()[self.pairs.target]
+
+    def mean(self) -> Float[Array, " d"]:
+        """The mean."""
+        return self.weights @ self.means()
+
+    def covariances(self) -> Float[Array, "p d d"]:
+        """The covariance under each pair."""
+        left, right = self.source.covariance()[self.pairs.source], self.target.covariance()[self.pairs.target]
+        cross = self.couplings.cross_covariances(self.pairs)
+        both = cross + jnp.swapaxes(cross, 1, 2)
+        return (1 - self.t) ** 2 * left + self.t**2 * right + self.t * (1 - self.t) * both
+
+    def covariance(self) -> Float[Array, "d d"]:
+        """The covariance: within pairs plus between them."""
+        offset = self.means() - self.mean()[None]
+        between = jnp.einsum("p,pd,pe->de", self.weights, offset, offset)
+        return jnp.einsum("p,pde->de", self.weights, self.covariances()) + between
+
+    def sample(self, key: KeyLike, num_samples: int) -> Float[Array, "n d"]:
+        """Draw points."""
+        return self.sample_path(key, num_samples, self.t[None])[0]
+
+    def sample_path(self, key: KeyLike, num_samples: int, times: Float[Array, " m"]) -> Float[Array, "m n d"]:
+        """Draw pairs (x, y) and follow each along the straight line between them, at the given times."""
+        pair_key, x_key, y_key = jax.random.split(as_key(key), 3)
+        count = as_count("num_samples", num_samples)
+        pair = jax.random.categorical(pair_key, safe_log(self.weights), shape=(count,))
+        left, right = self.pairs.source[pair], self.pairs.target[pair]
+        x = self.source.sample_labeled(x_key, left)
+        y = self.couplings.sample_conditional(y_key, x, left, right)
+        return jax.vmap(lambda t: (1 - t) * x + t * y)(jnp.asarray(times, x.dtype))
+
+    def __repr__(self) -> str:
+        return f"Displacement at t = {float(self.t):g} over {self.weights.shape[0]} pairs in {self.dim} dimensions"
