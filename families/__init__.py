@@ -3,15 +3,29 @@
 Import them as ``from omt_expfam.families import Gaussian``.
 """
 
+from .asymmetric_laplace import AsymmetricLaplace as AsymmetricLaplace
+from .beta import Beta as Beta
 from .diagonal_gaussian import DiagonalGaussian as DiagonalGaussian
+from .exponential import Exponential as Exponential
+from .exponential_power import ExponentialPower as ExponentialPower
+from .gamma import Gamma as Gamma
 from .gaussian import Gaussian as Gaussian
+from .laplace import Laplace as Laplace
+from .log_normal import LogNormal as LogNormal
 from .low_rank_gaussian import LowRankGaussian as LowRankGaussian
 from .spherical_gaussian import SphericalGaussian as SphericalGaussian
 
 # The one place where a stored name becomes a class; `omt.load` takes others as an argument.
 REGISTRY = {
+    "AsymmetricLaplace": AsymmetricLaplace,
+    "Beta": Beta,
     "DiagonalGaussian": DiagonalGaussian,
+    "Exponential": Exponential,
+    "ExponentialPower": ExponentialPower,
+    "Gamma": Gamma,
     "Gaussian": Gaussian,
+    "Laplace": Laplace,
+    "LogNormal": LogNormal,
     "LowRankGaussian": LowRankGaussian,
     "SphericalGaussian": SphericalGaussian,
 }

@@ -2,7 +2,7 @@
 
 import abc
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ class AbstractGaussian(AbstractExponentialFamily, AbstractEMFamily):
     """
 
     loc: Float[Array, "K d"]
+    standardization: ClassVar = "coordinate"
 
     # -- the structure of the covariance, for one component -------------------------------------------------------
 
@@ -105,6 +106,9 @@ class AbstractMomentGaussian(AbstractGaussian, AbstractRegularEMFamily):
     def with_mean_parameters(self, mean_parameters: Float[Array, "K m"]) -> "AbstractMomentGaussian":
         mean, second = mean_parameters[:, : self.dim], mean_parameters[:, self.dim :]
         return self._with_moments(mean, second - self._square(mean))
+
+    def _negative_dual(self) -> Float[Array, ""]:
+        return self._entropy()
 
     # -- EM: natural form in float64, centered form in float32 ----------------------------------------------------
 

@@ -3,6 +3,7 @@
 import importlib.metadata
 
 from . import metrics as metrics, plot as plot
+from ._blocks import Blocks as Blocks
 from ._components import (
     AbstractComponents as AbstractComponents,
     AbstractExponentialFamily as AbstractExponentialFamily,
@@ -15,9 +16,13 @@ from ._covariance import (
     LowRankCovariance as LowRankCovariance,
     ScalarCovariance as ScalarCovariance,
 )
+from ._displacement import Displacement as Displacement
 from ._em import AbstractEMFamily as AbstractEMFamily, AbstractRegularEMFamily as AbstractRegularEMFamily
+from ._factorized import AbstractFactorizedFamily as AbstractFactorizedFamily
 from ._fit import Fit as Fit, fit as fit
 from ._mixture import Mixture as Mixture
+from ._numerical_couplings import NumericalSettings as NumericalSettings
+from ._numpyro_components import NumPyroComponents as NumPyroComponents
 from ._persist import load as load, save as save
 from ._plan import TransportPlan as TransportPlan
 from ._product_form import AbstractShape as AbstractShape, ProductForm as ProductForm

@@ -7,12 +7,16 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
-from ._arrays import ArrayLike, as_count, as_key, as_points, batch_size, KeyLike
+from ._arrays import ArrayLike, as_count, as_key, as_points, batch_size, is_traced, KeyLike
 from ._covariance import AbstractCovariance
+from ._newton import solve_dual
+from ._precision import in_float64, narrow
 from ._product_form import ProductForm
+from ._result import ConvergenceError
 
 _Out = TypeVar("_Out")
 _Components = TypeVar("_Components", bound="AbstractComponents")
@@ -36,11 +40,17 @@ def map_components(function: Callable[[Any], _Out], components: Any, item_size: 
 @eqx.filter_jit
 def log_prob_table(components: "AbstractComponents", x: Float[Array, "n d"]) -> Float[Array, "K n"]:
     """Log-densities with the component axis first."""
+    return components.log_prob_rows(x)
 
-    def one(component: "AbstractComponents") -> Float[Array, " n"]:
-        return jax.vmap(component._log_prob)(x)
 
-    return map_components(one, components, x.size)
+@eqx.filter_jit
+def _sample_labeled(
+    components: "AbstractComponents", key: Key[Array, ""], labels: Int[Array, " n"]
+) -> Float[Array, "n d"]:
+    keys = jax.random.split(key, labels.shape[0])
+    item_size = sum(leaf.size for leaf in jax.tree.leaves(components)) // components.num_components
+    size = min(batch_size(item_size), max(labels.shape[0], 1))
+    return jax.lax.map(lambda item: components.select(item[0])._sample(item[1]), (labels, keys), batch_size=size)
 
 
 class AbstractComponents(eqx.Module):
@@ -101,10 +111,22 @@ class AbstractComponents(eqx.Module):
         """
         return log_prob_table(self, as_points("x", x, self.dim, self.dtype)).T
 
+    def log_prob_rows(self, x: Float[Array, "n d"]) -> Float[Array, "K n"]:
+        """Log-densities with the component axis first, of points that have been checked."""
+
+        def one(component: "AbstractComponents") -> Float[Array, " n"]:
+            return jax.vmap(component._log_prob)(x)
+
+        return map_components(one, self, x.size)
+
     def sample(self, key: KeyLike, num_samples: int) -> Float[Array, "n K d"]:
         """Draw ``num_samples`` points from every component."""
         keys = jax.random.split(as_key(key), (self.num_components, as_count("num_samples", num_samples)))
         return jax.vmap(lambda c, k: jax.vmap(c._sample)(k), out_axes=1)(self, keys)
+
+    def sample_labeled(self, key: KeyLike, labels: Int[Array, " n"]) -> Float[Array, "n d"]:
+        """One draw for each label, from the component that it names."""
+        return _sample_labeled(self, as_key(key), labels)
 
     def mean(self) -> Float[Array, "K d"]:
         """The component means."""
@@ -215,10 +237,51 @@ class AbstractExponentialFamily(AbstractComponents):
 class AbstractRegularFamily(AbstractExponentialFamily):
     """An exponential family whose parameters may be any natural parameters with a finite log-partition."""
 
-    @abc.abstractmethod
     def with_mean_parameters(self, mean_parameters: Float[Array, "K m"]) -> "AbstractRegularFamily":
-        """Components with the given expected statistics (and the fixed parameters of ``self``)."""
+        """Components with the given expected statistics (and the fixed parameters of ``self``).
+
+        Found from those of ``self`` by Newton's method, in float64 where the values are concrete, unless the family
+        has a closed form. Under tracing, components that are not found are NaN.
+
+        Raises:
+            ConvergenceError: If no natural parameters have the given mean parameters.
+        """
+        if is_traced(self, mean_parameters):
+            return self.with_natural_parameters(natural_from_mean(self, mean_parameters))
+        eta = in_float64(natural_from_mean, self, mean_parameters)
+        missed = np.flatnonzero(np.isnan(np.asarray(eta)).any(axis=1))
+        if missed.size:
+            raise ConvergenceError(
+                f"`mean_parameters` must be expected statistics of {type(self).__name__}; no component was found with "
+                f"those at index {missed[0]}. Check that they lie inside the range of the statistics."
+            )
+        return self.with_natural_parameters(narrow(eta, self.dtype))
+
+    def _mean_parameters(self) -> Float[Array, " m"]:
+        return jax.grad(self._log_partition)(self._natural_parameters())
+
+    def _negative_dual(self) -> Float[Array, ""]:
+        """A(eta) - eta . mu of one component: its entropy, up to the expected log base measure."""
+        eta = self._natural_parameters()
+        value, mean_parameters = jax.value_and_grad(self._log_partition)(eta)
+        return value - jnp.sum(eta * mean_parameters)
+
+    def _kl_divergence(self, other: "AbstractRegularFamily") -> Float[Array, ""]:
+        """The Bregman divergence of the log-partition."""
+        own, theirs = self._natural_parameters(), other._natural_parameters()
+        gap = self._log_partition(theirs) - self._log_partition(own)
+        return gap - jnp.sum((theirs - own) * self._mean_parameters())
+
+    def _solve_dual(self, mean_parameters: Float[Array, " m"]) -> Float[Array, " m"]:
+        """The natural parameters of one component with the given mean parameters, from its own; NaN if not found."""
+        return solve_dual(self._log_partition, mean_parameters, self._natural_parameters())[0]
 
     @abc.abstractmethod
     def with_natural_parameters(self, natural_parameters: Float[Array, "K m"]) -> "AbstractRegularFamily":
         """Components with the given natural parameters (and the fixed parameters of ``self``)."""
+
+
+@eqx.filter_jit
+def natural_from_mean(components: AbstractRegularFamily, mean_parameters: Float[Array, "K m"]) -> Float[Array, "K m"]:
+    """Natural parameters with the given mean parameters, NaN where none are found."""
+    return jax.vmap(lambda c, mu: c._solve_dual(mu))(components, mean_parameters)

@@ -1,15 +1,17 @@
 """Expectation-maximisation: the steps a family implements, and the one jitted loop that runs them."""
 
 import abc
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
+from numpyro.distributions import constraints
 
-from ._arrays import safe_log
-from ._components import AbstractComponents, AbstractRegularFamily
+from ._arrays import safe_log, unfused
+from ._components import AbstractComponents, AbstractRegularFamily, map_components
+from ._support import Constraint
 
 
 class AbstractEMFamily(AbstractComponents):
@@ -18,8 +20,13 @@ class AbstractEMFamily(AbstractComponents):
     All methods work on K components at once, with the component axis first and the points last.
     """
 
-    # How the data may be rescaled before fitting: each coordinate by itself, all by one factor, or not at all.
-    standardization: ClassVar[Literal["coordinate", "scalar", "none"]] = "coordinate"
+    # How the data may be rescaled before fitting: shifted and scaled, each coordinate by itself or all by one factor;
+    # scaled only, each coordinate by itself; or not at all.
+    standardization: ClassVar[Literal["coordinate", "scalar", "scale", "none"]] = "coordinate"
+    # Where every coordinate of every point must lie.
+    support: ClassVar[Constraint] = constraints.real
+    # Whether the M-step can do with sums over chunks of the data; otherwise it is given all points at once.
+    streams: ClassVar[bool] = True
 
     @classmethod
     @abc.abstractmethod
@@ -77,6 +84,9 @@ class AbstractEMFamily(AbstractComponents):
     def _affine(self, shift: Float[Array, " d"], scale: Float[Array, " d"]) -> "AbstractEMFamily":
         """The law of ``shift + scale * x``."""
 
+    def _verify(self) -> None:
+        """Raise ValueError if (concrete) components are not what their family says; nothing to check by default."""
+
     def _start(
         self, x: Float[Array, "d n"], responsibilities: Float[Array, "K n"], ridge: Float[Array, ""]
     ) -> "AbstractEMFamily":
@@ -88,7 +98,87 @@ class AbstractEMFamily(AbstractComponents):
 
 
 class AbstractRegularEMFamily(AbstractRegularFamily, AbstractEMFamily):
-    """A regular exponential family that EM can fit: its components can be merged."""
+    r"""A regular exponential family that EM can fit, and whose components can be merged.
+
+    Everything but `_blank` follows from the exponential family. Log-densities are
+    $\eta \cdot T(x) - A(\eta) + \log h(x)$, sums are those of T, and the M-step solves
+    $\nabla A(\eta) = (\sum_n r_n T(x_n) + \theta \bar T) / (n + \theta)$, with $\theta$ pseudo-observations of the mean
+    statistics $\bar T$ of all data (Diaconis and Ylvisaker, 1979). The ridge is the share of $\bar T$ that is mixed in
+    besides: what adding it to variances is for standardized Gaussian data.
+    """
+
+    standardization: ClassVar = "none"
+
+    def _seeding(self, num_components: int) -> "AbstractRegularEMFamily":
+        blank = type(self)._blank(num_components, self.dim, self.dtype, **self._fixed())
+        assert isinstance(blank, AbstractRegularEMFamily)
+        return blank
+
+    def _num_parameters(self) -> int:
+        return jax.eval_shape(lambda: self.natural_parameters()).shape[1]
+
+    def _prior_strength(self) -> float:
+        return 0.01
+
+    def _prepare(self, x: Float[Array, "d n"], natural: bool) -> "Statistics":
+        return Statistics(
+            jax.vmap(self._sufficient_statistics, in_axes=1, out_axes=1)(x),
+            jax.vmap(self._log_base_measure, in_axes=1)(x),
+            None if natural else x,
+        )
+
+    def _table(self, data: "Statistics", natural: bool) -> Float[Array, "K n"]:
+        if data.points is not None:
+            points = data.points
+            return map_components(lambda c: jax.vmap(c._log_prob, in_axes=1)(points), self, points.size)
+        eta = self.natural_parameters()
+        return unfused(eta @ data.statistics) - self.log_partition(eta)[:, None] + data.log_base[None]
+
+    def _accumulate(
+        self, data: "Statistics", responsibilities: Float[Array, "K n"], natural: bool
+    ) -> Float[Array, "K m"]:
+        return responsibilities @ data.statistics.T
+
+    def _pooled(self, counts: Float[Array, " K"], sums: Float[Array, "K m"]) -> Float[Array, " m"]:
+        return jnp.sum(sums, axis=0) / jnp.sum(counts)
+
+    def _maximize(
+        self,
+        counts: Float[Array, " K"],
+        sums: Float[Array, "K m"],
+        target: Float[Array, " m"],
+        strength: Float[Array, ""],
+        ridge: Float[Array, ""],
+    ) -> "AbstractRegularEMFamily":
+        total = (counts + strength)[:, None]
+        mean = (sums + strength * target[None]) / jnp.where(total > 0, total, jnp.ones_like(total))
+        # A component without any point, real or pseudo, gets the target.
+        share = jnp.where(total > 0, jnp.broadcast_to(ridge, total.shape), jnp.ones_like(total))
+        components = self.with_mean_parameters((1 - share) * mean + share * target[None])
+        assert isinstance(components, AbstractRegularEMFamily)
+        return components
+
+    def _log_prior(self, target: Float[Array, " m"], strength: Float[Array, ""]) -> Float[Array, " K"]:
+        r"""$\theta (\eta \cdot \bar T - A(\eta))$, the log-likelihood of the pseudo-observations."""
+        eta = self.natural_parameters()
+        return strength * (eta @ target - self.log_partition(eta))
+
+    def _affine(self, shift: Float[Array, " d"], scale: Float[Array, " d"]) -> "AbstractRegularEMFamily":
+        """The components themselves: `standardization` is "none" unless a family can do better."""
+        return self
+
+
+class Statistics(NamedTuple):
+    """Sufficient statistics and log base measure of points, and the points where densities need them (float32)."""
+
+    statistics: Float[Array, "m n"]
+    log_base: Float[Array, " n"]
+    points: Float[Array, "d n"] | None
+
+
+def verify(components: Any) -> None:
+    """Raise ValueError if fitted components are not what their family says."""
+    components._verify()
 
 
 class EMData(eqx.Module):

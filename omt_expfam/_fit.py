@@ -31,12 +31,14 @@ from ._em import (
     pooled_spread,
     run,
     start_from_responsibilities,
+    verify,
 )
 from ._mixture import Mixture
 from ._precision import narrow
 from ._progress import progress_bar
 from ._result import raise_if_failed, RESULTS
 from ._start import merge_start, seed_from_kmeans
+from ._support import check_support
 from ._template import as_template, num_parameters, Template
 
 # Numbers held at once by an E-step before the data are cut into chunks, and the size of a chunk then.
@@ -130,21 +132,26 @@ def fit(
             shape ``[K, d]``.
         sample_weight: Nonnegative weights of the points, shape ``[n]``, in units of observations.
         covariance_prior: Number of pseudo-observations behind each covariance; 0 for none. Default: d + 2 for full
-            covariances, 3 for diagonal and spherical ones, r + 3 for low rank.
-        regularization: Added to the variances, in units of the (standardized) data.
-        standardize: Center and scale the data inside. The scale is per coordinate, or common for spherical components.
+            covariances, 3 for diagonal and spherical ones, r + 3 for low rank. Families that are not Gaussian have them
+            behind all their parameters, by default a small fraction of one.
+        regularization: Added to the variances, in units of the (standardized) data; for families that are not Gaussian,
+            the share of the mean statistics of all data that is mixed into those of each component.
+        standardize: Center and scale the data inside, as far as the family allows. The scale is per coordinate, or
+            common for spherical components; data on a half-line are scaled only.
         tolerance: EM stops when the mean objective per point changes by less, in nats.
         max_steps: Limit on the steps.
         num_starts: Number of starts; the best objective wins.
         dtype: ``"float64"`` (inside; the result has the precision of the data or JAX's default) or ``"float32"``,
             which uses a form of the densities that is stable for tight components.
-        chunk_size: Points per E-step; by default all of them where memory allows.
+        chunk_size: Points per E-step; by default all of them where memory allows, and always for families whose M-step
+            needs them at once (weighted medians).
         progress: Show a progress bar; by default on a terminal, after two seconds.
         throw: Raise when EM does not converge; otherwise the fit's ``result`` tells.
 
     Raises:
         TypeError: If an argument is not of the stated type.
-        ValueError: If the data are empty, not finite, or fewer than the components, or an argument is out of range.
+        ValueError: If the data are empty, not finite, outside the family's support, or fewer than the components, or an
+            argument is out of range.
         ConvergenceError: If EM does not converge within ``max_steps`` and ``throw`` is true.
     """
     chosen = as_template(family)
@@ -159,8 +166,9 @@ def fit(
     if covariance_prior is not None:
         as_scalar("covariance_prior", covariance_prior)
     max_steps, num_starts = as_count("max_steps", max_steps), as_count("num_starts", num_starts)
+    check_support("x", points, chosen.family)
     if chunk_size is not None:
-        chunk_size = as_count("chunk_size", chunk_size)
+        chunk_size = _as_chunk_size(chunk_size, chosen.family, len(points))
     shift, scale = _standardization(chosen.family, points, weight, standardize)
     given = _as_start(start, chosen, num_components, points.shape[1], shift, scale)
 
@@ -183,6 +191,8 @@ def fit(
         ]
         best = max(fits, key=lambda f: float(f[0].objective))
         fitted = _package(problem, *best, shift, scale, tolerance)
+        if fitted.converged:
+            verify(fitted.mixture.components)
     fitted = narrow(fitted, precision)
     if fitted.converged and not all(bool(jnp.isfinite(v).all()) for v in jax.tree.leaves(fitted.mixture)):
         raise ValueError(f"`x` has values whose squares overflow {precision}. Rescale the data, or enable x64.")
@@ -210,6 +220,16 @@ def _as_data(x: ArrayLike, num_components: int) -> np.ndarray:
     return host
 
 
+def _as_chunk_size(chunk_size: Any, family: type[AbstractEMFamily], num_points: int) -> int:
+    chunk_size = as_count("chunk_size", chunk_size)
+    if not family.streams and chunk_size < num_points:
+        raise ValueError(
+            f"`chunk_size` must be at least the number of points, {num_points}, for {family.__name__}: its M-step "
+            f"needs all points at once; got {chunk_size}. Leave it out."
+        )
+    return chunk_size
+
+
 def _as_weight(sample_weight: ArrayLike | None, points: np.ndarray) -> np.ndarray:
     if sample_weight is None:
         return np.ones(len(points))
@@ -229,6 +249,9 @@ def _standardization(
     if not standardize or family.standardization == "none":
         return np.zeros(dim), np.ones(dim)
     share = weight / weight.sum()
+    if family.standardization == "scale":
+        size = share @ np.abs(points.astype(np.float64))
+        return np.zeros(dim), np.where(size > 0, size, 1.0)
     shift = share @ points.astype(np.float64)
     variance = share @ (points - shift) ** 2
     if family.standardization == "scalar":
@@ -259,6 +282,7 @@ def _as_start(start: Any, chosen: Template, num_components: int, dim: int, shift
     means = np.asarray(as_host_or_traced("start", start), np.float64)
     if means.shape != (num_components, dim) or not np.isfinite(means).all():
         raise ValueError(f"`start` must hold finite means of shape {(num_components, dim)}; got shape {means.shape}.")
+    check_support("start", means, chosen.family)
     return (means - shift) / scale
 
 
@@ -288,6 +312,8 @@ class _Problem(eqx.Module):
     def chunk(self) -> int:
         """Points per E-step."""
         num, dim = self.x.shape
+        if not self.template.family.streams:
+            return num
         if self.chunk_size is not None:
             return min(self.chunk_size, num)
         point = jax.ShapeDtypeStruct((dim, 1), self.x.dtype)

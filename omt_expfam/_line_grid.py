@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._line_profile import clip_ends, panel_quadrature, PANEL_NODES, Profile, standard_log_density
+from ._line_profile import clip_ends, PANEL_NODES, panel_quadrature, Profile, standard_log_density
 from ._product_form import AbstractShape
 
 NODES_PER_PANEL = len(PANEL_NODES)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from ._line_grid import num_panels
 from ._line_profile import Profile, tabulate
-from ._line_solve import limit_line, LinePlan, solve_line
+from ._line_solve import limit_nodes, LineNodes, LinePlan, place_nodes, solve_nodes
 from ._line_table import LineProblem, LineTable
 from ._product_form import ProductForm
 from ._progress import progress_bar
@@ -94,14 +94,19 @@ def standardize(form: ProductForm) -> Standardized:
     size = mean.size
     leaves = [np.asarray(leaf, np.float64).reshape(size, -1) for leaf in jax.tree.leaves(form.shape)]
     if not leaves:
-        shapes = jax.tree.map(lambda leaf: leaf, form.shape)
-        return Standardized(mean, scale, shapes, np.zeros(mean.shape, int))
+        return Standardized(mean, scale, form.shape, np.zeros(mean.shape, int))
     keys = np.concatenate(leaves, axis=1)
     # Equal up to rounding, which is what a computed ratio of scales may be off by.
     digits = np.where(keys == 0, 0, 11 - np.floor(np.log10(np.abs(np.where(keys == 0, 1, keys)))))
     _, index, which = np.unique(_round(keys, digits), axis=0, return_index=True, return_inverse=True)
+    # Padded to a power of two, so that few programs are compiled.
+    index = np.pad(index, (0, _power_of_two(len(index)) - len(index)), mode="edge")
     shapes = jax.tree.map(lambda leaf: leaf.reshape(size, *leaf.shape[2:])[index], form.shape)
     return Standardized(mean, scale, shapes, which.reshape(mean.shape))
+
+
+def _power_of_two(size: int) -> int:
+    return 1 << max(size - 1, 0).bit_length()
 
 
 def _round(values: np.ndarray, digits: np.ndarray) -> np.ndarray:
@@ -124,32 +129,26 @@ def solve_problems(source: Standardized, target: Standardized, epsilon: float, p
     keys, index, which = np.unique(
         np.stack([left, right, np.where(epsilons > 0, logs, -np.inf)]), axis=1, return_index=True, return_inverse=True
     )
-    profiles = (_profiles(source.shapes, source.which), _profiles(target.shapes, target.which))
     shapes = (_stacked(source), _stacked(target))
+    profiles = (_tabulate_all(*shapes[0]), _tabulate_all(*shapes[1]))
     distinct = [(int(keys[0, k]), int(keys[1, k]), float(epsilons[index[k]])) for k in range(keys.shape[1])]
     plan = _schedule(distinct, profiles)
     bundles = list(dict.fromkeys(bundle for bundle, _, _ in plan))
     counts = _counts(bundles, profiles)
     plans = _solve_bundles(bundles, counts, shapes, profiles, progress)
-    defects = np.array(
-        [float(profiles[0].defect[s]) + float(profiles[1].defect[t]) for s, t, _ in distinct]
-    )
+    left_defect, right_defect = (np.asarray(p.defect) for p in profiles)
+    defects = np.array([left_defect[s] + right_defect[t] for s, t, _ in distinct])
     return _assemble(distinct, plan, bundles, plans, defects, which.reshape(shape))
 
 
 def _stacked(side: Standardized) -> Any:
     """The distinct laws with a leading axis, which also a law without arrays gets by counting."""
-    return (side.shapes, jnp.arange(int(side.which.max()) + 1))
+    return (side.shapes, jnp.arange(_power_of_two(int(side.which.max()) + 1)))
 
 
 @eqx.filter_jit
 def _tabulate_all(shapes: Any, count: Array) -> Profile:
     return jax.lax.map(lambda item: tabulate(item[0], np.dtype(float)), (shapes, count), batch_size=16)
-
-
-def _profiles(shapes: Any, which: np.ndarray) -> Profile:
-    """The profiles of the distinct laws."""
-    return _tabulate_all(shapes, jnp.arange(int(which.max()) + 1))
 
 
 def _schedule(
@@ -206,8 +205,7 @@ def _measure(profiles: tuple[Profile, Profile], which: tuple[Array, Array], epsi
 
 def _panels(pairs: list[tuple[int, int, float]], profiles: tuple[Profile, Profile]) -> np.ndarray:
     """The number of panels that each pair of laws needs at a regularization, not rounded."""
-    size = 1 << max(len(pairs) - 1, 0).bit_length()
-    padded = pairs + [pairs[-1]] * (size - len(pairs))
+    padded = pairs + [pairs[-1]] * (_power_of_two(len(pairs)) - len(pairs))
     s, t, e = (jnp.asarray(np.array(column)) for column in zip(*padded, strict=True))
     return np.asarray(_measure(profiles, (s, t), e))[: len(pairs)]
 
@@ -235,32 +233,35 @@ def _counts(bundles: list[_Bundle], profiles: tuple[Profile, Profile]) -> np.nda
 
 
 @eqx.filter_jit
-def _solve_group(
-    shapes: Any, profiles: tuple[Profile, Profile], which: tuple[Array, Array], epsilons: Array, count: int, limit: bool
-) -> LinePlan:
-    """Solve bundles of one size, one after the other."""
+def _place(laws: Any, profiles: tuple[Profile, Profile], epsilon: Array, count: int) -> LineNodes:
+    """The nodes of several problems; the part of the work that depends on the families."""
 
-    def one(item: tuple[Array, Array, Array]) -> LinePlan:
-        laws = tuple(jax.tree.map(lambda leaf: leaf[k], side)[0] for side, k in zip(shapes, item[:2], strict=True))
-        pair = tuple(jax.tree.map(lambda leaf: leaf[k], side) for side, k in zip(profiles, item[:2], strict=True))
-        plan = _members(laws, pair, item[2][1:] if limit else item[2], count)
-        if limit:
-            zero = limit_line(laws, pair, item[2][1], count)
-            plan = jax.tree.map(lambda a, b: jnp.concatenate([a, b.astype(a.dtype)]), zero, plan)
-        return plan
+    def one(item: Any) -> LineNodes:
+        (left, _), (right, _), pair, own_epsilon = item
+        return place_nodes((left, right), pair, own_epsilon, count)
 
-    return jax.lax.map(one, (*which, epsilons))
+    return jax.lax.map(one, (*laws, profiles, epsilon))
 
 
-def _members(laws: Any, pair: Any, epsilons: Array, count: int) -> LinePlan:
+@eqx.filter_jit
+def _solve(nodes: LineNodes, epsilons: Float[Array, "problems members"]) -> LinePlan:
+    """Several problems with the same number of nodes, each with several regularizations, one after the other."""
+    return jax.lax.map(lambda item: _members(*item), (nodes, epsilons))
+
+
+@eqx.filter_jit
+def _limit(nodes: LineNodes, entropies: Float[Array, " problems"]) -> LinePlan:
+    """The unregularized plans of several problems, as bundles of one member."""
+    plans = jax.lax.map(lambda item: limit_nodes(*item), (nodes, entropies))
+    return jax.tree.map(lambda leaf: leaf[:, None], plans)
+
+
+def _members(nodes: LineNodes, epsilons: Float[Array, " members"]) -> LinePlan:
     """The members of a bundle, with their logarithms of eps taken out."""
-    plan = solve_line(laws, pair, epsilons, count)
+    plan = jax.lax.map(lambda epsilon: solve_nodes(nodes, epsilon), epsilons)
     shift = (epsilons * jnp.log(epsilons) / 4)[:, None]
-    return eqx.tree_at(
-        lambda p: (p.potentials, p.kl),
-        plan,
-        (tuple(f + shift for f in plan.potentials), plan.kl + 0.5 * jnp.log(epsilons)),
-    )
+    potentials = tuple(f + shift for f in plan.potentials)
+    return eqx.tree_at(lambda p: (p.potentials, p.kl), plan, (potentials, plan.kl + 0.5 * jnp.log(epsilons)))
 
 
 def _solve_bundles(
@@ -277,14 +278,29 @@ def _solve_bundles(
             for start in range(0, len(members), chunk):
                 chosen = members[start : start + chunk]
                 padded = np.pad(chosen, (0, chunk - len(chosen)), mode="edge")
-                which = tuple(jnp.asarray([getattr(bundles[k], side) for k in padded]) for side in ("source", "target"))
-                epsilons = jnp.asarray([bundles[k].epsilons for k in padded])
-                limit = bool(bundles[chosen[0]].epsilons[0] == 0)
-                solved = jax.tree.map(np.asarray, _solve_group(shapes, profiles, which, epsilons, int(count), limit))
+                solved = _solve_chunk([bundles[k] for k in padded], int(count), shapes, profiles)
                 for position, k in enumerate(chosen):
                     results[int(k)] = jax.tree.map(lambda leaf, p=position: leaf[p], solved)
                 bar.update(len(chosen) * size)
     return [results[k] for k in range(len(bundles))]
+
+
+def _solve_chunk(bundles: list[_Bundle], count: int, shapes: Any, profiles: tuple[Profile, Profile]) -> LinePlan:
+    """Solve bundles of one size, at once; results as NumPy arrays."""
+    which = (np.array([b.source for b in bundles]), np.array([b.target for b in bundles]))
+    laws, pair = (
+        tuple(jax.tree.map(lambda leaf, k=k: leaf[k], side) for side, k in zip(sides, which, strict=True))
+        for sides in (shapes, profiles)
+    )
+    epsilons = np.array([b.epsilons for b in bundles])
+    limit = bool(epsilons[0, 0] == 0)
+    positive = jnp.asarray(epsilons[:, int(limit) :])
+    nodes = _place(laws, pair, positive[:, 0], count)
+    plan = jax.tree.map(np.asarray, _solve(nodes, positive))
+    if limit:
+        zero = jax.tree.map(np.asarray, _limit(nodes, pair[0].entropy + pair[1].entropy))
+        plan = jax.tree.map(lambda a, b: np.concatenate([a, b], axis=1), zero, plan)
+    return plan
 
 
 def _assemble(
@@ -303,7 +319,9 @@ def _assemble(
     weights = np.stack([np.pad(w, (0, width - len(w))) for _, w, _ in plan])
     epsilon = np.array([e for _, _, e in distinct])
     resolved = np.array([float(r) for _, _, r in plan])
-    flat = [np.concatenate([np.atleast_1d(getattr(p, name)) for p in plans]) for name in ("cost", "kl", "marginal_error")]
+    flat = [
+        np.concatenate([np.atleast_1d(getattr(p, name)) for p in plans]) for name in ("cost", "kl", "marginal_error")
+    ]
     rows = np.minimum(first[:, None] + np.arange(width), starts[-1] - 1)
     cost, kl, residual = ((weights * f[rows]).sum(1) for f in (flat[0], flat[1], np.abs(flat[2])))
     positive = epsilon > 0
@@ -315,7 +333,10 @@ def _assemble(
     # The monotone map is read off tabulated distribution functions.
     errors = errors + np.where(resolved > 0, 0.0, _QUADRATURE) + _bridge_error(plan, flat, rows, epsilon)
     problems = LineProblem(
-        jnp.asarray(first[which]), jnp.asarray(weights[which]), jnp.asarray(epsilon[which]), jnp.asarray(resolved[which])
+        jnp.asarray(first[which]),
+        jnp.asarray(weights[which]),
+        jnp.asarray(epsilon[which]),
+        jnp.asarray(resolved[which]),
     )
     tables = tuple(_table(plans, side) for side in (0, 1))
     return Solution(
@@ -380,12 +401,11 @@ def solve_traced(source: ProductForm, target: ProductForm, epsilon: Float[Array,
 
     def one(index: Array) -> tuple[LinePlan, Array, Array]:
         i, j, c = index // (other * dim), (index // dim) % other, index % dim
-        laws = tuple(
-            jax.tree.map(lambda leaf, k=k: leaf[k, c], form.shape) for form, k in ((source, i), (target, j))
-        )
+        laws = tuple(jax.tree.map(lambda leaf, k=k: leaf[k, c], form.shape) for form, k in ((source, i), (target, j)))
         pair = tuple(jax.tree.map(lambda leaf, k=k: leaf[k, c], p) for p, k in zip(profiles, (i, j), strict=True))
         reduced = epsilon / (sides[0][1][i, c] * sides[1][1][j, c])
-        plan = jax.tree.map(lambda leaf: leaf[0], _members(laws, pair, reduced[None], _TRACED_COUNT))
+        nodes = place_nodes(laws, pair, reduced, _TRACED_COUNT)
+        plan = jax.tree.map(lambda leaf: leaf[0], _members(nodes, reduced[None]))
         return plan, reduced, pair[0].defect + pair[1].defect
 
     total = num * other * dim

@@ -70,50 +70,77 @@ class _State(NamedTuple):
     num_steps: Array
 
 
-def solve_line(
-    shapes: tuple[AbstractShape, AbstractShape],
-    profiles: tuple[Profile, Profile],
-    epsilons: Float[Array, " members"],
-    count: int,
-) -> LinePlan:
-    """Solve one or more regularizations, increasing, on the nodes that the first of them needs.
+class LineNodes(NamedTuple):
+    """The nodes of a problem: all that is left of the two laws.
 
-    Args:
-        shapes: Two laws.
-        profiles: Their profiles.
-        epsilons: Regularizations in units of the product of the standard deviations.
-        count: Number of panels of each side.
+    Attributes:
+        x: Source nodes, increasing.
+        log_a: Their log-weights.
+        y: Target nodes, increasing.
+        log_b: Their log-weights.
+        to_y: Images of the source nodes under the monotone map between the laws.
+        to_x: Images of the target nodes under its inverse.
     """
-    (x, log_a), (y, log_b) = grid(shapes, profiles, epsilons[0], count)
-    image = profiles[1].quantile(profiles[0].log_odds_at(jax.lax.stop_gradient(x)))
-    return jax.vmap(lambda e: _solve(_Problem(x, log_a, y, log_b, e), image))(epsilons)
+
+    x: Float[Array, "*b n"]
+    log_a: Float[Array, "*b n"]
+    y: Float[Array, "*b n"]
+    log_b: Float[Array, "*b n"]
+    to_y: Float[Array, "*b n"]
+    to_x: Float[Array, "*b n"]
 
 
-def limit_line(
+def place_nodes(
     shapes: tuple[AbstractShape, AbstractShape],
     profiles: tuple[Profile, Profile],
     epsilon: Float[Array, ""],
     count: int,
-) -> LinePlan:
-    """The unregularized plan, the monotone map, on the nodes that a regularization would need.
+) -> LineNodes:
+    """The nodes that a regularization needs, in units of the product of the standard deviations.
 
-    Its KL divergence is infinite; ``kl`` holds the limit of KL + log(eps)/2, which is
-    (h0 + h1 - log(pi) - 1) / 2 with h the differential entropies.
+    Args:
+        shapes: Two laws.
+        profiles: Their profiles.
+        epsilon: The regularization.
+        count: Number of panels of each side.
     """
-    sides = grid(shapes, profiles, epsilon, count)
-    maps, slopes, potentials = [], [], []
-    for own, (nodes, log_weight) in enumerate(sides):
-        image = profiles[1 - own].quantile(profiles[own].log_odds_at(nodes))
-        maps.append(image)
-        slopes.append(_derivative(nodes, image))
-        potentials.append(_integrate(nodes, 2 * (nodes - image), log_weight))
-    (x, log_a), (y, log_b) = sides
-    cost = jnp.sum(jnp.exp(log_a) * (x - maps[0]) ** 2)
-    kl = 0.5 * (profiles[0].entropy + profiles[1].entropy - jnp.log(jnp.pi).astype(x.dtype) - 1)
-    zero = jnp.zeros((), x.dtype)
-    means = (potentials[0] + cost / 2, potentials[1] + cost / 2)
-    plan = LinePlan(x, y, (log_a, log_b), means, (maps[0], maps[1]), (slopes[0], slopes[1]), cost, kl, zero, zero)
-    return jax.tree.map(lambda leaf: leaf[None], plan)
+    (x, log_a), (y, log_b) = grid(shapes, profiles, epsilon, count)
+    fixed = jax.lax.stop_gradient(profiles)
+    to_y = fixed[1].quantile(fixed[0].log_odds_at(jax.lax.stop_gradient(x)))
+    to_x = fixed[0].quantile(fixed[1].log_odds_at(jax.lax.stop_gradient(y)))
+    return LineNodes(x, log_a, y, log_b, to_y, to_x)
+
+
+def solve_nodes(nodes: LineNodes, epsilon: Float[Array, ""]) -> LinePlan:
+    """Solve one problem by Newton's method, started from the monotone map shrunk as between Gaussians."""
+    problem = _Problem(nodes.x, nodes.log_a, nodes.y, nodes.log_b, epsilon)
+    fixed = jax.lax.stop_gradient(problem)
+    shrink = jnp.sqrt(1 + (fixed.epsilon / 4) ** 2) - fixed.epsilon / 4
+    start = _integrate(fixed.x, 2 * (fixed.x - shrink * jax.lax.stop_gradient(nodes.to_y)), fixed.log_a)
+    f, num_steps = _potential(problem, start)
+    g = _target_potential(problem, f)
+    return _read(problem, _source_potential(problem, g), g, num_steps)
+
+
+def limit_nodes(nodes: LineNodes, entropies: Float[Array, ""]) -> LinePlan:
+    """The unregularized plan, the monotone map; its KL divergence is infinite.
+
+    ``kl`` holds the limit of KL + log(eps)/2, which is (h0 + h1 - log(pi) - 1) / 2 with h the differential entropies.
+
+    Args:
+        nodes: The nodes of the two laws.
+        entropies: The sum of the differential entropies.
+    """
+    sides = ((nodes.x, nodes.to_y, nodes.log_a), (nodes.y, nodes.to_x, nodes.log_b))
+    cost = jnp.sum(jnp.exp(nodes.log_a) * (nodes.x - nodes.to_y) ** 2)
+    f, g = (_integrate(x, 2 * (x - image), log_weight) + cost / 2 for x, image, log_weight in sides)
+    slope_x, slope_y = (_derivative(x, image) for x, image, _ in sides)
+    kl = 0.5 * (entropies - jnp.log(jnp.pi).astype(cost.dtype) - 1)
+    zero = jnp.zeros_like(cost)
+    weights = (nodes.log_a, nodes.log_b)
+    return LinePlan(
+        nodes.x, nodes.y, weights, (f, g), (nodes.to_y, nodes.to_x), (slope_x, slope_y), cost, kl, zero, zero
+    )
 
 
 def _derivative(x: Float[Array, " n"], value: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -129,18 +156,6 @@ def _integrate(x: Float[Array, " n"], slope: Float[Array, " n"], log_weight: Arr
     pieces = 0.5 * (slope[1:] + slope[:-1]) * jnp.diff(x)
     value = jnp.concatenate([jnp.zeros((1,), x.dtype), jnp.cumsum(pieces)])
     return value - jnp.sum(jnp.exp(log_weight) * value)
-
-
-def _solve(problem: _Problem, image: Float[Array, " n"]) -> LinePlan:
-    """Potentials of one problem, started from the monotone map shrunk as between Gaussians."""
-    fixed = jax.lax.stop_gradient(problem)
-    epsilon = fixed.epsilon
-    shrink = jnp.sqrt(1 + (epsilon / 4) ** 2) - epsilon / 4
-    start = _integrate(fixed.x, 2 * (fixed.x - shrink * jax.lax.stop_gradient(image)), fixed.log_a)
-    f, num_steps = _potential(problem, start)
-    g = _target_potential(problem, f)
-    f = _source_potential(problem, g)
-    return _read(problem, f, g, num_steps)
 
 
 def _read(problem: _Problem, f: Array, g: Array, num_steps: Array) -> LinePlan:

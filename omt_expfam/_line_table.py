@@ -48,7 +48,8 @@ class LineProblem(eqx.Module):
     @property
     def rows(self) -> Int[Array, "*b rows"]:
         """All rows of the problem (those beyond the table have weight zero)."""
-        return self.first[..., None] + jnp.arange(self.weights.shape[-1])
+        following = jnp.arange(self.weights.shape[-1])
+        return jnp.expand_dims(self.first, -1) + jnp.broadcast_to(following, self.weights.shape)
 
     def __getitem__(self, index: object) -> "LineProblem":
         return jax.tree.map(lambda leaf: leaf[index], self)
@@ -70,9 +71,10 @@ def evaluate(table: LineTable, problem: LineProblem, z: Float[Array, "*b"]) -> t
     """Conditional mean of the other side and its slope, one point per problem."""
     index = locate(table.nodes, problem.first, z)
     rows = jnp.minimum(problem.rows, table.nodes.shape[0] - 1)
+    column = jnp.expand_dims(index, -1)
 
     def at(field: Float[Array, "rows n"], offset: int) -> Float[Array, "*b"]:
-        return jnp.sum(problem.weights * field[rows, index[..., None] + offset], axis=-1)
+        return jnp.sum(problem.weights * field[rows, jnp.broadcast_to(column, rows.shape) + offset], axis=-1)
 
     return cubic(
         z,
@@ -86,9 +88,10 @@ def potential(table: LineTable, problem: LineProblem, z: Float[Array, "*b"]) -> 
     """The potential at one point per problem; its derivative is twice the displacement."""
     index = locate(table.nodes, problem.first, z)
     rows = jnp.minimum(problem.rows, table.nodes.shape[0] - 1)
+    column = jnp.expand_dims(index, -1)
 
     def at(field: Float[Array, "rows n"], offset: int) -> Float[Array, "*b"]:
-        return jnp.sum(problem.weights * field[rows, index[..., None] + offset], axis=-1)
+        return jnp.sum(problem.weights * field[rows, jnp.broadcast_to(column, rows.shape) + offset], axis=-1)
 
     ends = (table.nodes[problem.first, index], table.nodes[problem.first, index + 1])
     means = (at(table.means, 0), at(table.means, 1))

@@ -27,8 +27,10 @@ from ._arrays import is_traced
 from ._correspondences import Correspondences
 from ._fit import Fit
 from ._gaussian_couplings import GaussianCouplings
+from ._line_table import LineProblem, LineTable
 from ._mixture import Mixture
 from ._plan import BlockTrace, TransportPlan
+from ._product_couplings import ProductCouplings
 from ._result import RESULTS
 from ._transport import BlockStart
 from ._weights import WeightCoupling
@@ -47,7 +49,10 @@ _CLASSES: dict[str, type] = {
         Correspondences,
         Fit,
         GaussianCouplings,
+        LineProblem,
+        LineTable,
         Mixture,
+        ProductCouplings,
         TransportPlan,
         WeightCoupling,
     )

@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, Int, Key
 from ._arrays import batch_size, is_traced, safe_log
 from ._components import AbstractComponents
 from ._couplings import AbstractComponentMaps, AbstractCouplings, PairSelection, squared_distances
-from ._line_profile import standard_log_density
 from ._line_problems import moments, Solution, solve_problems, solve_traced, standardize
+from ._line_profile import standard_log_density
 from ._line_table import cubic, draw, evaluate, LineProblem, LineTable, locate, potential
 from ._precision import in_float64, narrow
 from ._product_form import ProductForm
@@ -91,8 +91,8 @@ class ProductCouplings(AbstractCouplings):
             self.epsilon,
             self.target,
             self.source,
-            self.moments[::-1],
-            self.tables[::-1],
+            (self.moments[1], self.moments[0]),
+            (self.tables[1], self.tables[0]),
             jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), self.problems),
             jnp.swapaxes(self.line_costs, 0, 1),
             self.marginal_error,
@@ -100,7 +100,8 @@ class ProductCouplings(AbstractCouplings):
 
     def component_maps(self, row_shares: Float[Array, "K0 K1"]) -> LineMaps:
         nodes, values, slopes = _collapse(self, row_shares)
-        return LineMaps(*self.moments[0], nodes, values, slopes)
+        center, scale = self.moments[0]
+        return LineMaps(center, scale, nodes, values, slopes)
 
     def conditional_covariance(
         self,

@@ -19,6 +19,14 @@ class RESULTS(eqx.Enumeration):
         "The weight coupling met costs that are not finite. Rescale the data, or check the component "
         "covariances for overflow."
     )
+    potentials_not_converged = (
+        "The plan of a pair of components stopped before its marginals met the tolerance. Raise `max_steps` or "
+        "`tolerance` of `NumericalSettings`, or `epsilon_components` if it is tiny beside the variances."
+    )
+    components_not_converged = (
+        "The coupling of some coordinate of two components did not meet its marginals. Enable float64, or raise "
+        "`epsilon_components`, or check the families' densities for features that their knots do not name."
+    )
     linear_program_failed = (
         "The linear program for the weights (epsilon_weights = 0) was not solved. Rescale the costs or use a "
         "small positive `epsilon_weights`."

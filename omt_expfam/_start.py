@@ -67,8 +67,17 @@ def seed_from_kmeans(
     ridge: Float[Array, ""],
 ) -> tuple[Float[Array, " K"], AbstractEMFamily]:
     """Log-weights and components of the first M-step from a k-means partition."""
-    partition = kmeans(key, x, weight, blank.num_components) * weight[None]
+    places = _standardized(x, weight) if blank.standardization in ("scale", "none") else x
+    partition = kmeans(key, places, weight, blank.num_components) * weight[None]
     return start_from_responsibilities(blank, x, partition, ridge)
+
+
+def _standardized(x: Float[Array, "n d"], weight: Float[Array, " n"]) -> Float[Array, "n d"]:
+    """Centered and scaled points, for families whose data are not: distances must not depend on units."""
+    share = weight / jnp.sum(weight)
+    centered = x - (share @ x)[None]
+    variance = share @ centered**2
+    return centered / jnp.sqrt(jnp.where(variance > 0, variance, jnp.ones_like(variance)))[None]
 
 
 def merge_start(
@@ -95,7 +104,7 @@ def merge_start(
     data = chunk_data(components, x, weight, x.shape[0], natural)
     state = initial_state(log_weights, components, _OVERFIT_STEPS)
     zero = jnp.zeros((), x.dtype)
-    target = components._pooled(*_unit_sums(components, x.dtype))
+    target = components._pooled(*_even_sums(components, x, weight))
     state = run(state, data, target, zero, ridge, zero, jnp.asarray(_OVERFIT_STEPS))
     _, counts = evaluate(state.log_weights, state.components, data)
     overfitted: Any = state.components
@@ -106,12 +115,10 @@ def merge_start(
     return start_from_responsibilities(blank, x, table, ridge)
 
 
-def _unit_sums(components: AbstractEMFamily, dtype: Any) -> tuple[Array, Any]:
-    """Counts and sums of the right shapes for a prior of strength zero."""
-    counts = jnp.ones((components.num_components,), dtype)
-    one = jnp.ones((components.num_components, 1), dtype)
-    point = components._prepare(jnp.zeros((components.dim, 1), dtype), natural=False)
-    return counts, components._accumulate(point, one, natural=False)
+def _even_sums(components: AbstractEMFamily, x: Float[Array, "n d"], weight: Float[Array, " n"]) -> tuple[Array, Any]:
+    """Counts and sums that give every component all the data."""
+    table = jnp.broadcast_to(weight[None], (components.num_components, x.shape[0]))
+    return jnp.sum(table, axis=1), components._accumulate(components._prepare(x.T, natural=True), table, natural=True)
 
 
 @eqx.filter_jit
@@ -127,46 +134,47 @@ def merge(
 ) -> tuple[Float[Array, " K"], Any]:
     r"""Merge components greedily until ``num_components`` are left, keeping all mean parameters.
 
-    Merging i and j costs $(w_i + w_j) H(ij) - w_i H(i) - w_j H(j)$ with H the entropy: the Jensen-Bregman divergence
-    of the negative entropy, for Gaussians the bound of Runnalls (2007). The moments of the mixture do not change.
+    Merging i and j costs $(w_i + w_j) H(ij) - w_i H(i) - w_j H(j)$ with H the entropy, up to the expected log base
+    measure: the Jensen-Bregman divergence of the dual of the log-partition, for Gaussians the bound of Runnalls (2007).
+    The expected statistics of the mixture do not change.
     """
     means = components.mean_parameters()
     num = weights.shape[0]
     index = jnp.arange(num)
 
-    def entropy(mean_parameters: Float[Array, "k m"]) -> Float[Array, " k"]:
-        return components.with_mean_parameters(mean_parameters).entropy()
-
-    def costs_of(i: Array, weights: Array, means: Array, entropies: Array, alive: Array) -> Float[Array, " J"]:
-        """The costs of merging component i with every other."""
+    def costs_of(
+        i: Array, weights: Array, means: Array, entropies: Array, alive: Array
+    ) -> tuple[Float[Array, " J"], Float[Array, " J"]]:
+        """The costs of merging component i with every other, and the entropies of what results."""
         total = weights[i] + weights
         safe = jnp.where(total > 0, total, jnp.ones_like(total))[:, None]
         joint = (weights[i] * means[i][None] + weights[:, None] * means) / safe
-        cost = total * entropy(joint) - weights[i] * entropies[i] - weights * entropies
+        merged = jax.vmap(lambda c: c._negative_dual())(components.with_mean_parameters(joint))
+        cost = total * merged - weights[i] * entropies[i] - weights * entropies
         usable = alive & alive[i] & (index != i) & jnp.isfinite(cost)
         # Components without mass merge for free.
         free = (weights[i] <= 0) | (weights <= 0)
-        return jnp.where(alive & alive[i] & (index != i) & free, -1.0, jnp.where(usable, cost, jnp.inf))
+        return jnp.where(alive & alive[i] & (index != i) & free, -1.0, jnp.where(usable, cost, jnp.inf)), merged
 
-    entropies = components.entropy()
+    entropies = jax.vmap(lambda c: c._negative_dual())(components)
     alive = jnp.ones((num,), bool)
     size = min(batch_size(num * means.shape[1] * 4), num)
-    table = jax.lax.map(lambda i: costs_of(i, weights, means, entropies, alive), index, batch_size=size)
+    table, joint = jax.lax.map(lambda i: costs_of(i, weights, means, entropies, alive), index, batch_size=size)
 
     def step(_: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
-        weights, means, entropies, alive, table = state
+        weights, means, entropies, alive, table, joint = state
         i, j = jnp.divmod(jnp.argmin(table), num)
         total = weights[i] + weights[j]
         share = jnp.where(total > 0, weights[i] / jnp.where(total > 0, total, jnp.ones_like(total)), 1.0)
         mean = share * means[i] + (1 - share) * means[j]
+        entropies = entropies.at[i].set(jnp.where(total > 0, joint[i, j], entropies[i]))
         weights = weights.at[i].set(total).at[j].set(0.0)
         means, alive = means.at[i].set(mean), alive.at[j].set(False)
-        entropies = entropies.at[i].set(entropy(mean[None])[0])
-        row = costs_of(i, weights, means, entropies, alive)
-        table = table.at[i].set(row).at[:, i].set(row)
-        return weights, means, entropies, alive, table.at[j].set(jnp.inf).at[:, j].set(jnp.inf)
+        row, merged = costs_of(i, weights, means, entropies, alive)
+        table, joint = table.at[i].set(row).at[:, i].set(row), joint.at[i].set(merged).at[:, i].set(merged)
+        return weights, means, entropies, alive, table.at[j].set(jnp.inf).at[:, j].set(jnp.inf), joint
 
-    state = (weights, means, entropies, alive, table)
-    weights, means, _, alive, _ = jax.lax.fori_loop(0, num - num_components, step, state)
+    state = (weights, means, entropies, alive, table, joint)
+    weights, means, _, alive, *_ = jax.lax.fori_loop(0, num - num_components, step, state)
     kept = jnp.argsort(~alive, stable=True)[:num_components]
-    return weights[kept], components.with_mean_parameters(means[kept])
+    return weights[kept], components.select(kept).with_mean_parameters(means[kept])

@@ -1,8 +1,15 @@
 """The component families, under the name that users import: ``from omt_expfam.families import Gaussian``."""
 
 from families import (
+    AsymmetricLaplace as AsymmetricLaplace,
+    Beta as Beta,
     DiagonalGaussian as DiagonalGaussian,
+    Exponential as Exponential,
+    ExponentialPower as ExponentialPower,
+    Gamma as Gamma,
     Gaussian as Gaussian,
+    Laplace as Laplace,
+    LogNormal as LogNormal,
     LowRankGaussian as LowRankGaussian,
     SphericalGaussian as SphericalGaussian,
 )

@@ -6,8 +6,21 @@ from collections.abc import Callable
 import numpy as np
 import scipy.stats
 
+from families.gaussian_form import AbstractGaussian
 from omt_expfam import Mixture
-from omt_expfam.families import DiagonalGaussian, Gaussian, LowRankGaussian, SphericalGaussian
+from omt_expfam.families import (
+    AsymmetricLaplace,
+    Beta,
+    DiagonalGaussian,
+    Exponential,
+    ExponentialPower,
+    Gamma,
+    Gaussian,
+    Laplace,
+    LogNormal,
+    LowRankGaussian,
+    SphericalGaussian,
+)
 
 NUM, DIM = 4, 3
 
@@ -19,18 +32,97 @@ def covariances(rng, num=NUM, dim=DIM, condition=30.0):
     return np.einsum("kij,kj,klj->kil", basis, values, basis)
 
 
+def normal_points(rng, num, dim):
+    """Points anywhere."""
+    return 2 * rng.standard_normal((num, dim))
+
+
+def positive_points(rng, num, dim):
+    """Positive numbers."""
+    return np.exp(rng.standard_normal((num, dim)))
+
+
+def unit_points(rng, num, dim):
+    """Numbers between 0 and 1."""
+    return rng.uniform(0.02, 0.98, (num, dim))
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A family, a way to draw K components of it, and their moments by NumPy."""
+    """A family, a way to draw K components of it, their moments by NumPy, and where to evaluate densities."""
 
     family: type
     draw: Callable
     moments: Callable
+    marginals: Callable | None = None
+    points: Callable = normal_points
 
     def oracle(self, arguments, index):
-        """One component as a SciPy distribution."""
+        """One component as a SciPy distribution: Gaussian, or a product of ``marginals`` with parameters ``[K, d]``."""
+        if self.marginals is not None:
+            return Product(self.marginals(arguments), index)
         mean, covariance = self.moments(arguments)
         return scipy.stats.multivariate_normal(mean[index], covariance[index])
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """One component with independent coordinates, each a law of SciPy's."""
+
+    laws: object
+    index: int
+
+    def logpdf(self, x):
+        return self.laws.logpdf(x[:, None, :]).sum(axis=2)[:, self.index]
+
+    def entropy(self):
+        return self.laws.entropy().sum(axis=1)[self.index]
+
+
+def factorized(family, draw, marginals, points=normal_points):
+    """A case with independent coordinates: ``marginals`` makes a SciPy law with parameters ``[K, d]`` of arguments."""
+
+    def moments(arguments):
+        law = marginals(arguments)
+        return law.mean(), np.einsum("kd,de->kde", law.var(), np.eye(arguments[0].shape[1]))
+
+    return Case(family, draw, moments, marginals, points)
+
+
+class TwoHalves:
+    """Two halves of generalized normal laws, back to back at ``loc``, with equal densities there.
+
+    SciPy knows such a half under two names: one has the density, the other closed moments.
+    """
+
+    def __init__(self, loc, scale_left, scale_right, power_left, power_right):
+        scales, powers = (scale_left, scale_right), (power_left, power_right)
+        self.loc = loc
+        self.densities = [scipy.stats.halfgennorm(p, 0, s) for s, p in zip(scales, powers, strict=True)]
+        self.sides = [scipy.stats.gengamma(1 / p, p, 0, s) for s, p in zip(scales, powers, strict=True)]
+        below, above = (1 / side.pdf(0) for side in self.densities)
+        self.shares = below / (below + above), above / (below + above)
+
+    def logpdf(self, x):
+        z = x - self.loc
+        left, right = (side.logpdf(np.abs(z)) for side in self.densities)
+        return np.where(z < 0, np.log(self.shares[0]) + left, np.log(self.shares[1]) + right)
+
+    def mean(self):
+        down, up = (share * side.mean() for share, side in zip(self.shares, self.sides, strict=True))
+        return self.loc + up - down
+
+    def var(self):
+        pairs = zip(self.shares, self.sides, strict=True)
+        return sum(share * (side.var() + side.mean() ** 2) for share, side in pairs) - (self.mean() - self.loc) ** 2
+
+    def entropy(self):
+        return sum(p * (side.entropy() - np.log(p)) for p, side in zip(self.shares, self.sides, strict=True))
+
+    def cdf(self, x):
+        z = x - self.loc
+        left, right = self.sides
+        return np.where(z < 0, self.shares[0] * left.sf(-z), self.shares[0] + self.shares[1] * right.cdf(z))
 
 
 def _mean(rng, num, dim):
@@ -57,6 +149,48 @@ CASES = {
         lambda rng, num=NUM, dim=DIM: (_mean(rng, num, dim), rng.uniform(0.2, 4, num)),
         lambda a: (a[0], np.einsum("k,de->kde", a[1], np.eye(a[0].shape[1]))),
     ),
+    "Laplace": factorized(
+        Laplace,
+        lambda rng, num=NUM, dim=DIM: (_mean(rng, num, dim), rng.uniform(0.4, 2, (num, dim))),
+        lambda a: scipy.stats.laplace(*a),
+    ),
+    "AsymmetricLaplace": factorized(
+        AsymmetricLaplace,
+        lambda rng, num=NUM, dim=DIM: (_mean(rng, num, dim), *rng.uniform(0.4, 2, (2, num, dim))),
+        lambda a: scipy.stats.laplace_asymmetric(np.sqrt(a[1] / a[2]), a[0], np.sqrt(a[1] * a[2])),
+    ),
+    "Exponential": factorized(
+        Exponential,
+        lambda rng, num=NUM, dim=DIM: (_mean(rng, num, dim), rng.uniform(0.5, 2, (num, dim))),
+        lambda a: scipy.stats.expon(a[0], 1 / a[1]),
+    ),
+    "ExponentialPower": factorized(
+        ExponentialPower,
+        lambda rng, num=NUM, dim=DIM: (
+            _mean(rng, num, dim),
+            *rng.uniform(0.4, 2, (2, num, dim)),
+            *rng.uniform(0.8, 3, (2, num, dim)),
+        ),
+        lambda a: TwoHalves(*a),
+    ),
+    "Gamma": factorized(
+        Gamma,
+        lambda rng, num=NUM, dim=DIM: (rng.uniform(0.6, 8, (num, dim)), rng.uniform(0.5, 4, (num, dim))),
+        lambda a: scipy.stats.gamma(a[0], scale=1 / a[1]),
+        positive_points,
+    ),
+    "LogNormal": factorized(
+        LogNormal,
+        lambda rng, num=NUM, dim=DIM: (rng.uniform(-1, 1, (num, dim)), rng.uniform(0.2, 0.6, (num, dim))),
+        lambda a: scipy.stats.lognorm(a[1], scale=np.exp(a[0])),
+        positive_points,
+    ),
+    "Beta": factorized(
+        Beta,
+        lambda rng, num=NUM, dim=DIM: tuple(rng.uniform(0.6, 8, (2, num, dim))),
+        lambda a: scipy.stats.beta(*a),
+        unit_points,
+    ),
     "LowRankGaussian": Case(
         LowRankGaussian,
         _low_rank,
@@ -66,6 +200,9 @@ CASES = {
         ),
     ),
 }
+
+# Those that are transported in closed form.
+GAUSSIANS = [name for name, case in CASES.items() if issubclass(case.family, AbstractGaussian)]
 
 
 def components(name, seed, dtype="float64", num=NUM, dim=DIM):

@@ -9,9 +9,7 @@ from scipy.special import logsumexp
 
 import omt_expfam as omt
 from omt_expfam.families import DiagonalGaussian, Gaussian, LowRankGaussian, SphericalGaussian
-from tests.cases import CASES, covariances, mixture
-
-KINDS = list(CASES)
+from tests.cases import covariances, GAUSSIANS as KINDS, mixture
 
 
 def random_pair(seed, k0=4, k1=5, dim=3, condition=30.0, dtype="float64"):

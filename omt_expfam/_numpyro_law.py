@@ -1,0 +1,150 @@
+"""NumPyro distributions with a batch axis, taken apart into one law per component."""
+
+import contextlib
+import copy
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jaxtyping import Array
+
+from ._arrays import default_dtype, is_traced
+
+# How an array of the distribution relates to the batch axis: it has that axis, has one of length one, or has none.
+_BATCHED, _SINGLE, _SHARED = "batched", "single", "shared"
+_MAX_TRIES = 256
+
+
+class Laws(eqx.Module):
+    """K laws of one kind: the arrays of a NumPyro distribution with a leading axis K, and how to put them together.
+
+    Attributes:
+        arrays: The arrays, each with a leading axis of length K.
+        structure: The distribution of one law, without arrays.
+        kinds: How each array relates to the batch axis in the distribution that was given.
+    """
+
+    arrays: tuple[Array, ...]
+    structure: Any = eqx.field(static=True)
+    kinds: tuple[str, ...] = eqx.field(static=True)
+
+    @classmethod
+    def of(cls, distribution: Any) -> "Laws":
+        """Take a distribution apart along its first batch axis, and check it at draws where values can be seen.
+
+        Raises:
+            TypeError: If no way of taking it apart gives back its log-densities.
+        """
+        num = distribution.batch_shape[0]
+        leaves, _ = jax.tree.flatten(distribution)
+        dtype = _common_dtype(leaves)
+        leaves = [jnp.asarray(leaf, dtype) for leaf in leaves]
+        structure = jax.tree.structure(_with_batch(distribution, lambda shape: shape[1:] if shape else shape))
+        check = _Check.of(distribution)
+        choices = itertools.product(*(_possible_kinds(leaf.shape, num) for leaf in leaves))
+        for kinds in itertools.islice(choices, _MAX_TRIES):
+            laws = cls(tuple(leading(leaf, k, num) for leaf, k in zip(leaves, kinds, strict=True)), structure, kinds)
+            if check.passed(laws):
+                return laws
+        raise TypeError(
+            f"`distribution` could not be taken apart into components; got {type(distribution).__name__}. "
+            "Give every parameter the full batch shape, or write a component family."
+        )
+
+    def law(self) -> Any:
+        """One law, from arrays without their leading axis."""
+        return jax.tree.unflatten(self.structure, list(self.arrays))
+
+    def together(self) -> Any:
+        """All laws as one distribution with batch shape ``(K, ...)``."""
+        num = self.arrays[0].shape[0]
+        take = {_BATCHED: lambda a: a, _SINGLE: lambda a: a[:1], _SHARED: lambda a: a[0]}
+        leaves = [take[kind](array) for array, kind in zip(self.arrays, self.kinds, strict=True)]
+        one = jax.tree.unflatten(self.structure, leaves)
+        return _with_batch(one, lambda shape: (num, *shape))
+
+
+class _Check:
+    """The log-densities of a distribution at draws from it."""
+
+    def __init__(self, x: Any, log_prob: Any, event_shape: tuple[int, ...]):
+        self.x, self.log_prob, self.event_shape = x, log_prob, event_shape
+
+    @classmethod
+    def of(cls, distribution: Any) -> "_Check":
+        with relaxed():
+            if is_traced(distribution):
+                return cls(None, None, distribution.event_shape)
+            x = distribution.sample(jax.random.key(0), (3,))
+            return cls(x, np.asarray(distribution.log_prob(x)), distribution.event_shape)
+
+    def passed(self, laws: Laws) -> bool:
+        """Whether the laws give draws of the right shape and the same log-densities."""
+        try:
+            with relaxed():
+                shape = jax.eval_shape(lambda m: m.law().sample(jax.random.key(0)), _first(laws)).shape
+                if shape != self.event_shape:
+                    return False
+                if self.x is None:
+                    return True
+                own = jax.vmap(lambda m, x: m.law().log_prob(x), in_axes=(0, 1), out_axes=1)(laws, self.x)
+        except (TypeError, ValueError, IndexError, AttributeError):
+            return False
+        return own.shape == self.log_prob.shape and np.allclose(own, self.log_prob, 1e-4, 1e-4, equal_nan=True)
+
+
+def _first(laws: Laws) -> Laws:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), laws)
+
+
+@contextlib.contextmanager
+def relaxed() -> Iterator[None]:
+    """NumPyro does not satisfy JAX's strict promotion modes, which a caller may have enabled."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def _common_dtype(leaves: list[Any]) -> Any:
+    floating = [leaf.dtype for leaf in map(jnp.asarray, leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return np.result_type(*floating) if floating else default_dtype()
+
+
+def _possible_kinds(shape: tuple[int, ...], num: int) -> tuple[str, ...]:
+    """The likeliest first."""
+    if shape and shape[0] == num:
+        return (_BATCHED, _SHARED)
+    if shape and shape[0] == 1:
+        return (_SINGLE, _SHARED)
+    return (_SHARED,)
+
+
+def leading(leaf: Array, kind: str, num: int) -> Array:
+    """An array with the batch axis that it may lack."""
+    if kind == _BATCHED:
+        return leaf
+    return jnp.broadcast_to(leaf if kind == _SINGLE else leaf[None], (num, *leaf.shape[kind == _SINGLE :]))
+
+
+def _with_batch(value: Any, change: Callable[[tuple[int, ...]], tuple[int, ...]]) -> Any:
+    """A copy of a distribution in which it and every distribution inside it have another batch shape."""
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        return type(value)(_with_batch(item, change) for item in value)
+    if not isinstance(value, dist.Distribution):
+        return value
+    if isinstance(value, dist.ExpandedDistribution):
+        aligned = len(value.base_dist.batch_shape) == len(value.batch_shape)
+        base = _with_batch(value.base_dist, change if aligned else tuple)
+        shape = change(tuple(value.batch_shape))
+        return base if base.batch_shape == shape else dist.ExpandedDistribution(base, shape)
+    fresh = copy.copy(value)
+    for name, item in vars(value).items():
+        if isinstance(item, dist.Distribution | list | tuple) and name not in ("_batch_shape", "_event_shape"):
+            setattr(fresh, name, _with_batch(item, change))
+    fresh._batch_shape = change(tuple(value.batch_shape))
+    fresh._validate_args = False
+    return fresh

@@ -1,0 +1,49 @@
+"""Supports: the ends of a NumPyro constraint on single numbers, in words, and the check that data lie inside."""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpyro.distributions import constraints
+
+Constraint = constraints.Constraint
+
+
+def ends(support: Constraint) -> tuple[float, float]:
+    """The ends of a support, ``-inf`` and ``inf`` included.
+
+    Raises:
+        TypeError: If the support is not an interval of real numbers.
+    """
+    lower = getattr(support, "lower_bound", None)
+    upper = getattr(support, "upper_bound", None)
+    if (lower, upper) == (None, None) and support is not constraints.real:
+        raise TypeError(f"`support` must be a NumPyro constraint on an interval, such as positive; got {support}.")
+    return -math.inf if lower is None else float(lower), math.inf if upper is None else float(upper)
+
+
+def in_words(support: Constraint) -> str:
+    """A support as an error message names it."""
+    lower, upper = ends(support)
+    if (lower, upper) == (-math.inf, math.inf):
+        return "real numbers"
+    closed = bool(support(np.asarray(lower if math.isfinite(lower) else upper)))
+    if math.isfinite(lower) and math.isfinite(upper):
+        return f"numbers from {lower:g} to {upper:g}" if closed else f"numbers between {lower:g} and {upper:g}"
+    if lower == 0:
+        return "nonnegative numbers" if closed else "positive numbers"
+    word, end = ("above", lower) if math.isfinite(lower) else ("below", upper)
+    return f"numbers {word} {end:g}" + (" or equal to it" if closed else "")
+
+
+def check_support(name: str, values: np.ndarray, family: Any) -> None:
+    """Raise ValueError unless every (concrete) number lies in the support of a family."""
+    inside = np.broadcast_to(np.asarray(family.support(values)), values.shape)
+    if inside.all():
+        return
+    index = np.argwhere(~inside)[0]
+    raise ValueError(
+        f"`{name}` must lie in the support of {family.__name__} ({in_words(family.support)}); "
+        f"got {values[tuple(index)]:.6g} at index [{', '.join(map(str, index))}]. "
+        "Drop or transform such values, or choose a family whose support holds them."
+    )

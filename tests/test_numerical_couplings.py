@@ -1,0 +1,284 @@
+"""Couplings of families known by draws and moments, against closed forms, a dense one-dimensional solve and ott-jax."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+import scipy.stats
+from scipy.special import logsumexp
+
+import omt_expfam as omt
+from omt_expfam._couplings import PairSelection, select_pairs, solve_couplings
+from omt_expfam._numerical_couplings import solve_numerical_couplings
+from omt_expfam._numerical_pair import calibrated_weights, features, sinkhorn
+from omt_expfam.families import Gaussian
+
+EPSILON = 1.0
+
+
+class Hidden(Gaussian):
+    """Gaussian components that do not say so."""
+
+    def gaussian_form(self):
+        return None
+
+
+def gaussians(family, seed, num, dim=2):
+    rng = np.random.default_rng(seed)
+    factor = 0.3 * rng.standard_normal((num, dim, dim)) + np.eye(dim)
+    arguments = 2 * rng.standard_normal((num, dim)), factor @ factor.transpose(0, 2, 1)
+    return family(*(a.astype("float32") for a in arguments))
+
+
+ROOT_3, ROOT_2 = 3**0.5, 2**0.5
+
+# Laws of mean zero and variance one.
+LAWS = {
+    "normal": scipy.stats.norm(),
+    "exponential": scipy.stats.expon(loc=-1),
+    "laplace": scipy.stats.laplace(scale=1 / ROOT_2),
+    "uniform": scipy.stats.uniform(-ROOT_3, 2 * ROOT_3),
+}
+
+
+class Rotated(omt.AbstractComponents):
+    """x = matrix @ z with independent coordinates z of one of the laws; one class for all, to compile once."""
+
+    matrix: jax.Array
+    law: jax.Array
+
+    @property
+    def dim(self):
+        return self.matrix.shape[-1]
+
+    def _log_prob(self, x):
+        z = jnp.linalg.solve(self.matrix, x)
+        tables = [
+            -0.5 * z**2 - 0.5 * jnp.log(2 * jnp.pi),
+            jnp.where(z > -1, -z - 1, -jnp.inf),
+            -ROOT_2 * jnp.abs(z) - jnp.log(ROOT_2),
+            jnp.where(jnp.abs(z) < ROOT_3, -jnp.log(2 * ROOT_3), -jnp.inf),
+        ]
+        return jnp.stack(tables)[self.law[0].astype(int)].sum() - jnp.linalg.slogdet(self.matrix)[1]
+
+    def _sample(self, key):
+        normal, exponential, laplace, uniform = jax.random.split(key, 4)
+        shape = (self.dim,)
+        draws = [
+            jax.random.normal(normal, shape),
+            jax.random.exponential(exponential, shape) - 1,
+            jax.random.laplace(laplace, shape) / ROOT_2,
+            jax.random.uniform(uniform, shape, minval=-ROOT_3, maxval=ROOT_3),
+        ]
+        return self.matrix @ jnp.stack(draws)[self.law[0].astype(int)]
+
+    def _mean(self):
+        return jnp.zeros(self.dim)
+
+    def _covariance(self):
+        return self.matrix @ self.matrix.T
+
+    def to_numpyro(self):
+        raise NotImplementedError
+
+
+def line_value(left, left_scale, right, right_scale, epsilon, size=240):
+    """The value in one dimension, by Sinkhorn on quadrature nodes that crowd in the tails."""
+    t, w = np.polynomial.legendre.leggauss(size)
+    p = (t + 1) / 2
+    weight = np.log(15 * w * p**2 * (1 - p) ** 2)
+    level = p**3 * (10 - 15 * p + 6 * p * p)
+    x, y = LAWS[left].ppf(level) * left_scale, LAWS[right].ppf(level) * right_scale
+    kernel, g = -((x[:, None] - y[None]) ** 2) / epsilon, np.zeros(size)
+    for _ in range(2000):
+        f = -logsumexp(kernel + (weight + g)[None], axis=1)
+        old, g = g, -logsumexp(kernel + (weight + f)[:, None], axis=0)
+        if np.abs(g - old).max() < 1e-8:
+            break
+    return epsilon * np.exp(weight) @ (f + g)
+
+
+@pytest.fixture(scope="module")
+def couplings():
+    """Numerical couplings of Gaussians and the closed form of the same pairs."""
+    numerical = solve_numerical_couplings(gaussians(Hidden, 0, 2), gaussians(Hidden, 1, 3), jnp.asarray(EPSILON))
+    return numerical, solve_couplings(gaussians(Gaussian, 0, 2), gaussians(Gaussian, 1, 3), jnp.asarray(EPSILON))
+
+
+@pytest.fixture
+def points():
+    """Draws of the source components, with their labels and random targets."""
+    source = gaussians(Gaussian, 0, 2)
+    x = source.sample(jax.random.key(3), 128).reshape(-1, 2)
+    targets = np.random.default_rng(0).integers(0, 3, 256)
+    return x, jnp.tile(jnp.arange(2), 128), jnp.asarray(targets)
+
+
+def test_values_are_the_closed_forms(couplings):
+    numerical, exact = couplings
+    off = np.abs(np.asarray(numerical.objectives() - exact.objectives()))
+    spread = 2 * (2 + 2)  # the order of both total variances: values after centering are a part of it
+    assert off.max() < 0.01 * spread
+    assert (off <= np.asarray(numerical.objective_errors)).all()
+    assert (np.asarray(numerical.objective_errors) < 0.02 * spread).all()
+    np.testing.assert_allclose(numerical.costs, exact.costs, atol=0.02 * spread)
+    np.testing.assert_allclose(numerical.costs + EPSILON * numerical.kl, numerical.objectives(), rtol=1e-6)
+    assert numerical.result == omt.RESULTS.successful
+
+
+def test_conditional_laws_are_the_closed_forms(couplings, points):
+    """Root mean squared deviations: single points in the tails are worse."""
+    numerical, exact = couplings
+    x, source, target = points
+
+    def deviation(left, right):
+        return float(np.sqrt(np.mean((np.asarray(left) - np.asarray(right)) ** 2)))
+
+    assert deviation(numerical.conditional_mean(x, source, target), exact.conditional_mean(x, source, target)) < 0.06
+    shares = jnp.asarray([[0.2, 0.3, 0.5], [0.6, 0.1, 0.3]])
+    weight, pairs = jax.nn.one_hot(source, 2), select_pairs(shares, 0.0)
+    image = exact.component_maps(shares)(x, weight)
+    assert deviation(numerical.component_maps(shares)(x, weight), image) < 0.06
+    covariances = [c.conditional_covariance(x, image, weight, pairs) for c in couplings]
+    assert deviation(*covariances) < 0.1
+    y = exact.sample_conditional(jax.random.key(5), x, source, target)
+    log_weight = jnp.log(weight + 1e-30)
+    assert deviation(*(c.log_conditional(x, y, log_weight, pairs) for c in couplings)) < 0.15
+    np.testing.assert_allclose(numerical.cross_covariances(pairs), exact.cross_covariances(pairs), atol=0.04)
+    assert numerical.interpolate(jnp.asarray(0.5), pairs) is None
+
+
+def test_traced_maps_are_the_same(couplings, points):
+    numerical, _ = couplings
+    x, source, _ = points
+    shares, weight = jnp.asarray([[0.2, 0.3, 0.5], [0.6, 0.1, 0.3]]), jax.nn.one_hot(source, 2)
+    traced = jax.jit(lambda s: numerical.component_maps(s)(x, weight))(shares)
+    np.testing.assert_allclose(traced, numerical.component_maps(shares)(x, weight), rtol=1e-4, atol=1e-5)
+
+
+def test_transpose_swaps_sides(couplings):
+    numerical, _ = couplings
+    pairs = select_pairs(jnp.ones((2, 3)), 0.0)
+    back = numerical.transpose().cross_covariances(PairSelection(pairs.target, pairs.source, pairs.weight))
+    np.testing.assert_allclose(back, np.swapaxes(numerical.cross_covariances(pairs), 1, 2), atol=1e-3)
+    np.testing.assert_array_equal(numerical.transpose().transpose().objectives(), numerical.objectives())
+
+
+def test_draws_have_the_marginal_law(couplings):
+    """Push draws of one source component to one target component: the target's moments, and no repeated points."""
+    numerical, _ = couplings
+    x = numerical.source.sample(jax.random.key(8), 2000)[:, 0]
+    zeros = jnp.zeros(2000, int)
+    y = np.asarray(numerical.sample_conditional(jax.random.key(9), x, zeros, zeros + 1))
+    target = numerical.target.select([1])
+    covariance = np.asarray(target.covariance()[0])
+    error = np.sqrt(np.diag(covariance) / 2000)
+    assert (np.abs(y.mean(0) - np.asarray(target.mean()[0])) < 4 * error).all()
+    np.testing.assert_allclose(np.cov(y.T), covariance, atol=0.15 * np.diag(covariance).max())
+    assert len(np.unique(y[:, 0])) > 1900
+
+
+def random_case(seed, dim):
+    rng = np.random.default_rng(seed)
+    names = rng.choice(list(LAWS), 2)
+    rotation = np.linalg.qr(rng.standard_normal((dim, dim)))[0]
+    scales = np.exp(rng.uniform(-0.3, 0.3, (2, dim)))
+    truth = sum(line_value(names[0], a, names[1], b, EPSILON) for a, b in scales.T)
+    matrices = [jnp.asarray((rotation * scale)[None], jnp.float32) for scale in scales]
+    laws = [jnp.full((1, 1), float(list(LAWS).index(name))) for name in names]
+    return *(Rotated(matrix, law) for matrix, law in zip(matrices, laws, strict=True)), truth
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dim", "num"), [(2, 20), (5, 20)])
+def test_rotated_products(dim, num):
+    """Within one percent of the sum of the one-dimensional values, and within the reported error."""
+    for seed in range(num):
+        source, target, truth = random_case(seed, dim)
+        solved = solve_numerical_couplings(source, target, jnp.asarray(EPSILON))
+        off = abs(float(solved.objectives()[0, 0]) - truth)
+        assert off < 0.01 * truth, seed
+        assert off <= float(solved.objective_errors[0, 0]), seed
+        assert float(solved.objective_errors[0, 0]) < 0.04 * truth, seed
+
+
+@pytest.mark.slow
+def test_reported_errors_are_honest():
+    """At least the true error in 99 percent of 200 cases."""
+    missed = 0
+    for seed in range(200):
+        source, target, truth = random_case(1000 + seed, 2)
+        solved = solve_numerical_couplings(source, target, jnp.asarray(EPSILON))
+        missed += abs(float(solved.objectives()[0, 0]) - truth) > float(solved.objective_errors[0, 0])
+    assert missed <= 2
+
+
+@pytest.mark.loose
+def test_the_iteration_is_ott_jaxs():
+    """The same plan between the same points."""
+    from ott.geometry import pointcloud
+    from ott.solvers import linear
+
+    rng = np.random.default_rng(0)
+    x, y = (rng.standard_normal((100, 2)).astype("float32") for _ in range(2))
+    uniform = jnp.full(100, -np.log(100.0))
+    kernel = jnp.asarray(2 * x @ y.T / 0.5)
+    own = sinkhorn(kernel, uniform, uniform, jnp.zeros(100), jnp.asarray(1e-6), jnp.asarray(2000))
+    theirs = linear.solve(pointcloud.PointCloud(x, y, epsilon=0.5), threshold=1e-6)
+    plan = jnp.exp(kernel + own.u[:, None] + own.v[None]) / 1e4
+    np.testing.assert_allclose(plan, theirs.matrix, atol=1e-7)
+
+
+def test_node_weights_have_exact_moments():
+    z = jnp.asarray(np.random.default_rng(0).exponential(size=(512, 2)) - 1, jnp.float32)
+    weight = np.exp(np.asarray(calibrated_weights(features(z, 512))))
+    np.testing.assert_allclose(weight.sum(), 1, rtol=1e-5)
+    np.testing.assert_allclose(weight @ np.asarray(z), 0, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(z).T @ (np.asarray(z) * weight[:, None]), np.eye(2), atol=1e-3)
+
+
+SMALL = omt.NumericalSettings(num_nodes=128, num_draws=2048)
+
+
+def student(df):
+    return omt.NumPyroComponents(dist.MultivariateStudentT(df, jnp.zeros((2, 2)), jnp.eye(2)))
+
+
+@pytest.mark.parametrize("df", [2.0, 1.0])
+def test_infinite_variance_is_refused(df):
+    with pytest.raises(ValueError, match=r"`target` must have a finite covariance.*component 0 \(NumPyroComponents\)"):
+        solve_numerical_couplings(gaussians(Gaussian, 0, 2), student(df), jnp.asarray(1.0), SMALL)
+
+
+def test_zero_regularization_is_refused():
+    with pytest.raises(ValueError, match=r"`epsilon_components` must be positive for numerical couplings; got 0"):
+        solve_numerical_couplings(gaussians(Gaussian, 0, 2), student(5.0), jnp.asarray(0.0), SMALL)
+
+
+def test_stopping_early_is_told():
+    settings = omt.NumericalSettings(num_nodes=128, num_draws=2048, tolerance=1e-9, max_steps=1)
+    solved = solve_numerical_couplings(gaussians(Hidden, 0, 1), gaussians(Hidden, 1, 1), jnp.asarray(0.01), settings)
+    assert solved.result == omt.RESULTS.potentials_not_converged
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_nodes": 30}, "`num_nodes` must be at least 64; got 30"),
+        ({"num_nodes": 130}, "`num_nodes` must be a multiple of 4; got 130"),
+        ({"tolerance": 0.0}, "`tolerance` must be a finite number greater than 0; got 0"),
+        ({"seed": -1}, "`seed` must be at least 0; got -1"),
+    ],
+)
+def test_bad_settings(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        omt.NumericalSettings(**arguments)
+
+
+@pytest.mark.slow
+def test_equal_settings_give_equal_results_also_traced():
+    left, right = gaussians(Hidden, 0, 2), gaussians(Hidden, 1, 3)
+    first = solve_numerical_couplings(left, right, jnp.asarray(1.0), SMALL)
+    traced = jax.jit(lambda m: solve_numerical_couplings(m, right, jnp.asarray(1.0), SMALL).objectives())(left)
+    np.testing.assert_allclose(traced, first.objectives(), rtol=1e-4)
