@@ -141,6 +141,11 @@ def solve_problems(source: Standardized, target: Standardized, epsilon: float, p
     return _assemble(distinct, plan, bundles, plans, defects, which.reshape(shape))
 
 
+def _at(tree: Any, index: Any) -> Any:
+    """One entry, or some, of everything that is stacked in a pytree."""
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
 def _stacked(side: Standardized) -> Any:
     """The distinct laws with a leading axis, which also a law without arrays gets by counting."""
     return (side.shapes, jnp.arange(_power_of_two(int(side.which.max()) + 1)))
@@ -197,7 +202,7 @@ def _lagrange(nodes: np.ndarray, at: float) -> np.ndarray:
 @eqx.filter_jit
 def _measure(profiles: tuple[Profile, Profile], which: tuple[Array, Array], epsilon: Array) -> Array:
     def one(item: tuple[Array, Array, Array]) -> Array:
-        left, right = (jax.tree.map(lambda leaf: leaf[k], p) for p, k in zip(profiles, item[:2], strict=True))
+        left, right = (_at(profile, k) for profile, k in zip(profiles, item[:2], strict=True))
         return jnp.maximum(num_panels(left, right, item[2]), num_panels(right, left, item[2]))
 
     return jax.lax.map(one, (*which, epsilon), batch_size=16)
@@ -288,10 +293,7 @@ def _solve_bundles(
 def _solve_chunk(bundles: list[_Bundle], count: int, shapes: Any, profiles: tuple[Profile, Profile]) -> LinePlan:
     """Solve bundles of one size, at once; results as NumPy arrays."""
     which = (np.array([b.source for b in bundles]), np.array([b.target for b in bundles]))
-    laws, pair = (
-        tuple(jax.tree.map(lambda leaf, k=k: leaf[k], side) for side, k in zip(sides, which, strict=True))
-        for sides in (shapes, profiles)
-    )
+    laws, pair = (tuple(_at(side, k) for side, k in zip(sides, which, strict=True)) for sides in (shapes, profiles))
     epsilons = np.array([b.epsilons for b in bundles])
     limit = bool(epsilons[0, 0] == 0)
     positive = jnp.asarray(epsilons[:, int(limit) :])
@@ -401,8 +403,8 @@ def solve_traced(source: ProductForm, target: ProductForm, epsilon: Float[Array,
 
     def one(index: Array) -> tuple[LinePlan, Array, Array]:
         i, j, c = index // (other * dim), (index // dim) % other, index % dim
-        laws = tuple(jax.tree.map(lambda leaf, k=k: leaf[k, c], form.shape) for form, k in ((source, i), (target, j)))
-        pair = tuple(jax.tree.map(lambda leaf, k=k: leaf[k, c], p) for p, k in zip(profiles, (i, j), strict=True))
+        laws = (_at(source.shape, (i, c)), _at(target.shape, (j, c)))
+        pair = tuple(_at(profile, (k, c)) for profile, k in zip(profiles, (i, j), strict=True))
         reduced = epsilon / (sides[0][1][i, c] * sides[1][1][j, c])
         nodes = place_nodes(laws, pair, reduced, _TRACED_COUNT)
         plan = jax.tree.map(lambda leaf: leaf[0], _members(nodes, reduced[None]))

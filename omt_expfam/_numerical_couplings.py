@@ -80,8 +80,8 @@ class NumericalCouplings(AbstractCouplings):
     Conditional laws at points that are no nodes come from Sinkhorn's own extension of the potentials.
 
     Attributes:
-        errors: Cautious estimates of the errors of `objectives`, shape ``[K0, K1]``. The errors of ``costs`` are about
-            four times larger.
+        errors: Cautious estimates of the errors of `objectives`, shape ``[K0, K1]``. Those of ``costs`` and
+            of ``epsilon * kl`` are several times larger.
         marginal_errors: L1 error of the marginals of each plan between nodes, shape ``[K0, K1]``.
         source_nodes: Nodes of the source components.
         target_nodes: Nodes of the target components.
@@ -114,9 +114,11 @@ class NumericalCouplings(AbstractCouplings):
 
     def transpose(self) -> "NumericalCouplings":
         return NumericalCouplings(
-            *(value.T for value in (self.costs, self.kl)),
+            self.costs.T,
+            self.kl.T,
             self.epsilon,
-            *(value.T for value in (self.errors, self.marginal_errors)),
+            self.errors.T,
+            self.marginal_errors.T,
             self.target,
             self.source,
             self.target_nodes,

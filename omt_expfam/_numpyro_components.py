@@ -94,10 +94,10 @@ class NumPyroComponents(AbstractComponents):
     def gaussian_form(self) -> AbstractCovariance | None:
         law = self.laws.law()
         with relaxed():
-            if isinstance(law, dist.MultivariateNormal):
+            if _is(law, dist.MultivariateNormal):
                 shape = (self.dim, self.dim)
                 return DenseCovariance(jax.vmap(lambda m: jnp.broadcast_to(m.law().scale_tril, shape))(self.laws))
-            if isinstance(law, dist.Independent) and type(_unexpanded(law.base_dist)) is dist.Normal:
+            if _is(law, dist.Independent) and type(_unexpanded(law.base_dist)) is dist.Normal:
                 variance = jax.vmap(lambda m: jnp.broadcast_to(m.law().variance, (self.dim,)))(self.laws)
                 return DiagonalCovariance(variance)
         return None
@@ -124,13 +124,18 @@ def _check(distribution: Any) -> None:
     support = distribution.support
     if support is not None and support.is_discrete:
         raise TypeError(f"`distribution` must be continuous; {kind} is discrete.")
-    if isinstance(support, type(constraints.simplex) | type(constraints.sphere)):
+    if _is(support, type(constraints.simplex), type(constraints.sphere)):
         raise TypeError(f"`distribution` must have a density on R^d; {kind} lives on a surface.")
     try:
         with relaxed():
             jax.eval_shape(lambda: distribution.sample(jax.random.key(0)))
     except NotImplementedError:
         raise TypeError(f"`distribution` must have a `sample` method; {kind} has none.") from None
+
+
+def _is(law: Any, *kinds: type) -> bool:
+    """`isinstance`, of which NumPyro's annotations make static checkers conclude too much."""
+    return isinstance(law, kinds)
 
 
 # -- densities -----------------------------------------------------------------------------------------------------
@@ -143,11 +148,11 @@ def _log_prob(law: Any, x: Array) -> Array:
 
 
 def _inside(law: Any, x: Array) -> Array:
-    if isinstance(law, dist.TransformedDistribution):
+    if _is(law, dist.TransformedDistribution):
         for transform in reversed(law.transforms):
             x = transform.inv(x)
         return _inside(law.base_dist, x)
-    if isinstance(law, dist.ExpandedDistribution | dist.Independent):
+    if _is(law, dist.ExpandedDistribution, dist.Independent):
         return jnp.all(_inside(law.base_dist, x))
     return jnp.asarray(True) if law.support is None else jnp.all(law.support(x))
 
@@ -157,7 +162,7 @@ def _inside(law: Any, x: Array) -> Array:
 
 def _exact_mean(law: Any) -> Array | None:
     """The mean of one law by formula, or None."""
-    if isinstance(law, dist.TransformedDistribution) and type(law).mean is dist.TransformedDistribution.mean:
+    if _is(law, dist.TransformedDistribution) and type(law).mean is dist.TransformedDistribution.mean:
         mean = _exact_mean(law.base_dist)
         if mean is None or not all(isinstance(t, _LINEAR) for t in law.transforms):
             return None
@@ -172,17 +177,17 @@ def _exact_mean(law: Any) -> Array | None:
 
 def _exact_covariance(law: Any) -> Array | None:
     """The covariance matrix of one law by formula, or None."""
-    if isinstance(law, dist.MultivariateStudentT):
+    if _is(law, dist.MultivariateStudentT):
         matrix = law.scale_tril @ jnp.swapaxes(law.scale_tril, -1, -2)
         return jnp.where(law.df > 2, law.df / jnp.where(law.df > 2, law.df - 2, 1), jnp.inf) * matrix
-    if isinstance(law, dist.MultivariateNormal | dist.LowRankMultivariateNormal):
+    if _is(law, dist.MultivariateNormal, dist.LowRankMultivariateNormal):
         return law.covariance_matrix
-    if isinstance(law, dist.ExpandedDistribution):
+    if _is(law, dist.ExpandedDistribution):
         return _exact_covariance(law.base_dist)
-    if isinstance(law, dist.Independent) and law.base_dist.event_shape == ():
+    if _is(law, dist.Independent) and law.base_dist.event_shape == ():
         variance = _variance(law.base_dist)
         return None if variance is None else jnp.diag(jnp.broadcast_to(variance, law.event_shape))
-    if isinstance(law, dist.TransformedDistribution) and all(isinstance(t, _LINEAR) for t in law.transforms):
+    if _is(law, dist.TransformedDistribution) and all(isinstance(t, _LINEAR) for t in law.transforms):
         covariance = _exact_covariance(law.base_dist)
         for transform in law.transforms:
             if covariance is not None:
@@ -249,7 +254,7 @@ class NumPyroShape(AbstractShape):
             law = self.laws.law()
             ends = _ends(law)
             assert ends is not None
-            kinks = [law.loc] if isinstance(law, dist.Laplace | dist.AsymmetricLaplace) else []
+            kinks = [law.loc] if _is(law, dist.Laplace, dist.AsymmetricLaplace) else []
             points = [jnp.asarray(point, self.laws.arrays[0].dtype).reshape(()) for point in (ends[0], *kinks, ends[1])]
             return jnp.stack(points)
 
@@ -264,7 +269,7 @@ class NumPyroShape(AbstractShape):
 
 def _product_form(laws: Laws, dim: int) -> ProductForm | None:
     law = jax.tree.map(lambda leaf: leaf[0], laws).law()
-    if not isinstance(law, dist.Independent) or law.base_dist.event_shape != ():
+    if not _is(law, dist.Independent) or law.base_dist.event_shape != ():
         return None
     base = _unexpanded(law.base_dist)
     shape = (laws.arrays[0].shape[0], dim)
@@ -292,13 +297,13 @@ def _product_form(laws: Laws, dim: int) -> ProductForm | None:
 
 
 def _unexpanded(law: Any) -> Any:
-    return _unexpanded(law.base_dist) if isinstance(law, dist.ExpandedDistribution) else law
+    return _unexpanded(law.base_dist) if _is(law, dist.ExpandedDistribution) else law
 
 
 def _ends(law: Any) -> tuple[Any, Any] | None:
     """The ends of the support of one-dimensional laws, or None where it is no interval."""
     support = law.support
-    if support is constraints.real or isinstance(support, type(constraints.real)):
+    if support is constraints.real or _is(support, type(constraints.real)):
         return -jnp.inf, jnp.inf
     lower, upper = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
     if lower is None and upper is None:
