@@ -1,0 +1,140 @@
+"""Entropic transport between laws on the line: solves per second against ott-jax, and accuracy for every pair of laws.
+
+Both solve the same nodes and weights to the same marginal error. Accuracy is against a dense solve by NumPy that shares
+nothing with the library (tests/lines.py).
+"""
+
+from benchmarks._harness import parse, report, seconds  # isort: skip  (sets the thread count first)
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ott.geometry import pointcloud
+from ott.problems.linear import linear_problem
+from ott.solvers.linear import sinkhorn
+
+import omt_expfam as omt
+from omt_expfam._line_problems import (
+    _counts,
+    _place,
+    _solve,
+    _stacked,
+    _tabulate_all,
+    _Bundle,
+    standardize,
+)
+from omt_expfam._line_table import evaluate
+from omt_expfam.families import Laplace
+from tests.test_product_couplings import LAWS, dense, solved
+
+EPSILON, TOLERANCE = 0.05, 1.5e-11
+# How many problems of one kind are solved in a row.
+ROW = 16
+
+
+def forms(name):
+    family, arguments, _, _ = LAWS[name]
+    return standardize(family(*arguments).product_form())
+
+
+def nodes_of(source, target):
+    """The nodes of one pair of laws, repeated along a leading axis."""
+    sides = [forms(name) for name in (source, target)]
+    shapes = tuple(_stacked(side) for side in sides)
+    profiles = tuple(_tabulate_all(*side) for side in shapes)
+    count = int(_counts([_Bundle(0, 0, (EPSILON,))], profiles)[0])
+    index = np.zeros(ROW, int)
+    laws, pair = (tuple(jax.tree.map(lambda leaf: leaf[index], s) for s in both) for both in (shapes, profiles))
+    return _place(laws, pair, jnp.full(ROW, EPSILON), count)
+
+
+def peer(lse_mode):
+    solver = sinkhorn.Sinkhorn(threshold=TOLERANCE, max_iterations=20_000, lse_mode=lse_mode)
+
+    @jax.jit
+    def solve(nodes):
+        def one(n):
+            geometry = pointcloud.PointCloud(n.x[:, None], n.y[:, None], epsilon=EPSILON)
+            problem = linear_problem.LinearProblem(geometry, jnp.exp(n.log_a), jnp.exp(n.log_b))
+            out = solver(problem)
+            return out.reg_ot_cost, out.n_iters, out.converged
+
+        return jax.lax.map(one, nodes)
+
+    return solve
+
+
+def speed(source, target):
+    nodes = nodes_of(source, target)
+    epsilons = jnp.full((ROW, 1), EPSILON)
+    first, ours = seconds(lambda: _solve(nodes, epsilons))
+    plan = _solve(nodes, epsilons)
+    value = float(plan.cost[0, 0] + EPSILON * (plan.kl[0, 0] - 0.5 * np.log(EPSILON)))
+    row = [f"{source} - {target}", nodes.x.shape[1], int(plan.num_steps[0, 0]), f"{first:.1f}", f"{ROW / ours:.0f}"]
+    for lse_mode in (True, False):
+        solve = peer(lse_mode)
+        few = jax.tree.map(lambda leaf: leaf[:2], nodes)
+        _, theirs = seconds(lambda solve=solve, few=few: solve(few), repeats=1)
+        cost, steps, converged = (np.asarray(v)[0] for v in solve(few))
+        agrees = f"{abs(float(cost) / value - 1):.0e}" if converged else "not converged"
+        row += [int(steps), f"{2 / theirs:.1f}", f"{theirs / 2 * ROW / ours:.0f}", agrees]
+    return row
+
+
+def accuracy(source, target, reduced):
+    """Largest relative errors of value, cost and KL, and root mean square error of the conditional mean."""
+    solution = solved(source, target, reduced)
+    row = [f"{source} - {target}"]
+    for k, epsilon in enumerate(reduced):
+        (x, a, _, _), (objective, cost, kl, mean, _) = dense(source, target, epsilon)
+        ours = float(solution.costs[0, 0, k]), float(solution.kl[0, 0, k])
+        each = solution.problems[np.zeros(len(x), int), 0, k]
+        ours_mean = np.asarray(evaluate(solution.tables[0], each, jnp.asarray(x))[0])
+        value = ours[0] + epsilon * ours[1]
+        errors = abs(value / objective - 1), abs(ours[0] / cost - 1), abs(ours[1] / kl - 1)
+        row += [f"{max(errors):.0e}", f"{np.sqrt(a @ (ours_mean - mean) ** 2):.0e}"]
+        row += ["yes" if abs(value - objective) <= float(solution.errors[0, 0, k]) + 1e-9 else "NO"]
+    return row
+
+
+def whole_plan(num, dim):
+    """A plan between Laplace mixtures: how many problems there are, and how many are solved."""
+    rng = np.random.default_rng(0)
+
+    def draw():
+        parts = Laplace(3 * rng.normal(size=(num, dim)), rng.uniform(0.5, 2, (num, dim)))
+        return omt.Mixture(rng.dirichlet(np.full(num, 3.0)), parts)
+
+    source, target = draw(), draw()
+    rows = []
+    for epsilon in (0.5, 0.05):
+        first, later = seconds(
+            lambda e=epsilon: omt.transport(source, target, epsilon_components=e, epsilon_weights=1.0).weights
+        )
+        plan = omt.transport(source, target, epsilon_components=epsilon, epsilon_weights=1.0)
+        rows.append([num, dim, epsilon, num * num * dim, plan.couplings.tables[0].nodes.shape[0], first, later])
+    return rows
+
+
+if __name__ == "__main__":
+    options = parse(__doc__)
+    jax.config.update("jax_enable_x64", True)
+    pairs = (
+        [("normal", "normal")] if options.quick else [("normal", "normal"), ("laplace", "laplace"), ("normal", "gamma")]
+    )
+    header = ["pair", "nodes", "steps", "first call, s", "ours / s"]
+    for mode in ("log", "kernel"):
+        header += [f"ott steps ({mode})", f"ott / s ({mode})", f"ratio ({mode})", f"values differ ({mode})"]
+    report(header, [speed(*pair) for pair in pairs], options.csv)
+    print()
+    header = ["K", "d", "epsilon", "problems", "solved", "first call, s", "later, s"]
+    report(header, whole_plan(*((4, 2) if options.quick else (20, 16))), None)
+    print()
+    reduced = [1.0, 0.3, 0.1] if options.quick else [1.0, 0.1, 0.01]
+    pairs = [("normal", "gamma")] if options.quick else itertools.combinations_with_replacement(LAWS, 2)
+    header = ["pair", *(f"{what} at {e:g}" for e in reduced for what in ("error", "mean", "honest"))]
+    report(
+        header, [accuracy(*pair, reduced) for pair in pairs], options.csv and options.csv.with_stem("lines_accuracy")
+    )
