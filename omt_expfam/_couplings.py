@@ -130,7 +130,7 @@ def independent_costs(source: AbstractComponents, target: AbstractComponents) ->
         form = components.gaussian_form()
         if form is not None:
             return jax.vmap(lambda c: c.trace())(form)
-        return jax.vmap(lambda c: jnp.trace(c._covariance()))(components)
+        return jnp.trace(components.covariance(), axis1=1, axis2=2)
 
     distance = squared_distances(source.mean(), target.mean())
     return distance + spread(source)[:, None] + spread(target)[None, :]
@@ -142,24 +142,26 @@ def squared_distances(x: Float[Array, "K0 d"], y: Float[Array, "K1 d"]) -> Float
 
 
 def solve_couplings(
-    source: AbstractComponents, target: AbstractComponents, epsilon: Any, progress: bool | None = None
+    source: AbstractComponents,
+    target: AbstractComponents,
+    epsilon: Any,
+    progress: bool | None = None,
+    numerical: Any = None,
 ) -> AbstractCouplings:
-    """Solve the P-block by the best route that both families offer.
+    """Solve the P-block by the best route that both sides offer.
 
-    Gaussian components are coupled in closed form, components with independent coordinates coordinate by coordinate.
-
-    Raises:
-        TypeError: If no route is known for the two families.
+    Gaussian components are coupled in closed form, components with independent coordinates coordinate by coordinate,
+    and all others numerically; sets of several families are coupled block by block.
     """
+    from ._blocks import Blocks, solve_block_couplings
     from ._gaussian_couplings import solve_gaussian_couplings
+    from ._numerical_couplings import solve_numerical_couplings
     from ._product_couplings import solve_product_couplings
 
+    if isinstance(source, Blocks) or isinstance(target, Blocks):
+        return solve_block_couplings(source, target, epsilon, progress, numerical)
     if source.gaussian_form() is not None and target.gaussian_form() is not None:
         return solve_gaussian_couplings(source, target, epsilon, progress)
     if source.product_form() is not None and target.product_form() is not None:
         return solve_product_couplings(source, target, epsilon, progress)
-    lacking = next(c for c in (source, target) if c.gaussian_form() is None)
-    raise TypeError(
-        f"No coupling is known for {type(lacking).__name__} components: they have no Gaussian form. "
-        "Give the family a `gaussian_form` method."
-    )
+    return solve_numerical_couplings(source, target, epsilon, numerical, progress)

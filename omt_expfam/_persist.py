@@ -24,11 +24,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._arrays import is_traced
+from ._blocks import BlockCouplings, Blocks
 from ._correspondences import Correspondences
+from ._couplings import PairSelection
+from ._displacement import Displacement
 from ._fit import Fit
 from ._gaussian_couplings import GaussianCouplings
 from ._line_table import LineProblem, LineTable
 from ._mixture import Mixture
+from ._numerical_couplings import NumericalCouplings, NumericalSettings
+from ._numerical_pair import Nodes
+from ._numpyro_components import NumPyroComponents
 from ._plan import BlockTrace, TransportPlan
 from ._product_couplings import ProductCouplings
 from ._result import RESULTS
@@ -44,14 +50,21 @@ _LOCAL_HEADER_LENGTH = 30
 _CLASSES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
+        BlockCouplings,
+        Blocks,
         BlockStart,
         BlockTrace,
         Correspondences,
+        Displacement,
         Fit,
         GaussianCouplings,
         LineProblem,
         LineTable,
         Mixture,
+        Nodes,
+        NumericalCouplings,
+        NumericalSettings,
+        PairSelection,
         ProductCouplings,
         TransportPlan,
         WeightCoupling,
@@ -260,6 +273,11 @@ class _Writer:
         for name, enumeration in _ENUMERATIONS.items():
             if isinstance(value, enumeration):
                 return self._enumeration_item(name, value, where)
+        if isinstance(value, NumPyroComponents):
+            raise TypeError(
+                f"`{where}` cannot be saved: it holds a NumPyro distribution, and files hold no code. "
+                "Save the distribution's parameters, and build the components again."
+            )
         if isinstance(value, eqx.Module) or type(value) in self._classes.values():
             return self._object(value, where)
         raise TypeError(f"`{where}` cannot be saved: files do not hold {type(value).__name__} objects.")

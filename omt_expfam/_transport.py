@@ -13,6 +13,7 @@ from ._couplings import independent_costs, solve_couplings
 from ._gaussian_couplings import cross_covariance_terms
 from ._linear_program import exact_coupling
 from ._mixture import Mixture
+from ._numerical_couplings import NumericalSettings
 from ._plan import BlockTrace, TransportPlan
 from ._precision import in_float64, narrow
 from ._result import raise_if_failed
@@ -45,6 +46,7 @@ def transport(
     num_sweeps: int = 1,
     tolerance: float | None = None,
     max_steps: int = 1000,
+    numerical: NumericalSettings | None = None,
     progress: bool | None = None,
     throw: bool = True,
 ) -> TransportPlan:
@@ -70,8 +72,10 @@ def transport(
         tolerance: Largest accepted marginal error (L1, rows plus columns) of the weight coupling. Default 1e-10 where
             it is solved in float64, 5e-6 in float32.
         max_steps: Limit on the steps of the weight solve.
-        progress: Show a progress bar over the source components; by default on a terminal, when there are many pairs.
-        throw: Raise when the weight solve fails; otherwise the plan's ``result`` tells.
+        numerical: How accurately component couplings are computed that have neither a closed form nor independent
+            coordinates.
+        progress: Show a progress bar over the component couplings; by default on a terminal, when there are many.
+        throw: Raise when a solve fails; otherwise the plan's ``result`` tells.
 
     Returns:
         The plan. All of it is differentiable with respect to both mixtures and both regularizations when
@@ -80,9 +84,10 @@ def transport(
         is not possible and float32 is used.
 
     Raises:
-        TypeError: If an argument is not of the stated type, or no coupling is known for the families.
-        ValueError: If the dimensions differ, or a regularization is negative.
-        ConvergenceError: If the weight solve fails and ``throw`` is true.
+        TypeError: If an argument is not of the stated type.
+        ValueError: If the dimensions differ, a regularization is negative, or ``epsilon_components`` is 0 for
+            components that are coupled numerically.
+        ConvergenceError: If a solve fails and ``throw`` is true.
     """
     for name, mixture in (("source", source), ("target", target)):
         if not isinstance(mixture, Mixture):
@@ -97,13 +102,15 @@ def transport(
     num_sweeps, max_steps = as_count("num_sweeps", num_sweeps), as_count("max_steps", max_steps)
     if tolerance is not None:
         as_scalar("tolerance", tolerance, strict=True)
+    if numerical is not None and not isinstance(numerical, NumericalSettings):
+        raise TypeError(f"`numerical` must be NumericalSettings; got {type(numerical).__name__}.")
 
     weights, costs = _start_values(start, source, target, epsilon_1)
     a, b = source.weights, target.weights
     trace = [_objective(weights, costs, a, b, epsilon_2)]
     potential = jnp.zeros_like(b)
     while True:
-        couplings = solve_couplings(source.components, target.components, epsilon_1, progress)
+        couplings = solve_couplings(source.components, target.components, epsilon_1, progress, numerical)
         objectives = couplings.objectives()
         trace.append(_objective(weights, objectives, a, b, epsilon_2))
         if len(trace) == 2 and start is not None and start.weights is not None:
