@@ -64,7 +64,7 @@ for ax, (title, (source, target)) in zip(panels, configurations.items(), strict=
     print(f"{title}: cost {float(plan.cost):.3f}, KL {kl:.3f} nats, errors of marginals {errors[-2]:.1e}, {errors[-1]:.1e}")
 
     ax.imshow(joint.T, origin="lower", extent=(-14, 14, -14, 14), cmap="Greys", norm=mpl.colors.PowerNorm(0.5))
-    ax.set(xlabel="source x", ylabel="target y", xlim=(-5, 5), ylim=(-5, 5))
+    ax.set(xlabel="source x", ylabel="target y", xlim=(-6, 6), ylim=(-6, 6))
     above, beside = ax.inset_axes((0, 1.02, 1, 0.2), sharex=ax), ax.inset_axes((1.02, 0, 0.2, 1), sharey=ax)
     above.fill_between(grid, marginals[0], color=omt.plot.SOURCE_COLOR, alpha=0.6)
     beside.fill_betweenx(grid, marginals[1], color=omt.plot.TARGET_COLOR, alpha=0.6)
