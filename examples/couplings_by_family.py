@@ -35,6 +35,7 @@ def mixture(weights, loc, scale, skew, power_left, power_right):
 
 
 def pair(source_shape, target_shape):
+    """Source and target, each with its shape."""
     source = mixture(source_weights, source_loc, source_scale, *source_shape)
     return source, mixture(target_weights, target_loc, target_scale, *target_shape)
 
@@ -61,7 +62,7 @@ for ax, (title, (source, target)) in zip(panels, configurations.items(), strict=
     marginals = [np.exp(np.asarray(side.log_prob(grid[:, None]))) for side in (source, target)]
     errors += [step * np.abs(step * joint.sum(1 - side) - marginals[side]).sum() for side in (0, 1)]
     kl = step**2 * np.sum(joint * np.log(np.maximum(joint, 1e-300) / np.outer(*marginals)))
-    print(f"{title}: cost {float(plan.cost):.3f}, KL {kl:.3f} nats, errors of marginals {errors[-2]:.1e}, {errors[-1]:.1e}")
+    print(f"{title}: cost {float(plan.cost):.3f}, KL {kl:.3f} nats, errors {errors[-2]:.1e}, {errors[-1]:.1e}")
 
     ax.imshow(joint.T, origin="lower", extent=(-14, 14, -14, 14), cmap="Greys", norm=mpl.colors.PowerNorm(0.5))
     ax.set(xlabel="source x", ylabel="target y", xlim=(-6, 6), ylim=(-6, 6))

@@ -11,7 +11,7 @@ NODES_PER_PANEL = len(PANEL_NODES)
 # Length of a panel in units of the local width; mass below which the spacing may grow, and how far; second moment
 # beyond which the line is cut.
 _PANEL_LENGTH = 9.0
-_RARE, _COARSEST, _CUT = 1e-5, 0.4, 1e-11
+_RARE, _COARSEST, _CUT = 1e-5, 0.4, 1e-13
 # How much of its own scale of variation a density may change within one unit of length.
 _OWN_SCALE = 0.3
 

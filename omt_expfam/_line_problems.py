@@ -383,6 +383,7 @@ def _table(plans: list[LinePlan], side: int) -> LineTable:
         stack(lambda p: (p.x, p.y)[side]),
         stack(lambda p: p.means[side]),
         stack(lambda p: p.slopes[side]),
+        stack(lambda p: p.bends[side]),
         stack(lambda p: p.potentials[side]),
         stack(lambda p: p.log_weights[side], -1e4),
     )
@@ -419,7 +420,7 @@ def solve_traced(source: ProductForm, target: ProductForm, epsilon: Float[Array,
         jnp.arange(total).reshape(shape), jnp.ones((*shape, 1), dtype), reduced.reshape(shape), jnp.ones(shape, dtype)
     )
     tables = tuple(
-        LineTable(nodes, plans.means[k], plans.slopes[k], plans.potentials[k], plans.log_weights[k])
+        LineTable(nodes, plans.means[k], plans.slopes[k], plans.bends[k], plans.potentials[k], plans.log_weights[k])
         for k, nodes in enumerate((plans.x, plans.y))
     )
     return Solution(

@@ -27,6 +27,7 @@ class LinePlan(eqx.Module):
         potentials: Source and target potentials; their means under the two laws are equal.
         means: E[y | x] at the source nodes and E[x | y] at the target nodes.
         slopes: Derivatives of ``means``; the conditional variances are eps/2 times these.
+        bends: Second derivatives; the conditional third cumulants are eps^2/4 times these.
         cost: Mean squared distance.
         kl: KL divergence from independence, in nats.
         marginal_error: L1 error of the source marginal.
@@ -39,6 +40,7 @@ class LinePlan(eqx.Module):
     potentials: tuple[Float[Array, "*b n"], Float[Array, "*b n"]]
     means: tuple[Float[Array, "*b n"], Float[Array, "*b n"]]
     slopes: tuple[Float[Array, "*b n"], Float[Array, "*b n"]]
+    bends: tuple[Float[Array, "*b n"], Float[Array, "*b n"]]
     cost: Float[Array, "*b"]
     kl: Float[Array, "*b"]
     marginal_error: Float[Array, "*b"]
@@ -135,11 +137,12 @@ def limit_nodes(nodes: LineNodes, entropies: Float[Array, ""]) -> LinePlan:
     cost = jnp.sum(jnp.exp(nodes.log_a) * (nodes.x - nodes.to_y) ** 2)
     f, g = (_integrate(x, 2 * (x - image), log_weight) + cost / 2 for x, image, log_weight in sides)
     slope_x, slope_y = (_derivative(x, image) for x, image, _ in sides)
+    bends = (_derivative(nodes.x, slope_x), _derivative(nodes.y, slope_y))
     kl = 0.5 * (entropies - jnp.log(jnp.pi).astype(cost.dtype) - 1)
     zero = jnp.zeros_like(cost)
     weights = (nodes.log_a, nodes.log_b)
     return LinePlan(
-        nodes.x, nodes.y, weights, (f, g), (nodes.to_y, nodes.to_x), (slope_x, slope_y), cost, kl, zero, zero
+        nodes.x, nodes.y, weights, (f, g), (nodes.to_y, nodes.to_x), (slope_x, slope_y), bends, cost, kl, zero, zero
     )
 
 
@@ -168,8 +171,11 @@ def _read(problem: _Problem, f: Array, g: Array, num_steps: Array) -> LinePlan:
     row, column = jnp.sum(to_y, axis=1), jnp.sum(to_x, axis=0)
     means = (to_y @ y / row, x @ to_x / column)
     # The conditional variance is eps/2 times the slope of the conditional mean; centered, so that none is negative.
-    spread_y = jnp.sum(to_y * (y[None, :] - means[0][:, None]) ** 2, axis=1) / row
-    spread_x = jnp.sum(to_x * (x[:, None] - means[1][None, :]) ** 2, axis=0) / column
+    offset_y, offset_x = y[None, :] - means[0][:, None], x[:, None] - means[1][None, :]
+    spread_y = jnp.sum(to_y * offset_y**2, axis=1) / row
+    spread_x = jnp.sum(to_x * offset_x**2, axis=0) / column
+    skew_y = jnp.sum(to_y * offset_y**3, axis=1) / row
+    skew_x = jnp.sum(to_x * offset_x**3, axis=0) / column
     cost = jnp.sum(a * (spread_y + (means[0] - x) ** 2))
     value = jnp.sum(a * f) + jnp.sum(b * g)
     half = 0.5 * (jnp.sum(a * f) - jnp.sum(b * g))
@@ -180,6 +186,7 @@ def _read(problem: _Problem, f: Array, g: Array, num_steps: Array) -> LinePlan:
         (f - half, g + half),
         means,
         (2 * spread_y / epsilon, 2 * spread_x / epsilon),
+        (4 * skew_y / epsilon**2, 4 * skew_x / epsilon**2),
         cost,
         jnp.maximum((value - cost) / epsilon, 0.0),
         jnp.sum(b * jnp.abs(column - 1)),

@@ -1,5 +1,7 @@
 """Solved one-dimensional problems, and interpolation between them: in the point and in the regularization."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,7 @@ class LineTable(eqx.Module):
         nodes: Nodes of one side, increasing.
         means: Conditional mean of the other side, given the node.
         slopes: Its derivative.
+        bends: Its second derivative.
         potentials: Potential of this side, without its logarithm.
         log_weights: Log-weights of the nodes.
     """
@@ -26,6 +29,7 @@ class LineTable(eqx.Module):
     nodes: Float[Array, "rows n"]
     means: Float[Array, "rows n"]
     slopes: Float[Array, "rows n"]
+    bends: Float[Array, "rows n"]
     potentials: Float[Array, "rows n"]
     log_weights: Float[Array, "rows n"]
 
@@ -67,60 +71,67 @@ def locate(nodes: Float[Array, "rows n"], row: Int[Array, "*b"], z: Float[Array,
     return low
 
 
-def evaluate(table: LineTable, problem: LineProblem, z: Float[Array, "*b"]) -> tuple[Array, Array]:
-    """Conditional mean of the other side and its slope, one point per problem."""
-    index = locate(table.nodes, problem.first, z)
-    rows = jnp.minimum(problem.rows, table.nodes.shape[0] - 1)
-    column = jnp.expand_dims(index, -1)
-
-    def at(field: Float[Array, "rows n"], offset: int) -> Float[Array, "*b"]:
-        return jnp.sum(problem.weights * field[rows, jnp.broadcast_to(column, rows.shape) + offset], axis=-1)
-
-    return cubic(
-        z,
-        (table.nodes[problem.first, index], table.nodes[problem.first, index + 1]),
-        (at(table.means, 0), at(table.means, 1)),
-        (at(table.slopes, 0), at(table.slopes, 1)),
-    )
+def evaluate(table: LineTable, problem: LineProblem, z: Float[Array, "*b"]) -> tuple[Array, Array, Array]:
+    """Conditional mean of the other side, its slope and its bend, one point per problem."""
+    ends, read = _around(table, problem, z)
+    return quintic(z, ends, read(table.means), read(table.slopes), read(table.bends))
 
 
 def potential(table: LineTable, problem: LineProblem, z: Float[Array, "*b"]) -> Float[Array, "*b"]:
     """The potential at one point per problem; its derivative is twice the displacement."""
-    index = locate(table.nodes, problem.first, z)
-    rows = jnp.minimum(problem.rows, table.nodes.shape[0] - 1)
-    column = jnp.expand_dims(index, -1)
-
-    def at(field: Float[Array, "rows n"], offset: int) -> Float[Array, "*b"]:
-        return jnp.sum(problem.weights * field[rows, jnp.broadcast_to(column, rows.shape) + offset], axis=-1)
-
-    ends = (table.nodes[problem.first, index], table.nodes[problem.first, index + 1])
-    means = (at(table.means, 0), at(table.means, 1))
-    slopes = (2 * (ends[0] - means[0]), 2 * (ends[1] - means[1]))
-    value, slope = cubic(z, ends, (at(table.potentials, 0), at(table.potentials, 1)), slopes)
+    ends, read = _around(table, problem, z)
+    means, slopes = read(table.means), read(table.slopes)
+    rises = (2 * (ends[0] - means[0]), 2 * (ends[1] - means[1]))
+    bends = (2 * (1 - slopes[0]), 2 * (1 - slopes[1]))
+    value, _, bend = quintic(z, ends, read(table.potentials), rises, bends)
     # Beyond the nodes the conditional mean goes on in a straight line, so the potential is quadratic there.
-    edge = jnp.clip(z, ends[0], ends[1])
-    end_slope = jnp.where(z > ends[1], at(table.slopes, 1), at(table.slopes, 0))
-    value = value + (1 - end_slope) * (z - edge) ** 2
+    value = value + 0.5 * bend * (z - jnp.clip(z, ends[0], ends[1])) ** 2
     epsilon = problem.epsilon
     positive = epsilon > 0
     logarithm = jnp.where(positive, epsilon * jnp.log(jnp.where(positive, epsilon, jnp.ones_like(epsilon))) / 4, 0.0)
     return value - logarithm
 
 
-def cubic(
-    z: Array, ends: tuple[Array, Array], values: tuple[Array, Array], slopes: tuple[Array, Array]
-) -> tuple[Array, Array]:
-    """Hermite interpolation between the two ends of an interval, linear beyond them; value and slope."""
+def _around(table: LineTable, problem: LineProblem, z: Float[Array, "*b"]) -> tuple[tuple[Array, Array], Any]:
+    """The nodes on both sides of each point, and a function that reads what the table holds there."""
+    index = locate(table.nodes, problem.first, z)
+    rows = jnp.minimum(problem.rows, table.nodes.shape[0] - 1)
+    column = jnp.broadcast_to(jnp.expand_dims(index, -1), rows.shape)
+
+    def read(field: Float[Array, "rows n"]) -> tuple[Array, Array]:
+        left, right = (jnp.sum(problem.weights * field[rows, column + offset], axis=-1) for offset in (0, 1))
+        return left, right
+
+    return (table.nodes[problem.first, index], table.nodes[problem.first, index + 1]), read
+
+
+def quintic(
+    z: Array,
+    ends: tuple[Array, Array],
+    values: tuple[Array, Array],
+    slopes: tuple[Array, Array],
+    bends: tuple[Array, Array],
+) -> tuple[Array, Array, Array]:
+    """Hermite interpolation between the two ends of an interval, linear beyond them: value, slope and bend.
+
+    The bend is the one inside the interval, at its nearer end for a point beyond.
+    """
     width = ends[1] - ends[0]
-    safe = jnp.where(width > 0, width, jnp.ones_like(width))
+    wide = width > 0
+    safe = jnp.where(wide, width, jnp.ones_like(width))
     inside = jnp.clip(z, ends[0], ends[1])
-    t = jnp.where(width > 0, (inside - ends[0]) / safe, jnp.zeros_like(z))
-    rise = jnp.where(width > 0, values[1] - values[0], jnp.zeros_like(z))
-    left, right = slopes[0] * width - rise, rise - slopes[1] * width
-    value = values[0] + t * rise + t * (1 - t) * ((1 - t) * left + t * right)
-    bend = (1 - 2 * t) * ((1 - t) * left + t * right) + t * (1 - t) * (right - left)
-    slope = jnp.where(width > 0, (rise + bend) / safe, slopes[0])
-    return value + slope * (z - inside), slope
+    t = jnp.where(wide, (inside - ends[0]) / safe, jnp.zeros_like(z))
+    rise = jnp.where(wide, values[1] - values[0], jnp.zeros_like(z))
+    d0, d1 = slopes[0] * width, slopes[1] * width
+    s0, s1 = bends[0] * width**2, bends[1] * width**2
+    cube = 10 * rise - 6 * d0 - 4 * d1 - 1.5 * s0 + 0.5 * s1
+    fourth = -15 * rise + 8 * d0 + 7 * d1 + 1.5 * s0 - s1
+    fifth = 6 * rise - 3 * d0 - 3 * d1 - 0.5 * s0 + 0.5 * s1
+    value = values[0] + t * (d0 + t * (0.5 * s0 + t * (cube + t * (fourth + t * fifth))))
+    slope = d0 + t * (s0 + t * (3 * cube + t * (4 * fourth + t * 5 * fifth)))
+    bend = s0 + t * (6 * cube + t * (12 * fourth + t * 20 * fifth))
+    slope = jnp.where(wide, slope / safe, slopes[0])
+    return value + slope * (z - inside), slope, jnp.where(wide, bend / safe**2, bends[0])
 
 
 # -- draws -----------------------------------------------------------------------------------------------------------

@@ -31,6 +31,10 @@ INNER_STEPS = 20
 _NEWTON_STEPS = 12
 
 
+# Relative step of the difference quotient that gives the divergence.
+STEP = 0.1
+
+
 class Nodes(eqx.Module):
     """One component as weighted points about its mean.
 
@@ -82,7 +86,7 @@ class PairSolution(eqx.Module):
     Attributes:
         value: Cost plus epsilon times KL.
         error: A cautious estimate of the error of ``value``.
-        trace: Tr C of the cross-covariance C.
+        trace: Tr C of the cross-covariance C, from the derivative of ``value`` with respect to epsilon.
         potentials: Those of all nodes.
     """
 
@@ -190,12 +194,6 @@ def sinkhorn(
     return jax.lax.while_loop(unmet, absorb, begin)
 
 
-def cross_moment(kernel: Array, log_a: Array, log_b: Array, solution: Potentials, epsilon: Array) -> Float[Array, ""]:
-    """E[x.y] under the plan of the nodes."""
-    plan = jnp.exp(kernel + (log_a + solution.u)[:, None] + (log_b + solution.v)[None])
-    return 0.5 * epsilon * jnp.sum(plan * kernel)
-
-
 # -- integrals of the potentials ------------------------------------------------------------------------------------
 
 
@@ -288,17 +286,42 @@ def solve_pair(
         tolerance: For `sinkhorn`.
         max_steps: For `sinkhorn`.
     """
+    gauss = -jnp.sum(unfused(target.points @ backward_gain) * target.points, axis=1)
+
+    def at(guess: Array, factor: Array) -> tuple[Array, tuple[Array, Array, Potentials]]:
+        """The value at a multiple of epsilon, from a guess of the target potential in units of cost."""
+        own = epsilon * factor
+        value, error, full = _corrected_value(source, target, draws, guess / own, own, tolerance, max_steps)
+        return full.v * own, (value, error, full)
+
+    factors = jnp.asarray([1.0, 1 + STEP, 1 - STEP], epsilon.dtype)
+    _, (values, errors, potentials) = jax.lax.scan(at, gauss, factors)
+    # The derivative of the value with respect to epsilon is the divergence: sampling errors that the values have in
+    # common cancel, which they would not in a cost read off the plan between nodes.
+    divergence = jnp.maximum((values[1] - values[2]) / (2 * STEP * epsilon), 0.0)
+    total = source.total_variance() + target.total_variance()
+    trace = 0.5 * (total - values[0] + epsilon * divergence)
+    return PairSolution(values[0], errors[0], trace, jax.tree.map(lambda leaf: leaf[0], potentials))
+
+
+def _corrected_value(
+    source: Nodes,
+    target: Nodes,
+    draws: tuple[Array, Array],
+    start: Float[Array, " N"],
+    epsilon: Float[Array, ""],
+    tolerance: Float[Array, ""],
+    max_steps: Int[Array, ""],
+) -> tuple[Float[Array, ""], Float[Array, ""], Potentials]:
+    """Cost plus epsilon times KL of one pair, its error, and the potentials of all nodes."""
     kernel = interaction(source.points, target.points, epsilon)
-    start = -jnp.sum(unfused(target.points @ backward_gain) * target.points, axis=1) / epsilon
 
-    def solve(rows: slice, log_a: Array, log_b: Array, guess: Array) -> tuple[Potentials, Array]:
-        block = kernel[rows, rows]
-        solution = sinkhorn(block, log_a, log_b, guess[rows], tolerance, max_steps)
-        return solution, cross_moment(block, log_a, log_b, solution, epsilon)
+    def solve(rows: slice, log_a: Array, log_b: Array, guess: Array) -> Potentials:
+        return sinkhorn(kernel[rows, rows], log_a, log_b, guess[rows], tolerance, max_steps)
 
-    full, trace = solve(slice(None), source.log_weight, target.log_weight, start)
+    full = solve(slice(None), source.log_weight, target.log_weight, start)
     part = source.part_log_weight.shape[0]
-    few, _ = solve(slice(part), source.part_log_weight, target.part_log_weight, full.v)
+    few = solve(slice(part), source.part_log_weight, target.part_log_weight, full.v)
     left = Surrogate.of(source, target, few.v, draws[0], epsilon)
     right = Surrogate.of(target, source, few.u, draws[1], epsilon)
 
@@ -308,20 +331,18 @@ def solve_pair(
         return first + second, first_variance + second_variance
 
     whole, variance = value(full, source.log_weight, target.log_weight, 0)
-    halves, traces = [], []
+    halves = []
     for index in range(2):
         begin = index * source.half
         weights = source.half_log_weight[index], target.half_log_weight[index]
-        solution, half_trace = solve(slice(begin, begin + source.half), *weights, full.v)
+        solution = solve(slice(begin, begin + source.half), *weights, full.v)
         halves.append(value(solution, *weights, begin)[0])
-        traces.append(half_trace)
     bias = 0.5 * (halves[0] + halves[1]) - whole
     spread = 0.5 * jnp.abs(halves[0] - halves[1])
     total = source.total_variance() + target.total_variance()
     error = epsilon * reported_error(jnp.sqrt(variance), bias, spread, full.residual)
     rounding = 16 * jnp.finfo(total.dtype).eps * total
-    trace = 2 * trace - 0.5 * (traces[0] + traces[1])
-    return PairSolution(total + epsilon * (whole - bias), error + rounding, trace, full)
+    return total + epsilon * (whole - bias), error + rounding, full
 
 
 def reported_error(deviation: Array, bias: Array, spread: Array, residual: Array) -> Float[Array, ""]:

@@ -12,7 +12,7 @@ from ._components import AbstractComponents
 from ._couplings import AbstractComponentMaps, AbstractCouplings, PairSelection, squared_distances
 from ._line_problems import moments, Solution, solve_problems, solve_traced, standardize
 from ._line_profile import standard_log_density
-from ._line_table import cubic, draw, evaluate, LineProblem, LineTable, locate, potential
+from ._line_table import draw, evaluate, LineProblem, LineTable, locate, potential, quintic
 from ._precision import in_float64, narrow
 from ._product_form import ProductForm
 from ._result import RESULTS
@@ -31,6 +31,7 @@ class LineMaps(AbstractComponentMaps):
         nodes: Standardized source coordinates, increasing, shape ``[K0, d, n]``.
         values: Images of the nodes, shape ``[K0, d, n]``.
         slopes: Derivatives of the images with respect to the standardized coordinates.
+        bends: Second derivatives.
     """
 
     center: Float[Array, "K0 d"]
@@ -38,6 +39,7 @@ class LineMaps(AbstractComponentMaps):
     nodes: Float[Array, "K0 d n"]
     values: Float[Array, "K0 d n"]
     slopes: Float[Array, "K0 d n"]
+    bends: Float[Array, "K0 d n"]
 
     def __call__(self, x: Float[Array, "n d"], responsibilities: Float[Array, "n K0"]) -> Float[Array, "n d"]:
         return _apply_maps(self, x, responsibilities)
@@ -99,9 +101,8 @@ class ProductCouplings(AbstractCouplings):
         )
 
     def component_maps(self, row_shares: Float[Array, "K0 K1"]) -> LineMaps:
-        nodes, values, slopes = _collapse(self, row_shares)
         center, scale = self.moments[0]
-        return LineMaps(center, scale, nodes, values, slopes)
+        return LineMaps(center, scale, *_collapse(self, row_shares))
 
     def conditional_covariance(
         self,
@@ -197,42 +198,43 @@ def _apply_maps(maps: LineMaps, x: Float[Array, "n d"], responsibilities: Float[
     column = jnp.arange(dim)[None, :]
 
     def add(total: Array, item: tuple[Array, ...]) -> tuple[Array, None]:
-        center, scale, nodes, values, slopes, weight = item
+        center, scale, nodes, values, slopes, bends, weight = item
         z = (x - center[None]) / scale[None]
         index = locate(nodes, jnp.broadcast_to(column, z.shape), z)
 
         def ends(field: Array) -> tuple[Array, Array]:
             return field[column, index], field[column, index + 1]
 
-        image, _ = cubic(z, ends(nodes), ends(values), ends(slopes))
+        image = quintic(z, ends(nodes), ends(values), ends(slopes), ends(bends))[0]
         return total + weight[:, None] * image, None
 
-    items = (maps.center, maps.scale, maps.nodes, maps.values, maps.slopes, responsibilities.T)
+    items = (maps.center, maps.scale, maps.nodes, maps.values, maps.slopes, maps.bends, responsibilities.T)
     return jax.lax.scan(add, jnp.zeros_like(x), items)[0]
 
 
 @eqx.filter_jit
-def _collapse(couplings: ProductCouplings, row_shares: Float[Array, "K0 K1"]) -> tuple[Array, Array, Array]:
+def _collapse(couplings: ProductCouplings, row_shares: Float[Array, "K0 K1"]) -> tuple[Array, Array, Array, Array]:
     """For each source component and coordinate, the share-weighted image on the finest grid among its pairs."""
     table = couplings.tables[0]
     (_, _), (mean, scale) = couplings.moments[0], couplings.moments[1]
 
-    def component(item: tuple[Array, LineProblem]) -> tuple[Array, Array, Array]:
+    def component(item: tuple[Array, LineProblem]) -> tuple[Array, Array, Array, Array]:
         shares, problems = item
         used = (shares > _NEGLIGIBLE * jnp.max(shares))[:, None]
         finest = jnp.argmin(jnp.where(used, problems.epsilon, jnp.inf), axis=0)
         nodes = table.nodes[problems.first[finest, jnp.arange(finest.shape[0])]]
 
-        def add(total: tuple[Array, Array], pair: tuple[Array, LineProblem, Array, Array]) -> Any:
+        def add(total: tuple[Array, Array, Array], pair: tuple[Array, LineProblem, Array, Array]) -> Any:
             share, problem, center, width = pair
             grid = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:, None], (*nodes.shape, *leaf.shape[1:])), problem)
-            value, slope = evaluate(table, grid, nodes)
-            image = center[:, None] + width[:, None] * value
-            return (total[0] + share * image, total[1] + share * width[:, None] * slope), None
+            value, slope, bend = evaluate(table, grid, nodes)
+            stretch = share * width[:, None]
+            image = share * center[:, None] + stretch * value
+            return (total[0] + image, total[1] + stretch * slope, total[2] + stretch * bend), None
 
         zero = jnp.zeros_like(nodes)
-        (values, slopes), _ = jax.lax.scan(add, (zero, zero), (shares, problems, mean, scale))
-        return nodes, values, slopes
+        (values, slopes, bends), _ = jax.lax.scan(add, (zero, zero, zero), (shares, problems, mean, scale))
+        return nodes, values, slopes, bends
 
     return jax.lax.map(component, (row_shares, couplings.problems))
 
@@ -245,7 +247,7 @@ def _conditional_moments(couplings: ProductCouplings, x: Array, source: Array, t
     def one(item: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         point, i, j = item
         problem = couplings.problems[i, j]
-        value, slope = evaluate(couplings.tables[0], problem, (point - mean_0[i]) / scale_0[i])
+        value, slope, _ = evaluate(couplings.tables[0], problem, (point - mean_0[i]) / scale_0[i])
         variance = scale_1[j] ** 2 * 0.5 * problem.epsilon * jnp.maximum(slope, 0.0)
         return mean_1[j] + scale_1[j] * value, variance
 
@@ -295,7 +297,7 @@ def _draw_all(couplings: ProductCouplings, x: Array, uniform: Array, normal: Arr
         z = (point - mean_0[i]) / scale_0[i]
         exact = jax.vmap(coordinate)(problem, z, u)
         # Conditional laws too narrow for the nodes are normal to leading order.
-        center, slope = evaluate(couplings.tables[0], problem, z)
+        center, slope, _ = evaluate(couplings.tables[0], problem, z)
         narrow_draw = center + jnp.sqrt(0.5 * problem.epsilon * jnp.maximum(slope, 0.0)) * noise
         return mean_1[j] + scale_1[j] * jnp.where(problem.resolved > 0, exact, narrow_draw)
 
@@ -322,7 +324,7 @@ def _log_conditional(
             f = potential(couplings.tables[0], problem, z)
             g = potential(couplings.tables[1], problem, w)
             exact = own + (f + g - (z - w) ** 2) / problem.epsilon
-            center, slope = evaluate(couplings.tables[0], problem, z)
+            center, slope, _ = evaluate(couplings.tables[0], problem, z)
             variance = 0.5 * problem.epsilon * jnp.maximum(slope, jnp.finfo(z.dtype).tiny)
             narrow_law = -0.5 * ((w - center) ** 2 / variance + jnp.log(2 * jnp.pi * variance))
             return jnp.sum(jnp.where(problem.resolved > 0, exact, narrow_law) - jnp.log(scale_1[j]))

@@ -41,7 +41,15 @@ ALLOWED = {
         "_product_couplings",
     },
     "_gaussian_pair": {"_covariance"},
-    "_gaussian_couplings": {"_arrays", "_components", "_couplings", "_covariance", "_gaussian_pair", "_progress", "_result"},
+    "_gaussian_couplings": {
+        "_arrays",
+        "_components",
+        "_couplings",
+        "_covariance",
+        "_gaussian_pair",
+        "_progress",
+        "_result",
+    },
     "_numerical_pair": {"_arrays"},
     "_numerical_couplings": {
         "_arrays",
