@@ -3,8 +3,7 @@
 #
 # Transports normal points to six shapes through mixtures of three families and several sizes, and measures how far
 # the transported points are from fresh points of the shape: Figures 1 (right) and 6 of Marghi, Jin and Sümbül (2026).
-# Run it as `python examples/shapes_by_family.py [PICTURE]`; the table goes into a CSV file of the same name. It takes
-# two minutes, half of which compile; `OMT_SMOKE=1` makes it small.
+# Run it as `python examples/shapes_by_family.py [PICTURE]`, with a CSV file beside it; `OMT_SMOKE=1` makes it small.
 
 # %%
 import csv

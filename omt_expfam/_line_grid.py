@@ -4,7 +4,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._line_profile import clip_ends, PANEL_NODES, panel_quadrature, Profile, standard_log_density
+from ._line_profile import (
+    clip_ends,
+    PANEL_NODES,
+    panel_quadrature,
+    Profile,
+    standard_knots,
+    standard_log_density,
+)
 from ._product_form import AbstractShape
 
 NODES_PER_PANEL = len(PANEL_NODES)
@@ -77,9 +84,7 @@ def place_panels(profile: Profile, other: Profile, epsilon: Float[Array, ""], co
     return jnp.maximum(edges, jax.lax.cummax(edges))
 
 
-def nodes_of(
-    shape: AbstractShape, profile: Profile, edges: Float[Array, " e"]
-) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+def nodes_of(shape: AbstractShape, edges: Float[Array, " e"]) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """Quadrature nodes, increasing, and log-weights that sum to one, of the standardized law on given panels."""
     nodes, weights = panel_quadrature(edges)
     x = nodes.reshape(-1)
@@ -95,21 +100,22 @@ def grid(
     profiles: tuple[Profile, Profile],
     epsilon: Float[Array, ""],
     count: int,
-) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """Nodes and log-weights of both sides, ``count`` panels each; not differentiated as to where they lie."""
+) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array]]:
+    """Nodes, log-weights and ends of both sides, ``count`` panels each; where they lie is not differentiated."""
     sides = []
     for own, other in ((0, 1), (1, 0)):
         fixed, partner = jax.lax.stop_gradient((profiles[own], profiles[other]))
         edges = place_panels(fixed, partner, jax.lax.stop_gradient(epsilon), count)
-        sides.append(nodes_of(shapes[own], profiles[own], _follow(edges, fixed, profiles[own])))
+        edges = _follow(edges, fixed.knots, standard_knots(shapes[own], edges.dtype))
+        sides.append((*nodes_of(shapes[own], edges), jnp.stack([edges[0], edges[-1]])))
     return sides[0], sides[1]
 
 
-def _follow(edges: Float[Array, " e"], fixed: Profile, profile: Profile) -> Float[Array, " e"]:
+def _follow(edges: Float[Array, " e"], fixed: Float[Array, " q"], knots: Float[Array, " q"]) -> Float[Array, " e"]:
     """The same edges, moving with the knots between which they lie."""
     reach = jnp.asarray(1e6, edges.dtype)
-    start, now = (jnp.clip(p.knots, *clip_ends(p.knots, reach)) for p in (fixed, profile))
+    start, now = (jnp.clip(k, *clip_ends(k, reach)) for k in (fixed, knots))
     low, high = edges[0], edges[-1]
-    inside = (start >= low) & (start <= high) & jnp.isfinite(fixed.knots)
+    inside = (start >= low) & (start <= high) & jnp.isfinite(fixed)
     shift = jnp.where(inside, now - start, jnp.zeros_like(now))
     return edges + jnp.interp(edges, start, shift)

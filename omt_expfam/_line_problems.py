@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from ._line_grid import num_panels
 from ._line_profile import Profile, tabulate
-from ._line_solve import limit_nodes, LineNodes, LinePlan, place_nodes, solve_nodes
+from ._line_solve import limit_nodes, LineNodes, LinePlan, NO_WEIGHT, place_nodes, solve_nodes
 from ._line_table import LineProblem, LineTable
 from ._product_form import ProductForm
 from ._progress import progress_bar
@@ -29,6 +29,8 @@ _DIRECT = 0.01
 _LADDER = np.array([1.0, 1.6, 2.56, 4.1])
 # Relative accuracy of quadrature and interpolation, on the cautious side.
 _QUADRATURE, _INTERPOLATION = 3e-7, 3e-7
+# How much larger the error of interpolating towards zero may be than what its last member changes.
+_BRIDGE = 8.0
 
 
 class Standardized(NamedTuple):
@@ -362,7 +364,7 @@ def _bridge_error(
         fewer = np.append(_lagrange(np.sqrt(bundle.epsilons[:-1]), np.sqrt(epsilon[k])), 0.0)
         members = rows[k, : len(weights)]
         values = flat[0][members] + epsilon[k] * flat[1][members]
-        errors[k] = abs((weights - fewer) @ values)
+        errors[k] = _BRIDGE * abs((weights - fewer) @ values)
     return errors
 
 
@@ -385,7 +387,7 @@ def _table(plans: list[LinePlan], side: int) -> LineTable:
         stack(lambda p: p.slopes[side]),
         stack(lambda p: p.bends[side]),
         stack(lambda p: p.potentials[side]),
-        stack(lambda p: p.log_weights[side], -1e4),
+        stack(lambda p: p.log_weights[side], NO_WEIGHT),
     )
 
 
@@ -398,8 +400,8 @@ def solve_traced(source: ProductForm, target: ProductForm, epsilon: Float[Array,
     sides = (moments(source), moments(target))
     num, other, dim = source.loc.shape[0], target.loc.shape[0], source.loc.shape[1]
     profiles = tuple(
-        jax.vmap(jax.vmap(lambda shape, _: tabulate(shape, np.dtype(dtype))))(form.shape, form.loc)
-        for form in (source, target)
+        jax.vmap(jax.vmap(lambda shape, _: tabulate(shape, np.dtype(dtype))))(*jax.lax.stop_gradient((f.shape, f.loc)))
+        for f in (source, target)
     )
 
     def one(index: Array) -> tuple[LinePlan, Array, Array]:

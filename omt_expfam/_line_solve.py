@@ -13,17 +13,19 @@ from ._line_profile import Profile
 from ._product_form import AbstractShape
 
 MAX_STEPS = 40
+# The log-weight of a point that is no quadrature node.
+NO_WEIGHT = -1e4
 # Sinkhorn steps before the first Newton step.
 _WARM_STEPS = 2
 
 
 class LinePlan(eqx.Module):
-    """The solved problem between two standardized laws, at the nodes of both sides.
+    """The solved problem between two standardized laws, at the nodes of both sides and the ends of the panels.
 
     Attributes:
-        x: Source nodes, increasing.
-        y: Target nodes, increasing.
-        log_weights: Log-weights of the source nodes and of the target nodes.
+        x: Source points, increasing: an end, the nodes, the other end.
+        y: Target points, likewise.
+        log_weights: Log-weights of the source points and of the target points; the ends have no weight.
         potentials: Source and target potentials; their means under the two laws are equal.
         means: E[y | x] at the source nodes and E[x | y] at the target nodes.
         slopes: Derivatives of ``means``; the conditional variances are eps/2 times these.
@@ -56,6 +58,10 @@ class _Problem(NamedTuple):
     log_b: Array
     epsilon: Array
 
+    def swap(self) -> "_Problem":
+        """The same problem with source and target exchanged."""
+        return _Problem(self.y, self.log_b, self.x, self.log_a, self.epsilon)
+
     def exponent(self, f: Array, g: Array) -> Array:
         """Log-density of the plan against the product of the laws."""
         difference = self.x[:, None] - self.y[None, :]
@@ -82,6 +88,8 @@ class LineNodes(NamedTuple):
         log_b: Their log-weights.
         to_y: Images of the source nodes under the monotone map between the laws.
         to_x: Images of the target nodes under its inverse.
+        x_ends: Ends of the source panels.
+        y_ends: Ends of the target panels.
     """
 
     x: Float[Array, "*b n"]
@@ -90,6 +98,8 @@ class LineNodes(NamedTuple):
     log_b: Float[Array, "*b n"]
     to_y: Float[Array, "*b n"]
     to_x: Float[Array, "*b n"]
+    x_ends: Float[Array, "*b 2"]
+    y_ends: Float[Array, "*b 2"]
 
 
 def place_nodes(
@@ -106,11 +116,11 @@ def place_nodes(
         epsilon: The regularization.
         count: Number of panels of each side.
     """
-    (x, log_a), (y, log_b) = grid(shapes, profiles, epsilon, count)
+    (x, log_a, x_ends), (y, log_b, y_ends) = grid(shapes, profiles, epsilon, count)
     fixed = jax.lax.stop_gradient(profiles)
     to_y = fixed[1].quantile(fixed[0].log_odds_at(jax.lax.stop_gradient(x)))
     to_x = fixed[0].quantile(fixed[1].log_odds_at(jax.lax.stop_gradient(y)))
-    return LineNodes(x, log_a, y, log_b, to_y, to_x)
+    return LineNodes(x, log_a, y, log_b, to_y, to_x, x_ends, y_ends)
 
 
 def solve_nodes(nodes: LineNodes, epsilon: Float[Array, ""]) -> LinePlan:
@@ -121,7 +131,7 @@ def solve_nodes(nodes: LineNodes, epsilon: Float[Array, ""]) -> LinePlan:
     start = _integrate(fixed.x, 2 * (fixed.x - shrink * jax.lax.stop_gradient(nodes.to_y)), fixed.log_a)
     f, num_steps = _potential(problem, start)
     g = _target_potential(problem, f)
-    return _read(problem, _source_potential(problem, g), g, num_steps)
+    return _read(problem, nodes, _source_potential(problem, g), g, num_steps)
 
 
 def limit_nodes(nodes: LineNodes, entropies: Float[Array, ""]) -> LinePlan:
@@ -133,17 +143,22 @@ def limit_nodes(nodes: LineNodes, entropies: Float[Array, ""]) -> LinePlan:
         nodes: The nodes of the two laws.
         entropies: The sum of the differential entropies.
     """
-    sides = ((nodes.x, nodes.to_y, nodes.log_a), (nodes.y, nodes.to_x, nodes.log_b))
+    sides = ((nodes.x, nodes.to_y, nodes.log_a, nodes.x_ends), (nodes.y, nodes.to_x, nodes.log_b, nodes.y_ends))
     cost = jnp.sum(jnp.exp(nodes.log_a) * (nodes.x - nodes.to_y) ** 2)
-    f, g = (_integrate(x, 2 * (x - image), log_weight) + cost / 2 for x, image, log_weight in sides)
-    slope_x, slope_y = (_derivative(x, image) for x, image, _ in sides)
-    bends = (_derivative(nodes.x, slope_x), _derivative(nodes.y, slope_y))
+    no_weight = jnp.full_like(cost, NO_WEIGHT)
+    read = []
+    for x, image, log_weight, ends in sides:
+        slope = _derivative(x, image)
+        # An infinite support has infinite images at its end: the map goes on in a straight line there.
+        first, last = image[0] + slope[0] * (ends[0] - x[0]), image[-1] + slope[-1] * (ends[1] - x[-1])
+        points, means = _enclose(ends[0], x, ends[1]), _enclose(first, image, last)
+        slopes = _enclose(slope[0], slope, slope[-1])
+        weights = _enclose(no_weight, log_weight, no_weight)
+        potential = _integrate(points, 2 * (points - means), weights) + cost / 2
+        read.append(_Side(points, weights, potential, means, slopes, _derivative(points, slopes)))
     kl = 0.5 * (entropies - jnp.log(jnp.pi).astype(cost.dtype) - 1)
     zero = jnp.zeros_like(cost)
-    weights = (nodes.log_a, nodes.log_b)
-    return LinePlan(
-        nodes.x, nodes.y, weights, (f, g), (nodes.to_y, nodes.to_x), (slope_x, slope_y), bends, cost, kl, zero, zero
-    )
+    return _join(read[0], read[1], cost, kl, zero, zero)
 
 
 def _derivative(x: Float[Array, " n"], value: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -161,37 +176,59 @@ def _integrate(x: Float[Array, " n"], slope: Float[Array, " n"], log_weight: Arr
     return value - jnp.sum(jnp.exp(log_weight) * value)
 
 
-def _read(problem: _Problem, f: Array, g: Array, num_steps: Array) -> LinePlan:
+class _Side(NamedTuple):
+    """What a plan says at the points of one side."""
+
+    points: Array
+    log_weights: Array
+    potential: Array
+    mean: Array
+    slope: Array
+    bend: Array
+
+
+def _join(source: _Side, target: _Side, cost: Array, kl: Array, error: Array, num_steps: Array) -> LinePlan:
+    """The plan that two sides describe."""
+    (x, log_a, *left), (y, log_b, *right) = source, target
+    both = list(zip(left, right, strict=True))
+    return LinePlan(x, y, (log_a, log_b), both[0], both[1], both[2], both[3], cost, kl, error, num_steps)
+
+
+def _read(problem: _Problem, nodes: LineNodes, f: Array, g: Array, num_steps: Array) -> LinePlan:
     """Everything that is asked of a solved problem."""
-    x, log_a, y, log_b, epsilon = problem
-    a, b = jnp.exp(log_a), jnp.exp(log_b)
-    exponent = problem.exponent(f, g)
-    to_y = jnp.exp(exponent + log_b[None, :])
-    to_x = jnp.exp(exponent + log_a[:, None])
-    row, column = jnp.sum(to_y, axis=1), jnp.sum(to_x, axis=0)
-    means = (to_y @ y / row, x @ to_x / column)
-    # The conditional variance is eps/2 times the slope of the conditional mean; centered, so that none is negative.
-    offset_y, offset_x = y[None, :] - means[0][:, None], x[:, None] - means[1][None, :]
-    spread_y = jnp.sum(to_y * offset_y**2, axis=1) / row
-    spread_x = jnp.sum(to_x * offset_x**2, axis=0) / column
-    skew_y = jnp.sum(to_y * offset_y**3, axis=1) / row
-    skew_x = jnp.sum(to_x * offset_x**3, axis=0) / column
-    cost = jnp.sum(a * (spread_y + (means[0] - x) ** 2))
-    value = jnp.sum(a * f) + jnp.sum(b * g)
+    a, b = jnp.exp(problem.log_a), jnp.exp(problem.log_b)
     half = 0.5 * (jnp.sum(a * f) - jnp.sum(b * g))
-    return LinePlan(
-        x,
-        y,
-        (log_a, log_b),
-        (f - half, g + half),
-        means,
-        (2 * spread_y / epsilon, 2 * spread_x / epsilon),
-        (4 * skew_y / epsilon**2, 4 * skew_x / epsilon**2),
-        cost,
-        jnp.maximum((value - cost) / epsilon, 0.0),
-        jnp.sum(b * jnp.abs(column - 1)),
-        num_steps,
-    )
+    source = _side(problem, nodes.x_ends, g)
+    target = _side(problem.swap(), nodes.y_ends, f)
+    # A conditional variance is eps/2 times the slope of the conditional mean.
+    within = problem.epsilon / 2 * source.slope[1:-1]
+    cost = jnp.sum(a * (within + (source.mean[1:-1] - problem.x) ** 2))
+    kl = jnp.maximum((jnp.sum(a * f) + jnp.sum(b * g) - cost) / problem.epsilon, 0.0)
+    column = jnp.sum(jnp.exp(problem.exponent(f, g) + problem.log_a[:, None]), axis=0)
+    source = source._replace(potential=source.potential - half)
+    target = target._replace(potential=target.potential + half)
+    return _join(source, target, cost, kl, jnp.sum(b * jnp.abs(column - 1)), num_steps)
+
+
+def _side(problem: _Problem, ends: Float[Array, " 2"], g: Float[Array, " m"]) -> _Side:
+    """Potential and conditional moments at the source nodes and ends, from a target potential."""
+    no_weight = jnp.full_like(problem.epsilon, NO_WEIGHT)
+    points = _enclose(ends[0], problem.x, ends[1])
+    log_weights = _enclose(no_weight, problem.log_a, no_weight)
+    wide = problem._replace(x=points, log_a=log_weights)
+    potential = _source_potential(wide, g)
+    law = jnp.exp(wide.exponent(potential, g) + problem.log_b[None, :])
+    mean = unfused(law @ problem.y)
+    # Centered, so that no variance is negative.
+    offset = problem.y[None, :] - mean[:, None]
+    variance, third = jnp.sum(law * offset**2, axis=1), jnp.sum(law * offset**3, axis=1)
+    epsilon = problem.epsilon
+    return _Side(points, log_weights, potential, mean, 2 * variance / epsilon, 4 * third / epsilon**2)
+
+
+def _enclose(first: Array, values: Float[Array, " n"], last: Array) -> Float[Array, " m"]:
+    """Values at the nodes between values at the ends."""
+    return jnp.concatenate([first[None], values, last[None]])
 
 
 def _target_potential(problem: _Problem, f: Array) -> Array:

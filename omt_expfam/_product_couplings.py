@@ -289,7 +289,9 @@ def _draw_all(couplings: ProductCouplings, x: Array, uniform: Array, normal: Arr
         rows = jnp.minimum(problem.rows, last)
         potentials = problem.weights @ table.potentials[rows]
         safe = jnp.where(problem.resolved > 0, problem.epsilon, jnp.ones_like(problem.epsilon))
-        return draw(u, table.nodes[problem.first], table.log_weights[problem.first], potentials, safe, z)
+        nodes, log_weights = table.nodes[problem.first], table.log_weights[problem.first]
+        # The ends of the panels are no quadrature nodes.
+        return draw(u, nodes[1:-1], log_weights[1:-1], potentials[1:-1], safe, z)
 
     def one(item: tuple[Array, ...]) -> Array:
         point, u, noise, i, j = item
