@@ -29,8 +29,10 @@ _DIRECT = 0.01
 _LADDER = np.array([1.0, 1.6, 2.56, 4.1])
 # Relative accuracy of quadrature and interpolation, on the cautious side.
 _QUADRATURE, _INTERPOLATION = 3e-7, 3e-7
+# Accuracy of distances by the monotone map, which is read off tabulated distribution functions.
+_MAP = 3e-6
 # How much larger the error of interpolating towards zero may be than what its last member changes.
-_BRIDGE = 8.0
+_BRIDGE = 20.0
 
 
 class Standardized(NamedTuple):
@@ -75,6 +77,11 @@ class _Bundle(NamedTuple):
     source: int
     target: int
     epsilons: tuple[float, ...]
+
+    @property
+    def smallest(self) -> float:
+        """The smallest positive regularization, whose nodes all members share."""
+        return next((e for e in self.epsilons if e > 0), _DIRECT)
 
 
 def moments(form: ProductForm) -> tuple[Float[Array, "K d"], Float[Array, "K d"]]:
@@ -169,10 +176,11 @@ def _schedule(
             crowd[s, t, _interval(e)] = crowd.get((s, t, _interval(e)), 0) + 1
     plan = []
     for s, t, e in distinct:
-        if e < floors[s, t]:
+        if e == 0:
+            plan.append((_Bundle(s, t, (0.0,)), np.ones(1), False))
+        elif e < floors[s, t]:
             ladder = (0.0, *(floors[s, t] * _LADDER))
-            weights = _lagrange(np.sqrt(ladder), np.sqrt(e)) if e > 0 else np.eye(len(ladder))[0]
-            plan.append((_Bundle(s, t, ladder), weights, False))
+            plan.append((_Bundle(s, t, ladder), _lagrange(np.sqrt(ladder), np.sqrt(e)), False))
         elif crowd[s, t, _interval(e)] > _NODES:
             nodes = _chebyshev(_interval(e))
             plan.append((_Bundle(s, t, tuple(np.exp(nodes))), _lagrange(nodes, np.log(e)), True))
@@ -234,7 +242,7 @@ def _floors(distinct: list[tuple[int, int, float]], profiles: tuple[Profile, Pro
 
 def _counts(bundles: list[_Bundle], profiles: tuple[Profile, Profile]) -> np.ndarray:
     """Panels per side of each bundle: what its smallest positive regularization needs, rounded up."""
-    first = [(b.source, b.target, next(e for e in b.epsilons if e > 0)) for b in bundles]
+    first = [(b.source, b.target, b.smallest) for b in bundles]
     place = np.searchsorted(_COUNTS, _panels(first, profiles))
     return _COUNTS[np.minimum(place, len(_COUNTS) - 1)]
 
@@ -277,9 +285,10 @@ def _solve_bundles(
     """Solve all bundles, grouped by size; results as NumPy arrays in the order of the bundles."""
     results: dict[int, LinePlan] = {}
     sizes = np.array([len(b.epsilons) for b in bundles])
+    limits = np.array([b.epsilons[0] == 0 for b in bundles])
     with progress_bar(int(sizes.sum()), "coordinate problems", progress) as bar:
-        for count, size in sorted(set(zip(counts.tolist(), sizes.tolist(), strict=True))):
-            members = np.flatnonzero((counts == count) & (sizes == size))
+        for count, size, limit in sorted(set(zip(counts.tolist(), sizes.tolist(), limits.tolist(), strict=True))):
+            members = np.flatnonzero((counts == count) & (sizes == size) & (limits == limit))
             # Few sizes of a chunk, so that few programs are compiled.
             chunk = 1 if len(members) < 4 else 4 if len(members) < 64 else 64
             for start in range(0, len(members), chunk):
@@ -296,15 +305,14 @@ def _solve_chunk(bundles: list[_Bundle], count: int, shapes: Any, profiles: tupl
     """Solve bundles of one size, at once; results as NumPy arrays."""
     which = (np.array([b.source for b in bundles]), np.array([b.target for b in bundles]))
     laws, pair = (tuple(_at(side, k) for side, k in zip(sides, which, strict=True)) for sides in (shapes, profiles))
-    epsilons = np.array([b.epsilons for b in bundles])
-    limit = bool(epsilons[0, 0] == 0)
-    positive = jnp.asarray(epsilons[:, int(limit) :])
-    nodes = _place(laws, pair, positive[:, 0], count)
-    plan = jax.tree.map(np.asarray, _solve(nodes, positive))
-    if limit:
-        zero = jax.tree.map(np.asarray, _limit(nodes, pair[0].entropy + pair[1].entropy))
-        plan = jax.tree.map(lambda a, b: np.concatenate([a, b], axis=1), zero, plan)
-    return plan
+    epsilons = np.array([[e for e in b.epsilons if e > 0] for b in bundles])
+    nodes = _place(laws, pair, jnp.asarray([b.smallest for b in bundles]), count)
+    plans = []
+    if bundles[0].epsilons[0] == 0:
+        plans.append(_limit(nodes, pair[0].entropy + pair[1].entropy))
+    if epsilons.size:
+        plans.append(_solve(nodes, jnp.asarray(epsilons)))
+    return jax.tree.map(lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves], axis=1), *plans)
 
 
 def _assemble(
@@ -335,7 +343,7 @@ def _assemble(
     errors = _QUADRATURE * (objective + epsilon) + 2 * defects + 4 * np.abs(residual)
     errors = errors + np.where(resolved > 0, _INTERPOLATION * (objective + epsilon), 0.0)
     # The monotone map is read off tabulated distribution functions.
-    errors = errors + np.where(resolved > 0, 0.0, _QUADRATURE) + _bridge_error(plan, flat, rows, epsilon)
+    errors = errors + np.where(resolved > 0, 0.0, _MAP * (objective + 1)) + _bridge_error(plan, flat, rows, epsilon)
     problems = LineProblem(
         jnp.asarray(first[which]),
         jnp.asarray(weights[which]),

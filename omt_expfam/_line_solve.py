@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Num
 
 from ._arrays import unfused
 from ._line_grid import grid
-from ._line_profile import Profile
+from ._line_profile import Profile, squared_wasserstein
 from ._product_form import AbstractShape
 
 MAX_STEPS = 40
@@ -90,6 +90,7 @@ class LineNodes(NamedTuple):
         to_x: Images of the target nodes under its inverse.
         x_ends: Ends of the source panels.
         y_ends: Ends of the target panels.
+        distance: The squared Wasserstein distance of the two laws.
     """
 
     x: Float[Array, "*b n"]
@@ -100,6 +101,7 @@ class LineNodes(NamedTuple):
     to_x: Float[Array, "*b n"]
     x_ends: Float[Array, "*b 2"]
     y_ends: Float[Array, "*b 2"]
+    distance: Float[Array, "*b"]
 
 
 def place_nodes(
@@ -120,7 +122,8 @@ def place_nodes(
     fixed = jax.lax.stop_gradient(profiles)
     to_y = fixed[1].quantile(fixed[0].log_odds_at(jax.lax.stop_gradient(x)))
     to_x = fixed[0].quantile(fixed[1].log_odds_at(jax.lax.stop_gradient(y)))
-    return LineNodes(x, log_a, y, log_b, to_y, to_x, x_ends, y_ends)
+    distance = squared_wasserstein(jax.lax.stop_gradient(shapes), fixed)
+    return LineNodes(x, log_a, y, log_b, to_y, to_x, x_ends, y_ends, distance)
 
 
 def solve_nodes(nodes: LineNodes, epsilon: Float[Array, ""]) -> LinePlan:
@@ -144,7 +147,7 @@ def limit_nodes(nodes: LineNodes, entropies: Float[Array, ""]) -> LinePlan:
         entropies: The sum of the differential entropies.
     """
     sides = ((nodes.x, nodes.to_y, nodes.log_a, nodes.x_ends), (nodes.y, nodes.to_x, nodes.log_b, nodes.y_ends))
-    cost = jnp.sum(jnp.exp(nodes.log_a) * (nodes.x - nodes.to_y) ** 2)
+    cost = nodes.distance
     no_weight = jnp.full_like(cost, NO_WEIGHT)
     read = []
     for x, image, log_weight, ends in sides:

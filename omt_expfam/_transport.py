@@ -16,7 +16,7 @@ from ._mixture import Mixture
 from ._numerical_couplings import NumericalSettings
 from ._plan import BlockTrace, TransportPlan
 from ._precision import in_float64, narrow
-from ._result import raise_if_failed
+from ._result import raise_if_failed, RESULTS
 from ._weights import entropic_coupling, WeightCoupling
 
 # float32 resolves cost differences down to 1e-7 of the largest; below this ratio the weights are solved in float64.
@@ -214,9 +214,12 @@ def _solve_weights(
     if tolerance is None:
         tolerance = 5e-6 if dtype == jnp.float32 and not widen else 1e-10
     limit = jnp.asarray(tolerance, dtype)
+    coupling = None
     if not widen:
         coupling = entropic_coupling(costs, a, b, epsilon, limit, start, steps)
-    else:
+        # What float32 cannot finish, float64 may.
+        widen = dtype == jnp.float32 and not traced and bool(coupling.result != RESULTS.successful)
+    if coupling is None or widen:
         # Rescaled in float64, so that the rounding of float32 weights does not unbalance the marginals.
         coupling = narrow(in_float64(_balanced_coupling, costs, a, b, epsilon, limit, start, steps), dtype)
     if not traced:

@@ -269,6 +269,18 @@ def test_the_way_to_zero(x64):
     np.testing.assert_allclose(costs[2] - exact, reduced[2] / 2, rtol=0.02)
 
 
+@pytest.mark.parametrize(
+    ("source", "target"), [("exponential", "laplace"), ("laplace", "exponential"), ("uniform", "lognormal")]
+)
+def test_the_limit_is_the_quantile_coupling(source, target, x64):
+    """Also where the monotone map is infinite, at the end of a support."""
+    left, right = (standardize(LAWS[n][0](*LAWS[n][1]).product_form()) for n in (source, target))
+    limit = solve_problems(left, right, 0.0, False)
+    exact = quantile_cost(LAWS[source][2], LAWS[target][2])
+    assert abs(float(limit.costs[0, 0, 0]) - exact) <= float(limit.errors[0, 0, 0]) + 1e-9
+    np.testing.assert_allclose(limit.costs[0, 0, 0], exact, rtol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("source", "target"), [("laplace", "gamma"), ("exponential", "laplace")])
 def test_small_regularizations_against_a_fine_solve(source, target, x64):
