@@ -206,7 +206,7 @@ def test_rotated_products(dim, num):
 @pytest.mark.slow
 def test_reported_errors_are_honest():
     """At least the true error in 99 percent of 200 cases, here with fewer nodes and draws than by default."""
-    missed, settings = 0, NumericalSettings(num_nodes=1024, num_draws=16384)
+    missed, settings = 0, omt.NumericalSettings(num_nodes=1024, num_draws=16384)
     for seed in range(200):
         source, target, truth = random_case(1000 + seed, 2)
         solved = solve_numerical_couplings(source, target, jnp.asarray(EPSILON), settings)
