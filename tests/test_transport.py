@@ -607,3 +607,15 @@ def test_many_pairs_are_solved_in_slices(monkeypatch, capsys, x64):
     sliced = omt.transport(source, target, epsilon_components=0.1, epsilon_weights=0.1, progress=True)
     np.testing.assert_allclose(sliced.component_costs, whole.component_costs, rtol=1e-13)
     np.testing.assert_allclose(sliced.component_kl, whole.component_kl, rtol=1e-13)
+
+
+def test_what_float32_cannot_finish_is_finished_in_float64():
+    """A tolerance beyond float32: the weights are solved again in float64, and the plan says so."""
+    source, target = mixture("DiagonalGaussian", 0, "float32"), mixture("DiagonalGaussian", 1, "float32")
+    plan = omt.transport(source, target, epsilon_components=0.3, epsilon_weights=0.5, tolerance=1e-9)
+    assert plan.converged
+    assert plan.weights_precision == "float64"
+    assert plan.weights.dtype == np.float32
+    usual = omt.transport(source, target, epsilon_components=0.3, epsilon_weights=0.5)
+    assert usual.weights_precision == "float32"
+    np.testing.assert_allclose(plan.weights, usual.weights, atol=1e-5)
