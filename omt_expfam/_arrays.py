@@ -150,6 +150,16 @@ def batch_size(item_size: int, limit: int = 2**22) -> int:
     return max(1, limit // max(item_size, 1))
 
 
+def power_of_two(size: int) -> int:
+    """The smallest power of two that is at least ``size``: arrays padded to it compile few programs."""
+    return 1 << max(size - 1, 0).bit_length()
+
+
+def take(tree: Any, index: Any) -> Any:
+    """One entry, or some, of everything that is stacked in a pytree."""
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
 def unfused(array: Any) -> Any:
     """The same array, kept apart from a reduction that follows.
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ._arrays import batch_size, is_traced
+from ._arrays import batch_size, is_traced, power_of_two
 from ._components import AbstractComponents
 
 
@@ -35,7 +35,7 @@ def select_pairs(weights: Float[Array, "K0 K1"], threshold: float) -> PairSelect
         return PairSelection(source, target, weights.reshape(-1))
     host = np.asarray(weights)
     source, target = np.nonzero(host > threshold)
-    size = 1 << max(len(source) - 1, 0).bit_length()
+    size = power_of_two(len(source))
     pad = size - len(source)
     weight = np.pad(host[source, target], (0, pad))
     return PairSelection(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ._arrays import batch_size, is_traced, safe_log, unfused
+from ._arrays import batch_size, is_traced, power_of_two, safe_log, take, unfused
 from ._components import AbstractComponents
 from ._couplings import (
     AbstractComponentMaps,
@@ -121,7 +121,7 @@ class GaussianCouplings(AbstractCouplings):
         for start in range(0, len(order), block):
             chosen = order[start : start + block]
             unique, which = np.unique(np.stack([left[chosen], right[chosen]]), axis=1, return_inverse=True)
-            size = 1 << max(unique.shape[1] - 1, 0).bit_length()
+            size = power_of_two(unique.shape[1])
             unique = jnp.asarray(np.pad(unique, ((0, 0), (0, size - unique.shape[1])), mode="edge"))
             parts.append(_displace_block(pairs, x[chosen], noise[chosen], unique, jnp.asarray(which.reshape(-1))))
         back = np.empty_like(order)
@@ -169,17 +169,13 @@ class _Pairs(eqx.Module):
 
     def gain(self, source: Int[Array, ""], target: Int[Array, ""]) -> Array:
         """The matrix (or diagonal) A of one pair."""
-        return conditional_gain(_take(self.source, source), _take(self.target, target), self.s)
+        return conditional_gain(take(self.source, source), take(self.target, target), self.s)
 
 
 def _form(components: AbstractComponents) -> AbstractCovariance:
     form = components.gaussian_form()
     assert form is not None  # solve_couplings has asked.
     return form
-
-
-def _take(tree: Any, index: Int[Array, "*n"]) -> Any:
-    return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
 def _significant(shares: Float[Array, "K0 K1"]) -> PairSelection:
@@ -224,7 +220,7 @@ def _sliced_terms(pairs: "_Pairs", rows: int, progress: bool | None) -> tuple[Ar
     with progress_bar(num, "component couplings", progress) as bar:
         for start in range(0, num, rows):
             index = jnp.minimum(jnp.arange(start, start + rows), num - 1)
-            source = _take(pairs.source, index)
+            source = take(pairs.source, index)
             piece = _Pairs(pairs.source_mean[index], pairs.target_mean, source, pairs.target, pairs.s)
             parts.append(jax.block_until_ready(pair_terms(piece)))
             bar.update(min(rows, num - start))
@@ -348,7 +344,7 @@ def _log_conditional(pairs: _Pairs, x: Array, y: Array, log_weight: Array, share
 @eqx.filter_jit
 def _cross_covariances(pairs: _Pairs, selection: PairSelection) -> Float[Array, "p d d"]:
     def one(item: tuple[Array, Array]) -> Float[Array, "d d"]:
-        source, target = _take(pairs.source, item[0]), _take(pairs.target, item[1])
+        source, target = take(pairs.source, item[0]), take(pairs.target, item[1])
         gain = conditional_gain(source, target, pairs.s)
         # E[y | x] = m1 + A (x - m0), so that Cov(x, y) = Sigma0 A' with A symmetric.
         return jnp.diag(source.variance * gain) if gain.ndim == 1 else source.matrix() @ gain
@@ -364,7 +360,7 @@ def _interpolate(pairs: _Pairs, t: Array, selection: PairSelection) -> tuple[Arr
     def one(item: tuple[Array, Array]) -> tuple[Array, Array]:
         i, j = item
         mean = (1 - t) * pairs.source_mean[i] + t * pairs.target_mean[j]
-        source, target = _take(pairs.source, i), _take(pairs.target, j)
+        source, target = take(pairs.source, i), take(pairs.target, j)
         gain = conditional_gain(source, target, pairs.s)
         if isinstance(source, DiagonalCovariance) and isinstance(target, DiagonalCovariance):
             cross = 2 * source.variance * gain

@@ -6,7 +6,6 @@ from jaxtyping import Array, Float
 
 from ._line_profile import (
     clip_ends,
-    PANEL_NODES,
     panel_quadrature,
     Profile,
     standard_knots,
@@ -14,7 +13,6 @@ from ._line_profile import (
 )
 from ._product_form import AbstractShape
 
-NODES_PER_PANEL = len(PANEL_NODES)
 # Length of a panel in units of the local width; mass below which the spacing may grow, and how far; second moment
 # beyond which the line is cut.
 _PANEL_LENGTH = 9.0

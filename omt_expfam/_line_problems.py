@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ._arrays import power_of_two, take
 from ._line_grid import num_panels
 from ._line_profile import Profile, tabulate
 from ._line_solve import limit_nodes, LineNodes, LinePlan, NO_WEIGHT, place_nodes, solve_nodes
@@ -109,13 +110,9 @@ def standardize(form: ProductForm) -> Standardized:
     digits = np.where(keys == 0, 0, 11 - np.floor(np.log10(np.abs(np.where(keys == 0, 1, keys)))))
     _, index, which = np.unique(_round(keys, digits), axis=0, return_index=True, return_inverse=True)
     # Padded to a power of two, so that few programs are compiled.
-    index = np.pad(index, (0, _power_of_two(len(index)) - len(index)), mode="edge")
+    index = np.pad(index, (0, power_of_two(len(index)) - len(index)), mode="edge")
     shapes = jax.tree.map(lambda leaf: leaf.reshape(size, *leaf.shape[2:])[index], form.shape)
     return Standardized(mean, scale, shapes, which.reshape(mean.shape))
-
-
-def _power_of_two(size: int) -> int:
-    return 1 << max(size - 1, 0).bit_length()
 
 
 def _round(values: np.ndarray, digits: np.ndarray) -> np.ndarray:
@@ -150,14 +147,9 @@ def solve_problems(source: Standardized, target: Standardized, epsilon: float, p
     return _assemble(distinct, plan, bundles, plans, defects, which.reshape(shape))
 
 
-def _at(tree: Any, index: Any) -> Any:
-    """One entry, or some, of everything that is stacked in a pytree."""
-    return jax.tree.map(lambda leaf: leaf[index], tree)
-
-
 def _stacked(side: Standardized) -> Any:
     """The distinct laws with a leading axis, which also a law without arrays gets by counting."""
-    return (side.shapes, jnp.arange(_power_of_two(int(side.which.max()) + 1)))
+    return (side.shapes, jnp.arange(power_of_two(int(side.which.max()) + 1)))
 
 
 @eqx.filter_jit
@@ -212,7 +204,7 @@ def _lagrange(nodes: np.ndarray, at: float) -> np.ndarray:
 @eqx.filter_jit
 def _measure(profiles: tuple[Profile, Profile], which: tuple[Array, Array], epsilon: Array) -> Array:
     def one(item: tuple[Array, Array, Array]) -> Array:
-        left, right = (_at(profile, k) for profile, k in zip(profiles, item[:2], strict=True))
+        left, right = (take(profile, k) for profile, k in zip(profiles, item[:2], strict=True))
         return jnp.maximum(num_panels(left, right, item[2]), num_panels(right, left, item[2]))
 
     return jax.lax.map(one, (*which, epsilon), batch_size=16)
@@ -220,7 +212,7 @@ def _measure(profiles: tuple[Profile, Profile], which: tuple[Array, Array], epsi
 
 def _panels(pairs: list[tuple[int, int, float]], profiles: tuple[Profile, Profile]) -> np.ndarray:
     """The number of panels that each pair of laws needs at a regularization, not rounded."""
-    padded = pairs + [pairs[-1]] * (_power_of_two(len(pairs)) - len(pairs))
+    padded = pairs + [pairs[-1]] * (power_of_two(len(pairs)) - len(pairs))
     s, t, e = (jnp.asarray(np.array(column)) for column in zip(*padded, strict=True))
     return np.asarray(_measure(profiles, (s, t), e))[: len(pairs)]
 
@@ -304,7 +296,7 @@ def _solve_bundles(
 def _solve_chunk(bundles: list[_Bundle], count: int, shapes: Any, profiles: tuple[Profile, Profile]) -> LinePlan:
     """Solve bundles of one size, at once; results as NumPy arrays."""
     which = (np.array([b.source for b in bundles]), np.array([b.target for b in bundles]))
-    laws, pair = (tuple(_at(side, k) for side, k in zip(sides, which, strict=True)) for sides in (shapes, profiles))
+    laws, pair = (tuple(take(side, k) for side, k in zip(sides, which, strict=True)) for sides in (shapes, profiles))
     epsilons = np.array([[e for e in b.epsilons if e > 0] for b in bundles])
     nodes = _place(laws, pair, jnp.asarray([b.smallest for b in bundles]), count)
     plans = []
@@ -414,8 +406,8 @@ def solve_traced(source: ProductForm, target: ProductForm, epsilon: Float[Array,
 
     def one(index: Array) -> tuple[LinePlan, Array, Array]:
         i, j, c = index // (other * dim), (index // dim) % other, index % dim
-        laws = (_at(source.shape, (i, c)), _at(target.shape, (j, c)))
-        pair = tuple(_at(profile, (k, c)) for profile, k in zip(profiles, (i, j), strict=True))
+        laws = (take(source.shape, (i, c)), take(target.shape, (j, c)))
+        pair = tuple(take(profile, (k, c)) for profile, k in zip(profiles, (i, j), strict=True))
         reduced = epsilon / (sides[0][1][i, c] * sides[1][1][j, c])
         nodes = place_nodes(laws, pair, reduced, _TRACED_COUNT)
         plan = jax.tree.map(lambda leaf: leaf[0], _members(nodes, reduced[None]))

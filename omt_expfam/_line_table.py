@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ._arrays import take
 from ._line_profile import PANEL_NODES, PANEL_WEIGHTS
 
 
@@ -56,7 +57,7 @@ class LineProblem(eqx.Module):
         return jnp.expand_dims(self.first, -1) + jnp.broadcast_to(following, self.weights.shape)
 
     def __getitem__(self, index: object) -> "LineProblem":
-        return jax.tree.map(lambda leaf: leaf[index], self)
+        return take(self, index)
 
 
 def locate(nodes: Float[Array, "rows n"], row: Int[Array, "*b"], z: Float[Array, "*b"]) -> Int[Array, "*b"]:

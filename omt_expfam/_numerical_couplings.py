@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ._arrays import as_count, as_scalar, batch_size, is_traced, safe_log, unfused
+from ._arrays import as_count, as_scalar, batch_size, is_traced, power_of_two, safe_log, take, unfused
 from ._components import AbstractComponents, map_components
 from ._couplings import AbstractComponentMaps, AbstractCouplings, PairSelection, select_pairs, squared_distances
 from ._covariance import DenseCovariance
@@ -65,7 +65,7 @@ class NumericalMaps(AbstractComponentMaps):
         image, host = np.zeros(x.shape, x.dtype), np.asarray(responsibilities)
         for i in np.flatnonzero((host > small).any(0)):
             near = np.flatnonzero(host[:, i] > small)
-            size = 1 << max(len(near) - 1, 0).bit_length()
+            size = power_of_two(len(near))
             chosen = np.pad(near, (0, size - len(near)))
             pairs = select_pairs(self.row_shares[i : i + 1], small)
             pairs = PairSelection(jnp.full_like(pairs.source, i), pairs.target, pairs.weight)
@@ -168,10 +168,10 @@ class NumericalCouplings(AbstractCouplings):
 
     def pair(self, source: Int[Array, ""], target: Int[Array, ""]) -> "_Pair":
         """What conditional laws of one pair need."""
-        left, right = _take(self.source_nodes, source), _take(self.target_nodes, target)
+        left, right = take(self.source_nodes, source), take(self.target_nodes, target)
         return _Pair(
-            _take(self.source, source)._mean(),
-            _take(self.target, target)._mean(),
+            take(self.source, source)._mean(),
+            take(self.target, target)._mean(),
             left,
             right,
             self.source_potentials[source, target],
@@ -209,10 +209,6 @@ class _Pair(eqx.Module):
     def potential(self, y: Float[Array, "n d"]) -> Float[Array, " n"]:
         """The potential v at centered points."""
         return extend(y, self.source.points, self.source.log_weight, self.u, self.epsilon)
-
-
-def _take(tree: Any, index: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
 # -- the solve ---------------------------------------------------------------------------------------------------
@@ -325,7 +321,7 @@ def _solve_rows(
     rows = []
     with progress_bar(num * other, "component couplings", progress) as bar:
         for i in range(num):
-            rows.append(jax.block_until_ready(_solve_row(_take(left, i), right, epsilon, settings)))
+            rows.append(jax.block_until_ready(_solve_row(take(left, i), right, epsilon, settings)))
             bar.update(other)
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
 
@@ -427,7 +423,7 @@ def _log_conditional(
 ) -> Float[Array, " n"]:
     def add(total: Array, pair: PairSelection, point: Array, image: Array, own: Array) -> Array:
         density = couplings.pair(pair.source, pair.target).log_density(point, image)[0]
-        density = density + _take(couplings.target, pair.target)._log_prob(image[0])
+        density = density + take(couplings.target, pair.target)._log_prob(image[0])
         return jnp.logaddexp(total, density + own[0, pair.source] + safe_log(pair.weight))
 
     num = 2 * couplings.source_potentials.shape[-1]
@@ -454,7 +450,7 @@ def _sample_conditional(
         pair = couplings.pair(i, j)
         node_key, move_key = jax.random.split(jax.random.wrap_key_data(own_key))
         node = jax.random.categorical(node_key, jnp.log(pair.probabilities(point[None])[0]))
-        return pair.target_mean + _moved(pair, _take(couplings.target, j), move_key, point, pair.target.points[node])
+        return pair.target_mean + _moved(pair, take(couplings.target, j), move_key, point, pair.target.points[node])
 
     # As plain numbers: a map in blocks takes keys for reused where the last block is smaller.
     keys = jax.random.key_data(jax.random.split(key, x.shape[0]))

@@ -67,8 +67,16 @@ ALLOWED = {
     "_line_profile": {"_product_form"},
     "_line_grid": {"_line_profile", "_product_form"},
     "_line_solve": {"_arrays", "_line_grid", "_line_profile", "_product_form"},
-    "_line_table": {"_line_profile"},
-    "_line_problems": {"_line_grid", "_line_profile", "_line_solve", "_line_table", "_product_form", "_progress"},
+    "_line_table": {"_arrays", "_line_profile"},
+    "_line_problems": {
+        "_arrays",
+        "_line_grid",
+        "_line_profile",
+        "_line_solve",
+        "_line_table",
+        "_product_form",
+        "_progress",
+    },
     "_product_couplings": {
         "_arrays",
         "_components",
