@@ -11,7 +11,11 @@ from numpyro.distributions import constraints
 
 from omt_expfam._arrays import ArrayLike, as_floating, check_positive, check_shape
 from omt_expfam._factorized import AbstractCoordinateFamily
+from omt_expfam._priors import positive_prior, spread_of, within_scale
 from omt_expfam._product_form import AbstractShape, ProductForm
+
+# The prior standard deviation of the logarithms of both parameters: their scale follows from moments, roughly.
+_LOG_SPREAD = 1.5
 
 
 class Beta(AbstractCoordinateFamily):
@@ -89,6 +93,12 @@ class Beta(AbstractCoordinateFamily):
     @classmethod
     def _blank(cls, num_components: int, dim: int, dtype: Any, **fixed: Any) -> "Beta":
         return Beta(jnp.ones((num_components, dim), dtype), jnp.ones((num_components, dim), dtype))
+
+    def _priors(self, x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
+        center, scale = spread_of(x)
+        total = center * (1 - center) / within_scale(scale, self.num_components) ** 2
+        priors = positive_prior(center * total, _LOG_SPREAD), positive_prior((1 - center) * total, _LOG_SPREAD)
+        return dict(zip(("concentration1", "concentration0"), priors, strict=True))
 
 
 class BetaShape(AbstractShape):

@@ -8,10 +8,19 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, Key
 
 from omt_expfam._arrays import ArrayLike, as_floating, check_positive, check_shape
+from omt_expfam._conjugate import (
+    check_names,
+    draw_location,
+    draw_variance,
+    NormalPrior,
+    read_inverse_gamma,
+    read_normal,
+)
 from omt_expfam._covariance import DiagonalCovariance
+from omt_expfam._priors import location_prior, spread_of, variance_prior, within_scale
 from omt_expfam._product_form import NormalShape, ProductForm
 
-from .gaussian_form import AbstractMomentGaussian, LOG_2PI
+from .gaussian_form import AbstractMomentGaussian, LOG_2PI, Moments
 
 
 class DiagonalGaussian(AbstractMomentGaussian):
@@ -102,6 +111,27 @@ class DiagonalGaussian(AbstractMomentGaussian):
 
     def _prior_strength(self) -> float:
         return 3.0
+
+    def _priors(self, x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
+        center, scale = spread_of(x)
+        variance = variance_prior(within_scale(scale, self.num_components))
+        return {"loc": location_prior(center, scale), "variance": variance}
+
+    def _conjugate(self, priors: dict[str, dist.Distribution], origin: Float[Array, " d"]) -> dict[str, Any]:
+        check_names(priors, "loc", "variance")
+        loc = read_normal("loc", priors["loc"], self.loc)
+        variance = read_inverse_gamma("variance", priors["variance"], self.variance)
+        return {"loc": NormalPrior(loc.mean - origin[None], loc.precision), "variance": variance}
+
+    def _conjugate_step(
+        self, key: Key[Array, ""], counts: Float[Array, " K"], sums: Moments, hyper: dict[str, Any]
+    ) -> "DiagonalGaussian":
+        """The mean given the variances, then the variances given the mean."""
+        loc_key, variance_key = jax.random.split(key)
+        mean, scatter = self._center(counts, sums)
+        loc = draw_location(loc_key, hyper["loc"], 1 / self.variance, counts, mean)
+        squares = counts[:, None] * (scatter + self._square(mean - loc))
+        return DiagonalGaussian(loc, draw_variance(variance_key, hyper["variance"], counts[:, None], squares))
 
     def _affine(self, shift: Float[Array, " d"], scale: Float[Array, " d"]) -> "DiagonalGaussian":
         return DiagonalGaussian(shift[None] + scale[None] * self.loc, (scale**2)[None] * self.variance)

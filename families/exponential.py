@@ -1,6 +1,6 @@
 """Components with independent exponential coordinates, one-sided from a location."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from omt_expfam._arrays import ArrayLike, as_floating, batch_size, check_positive, check_shape
 from omt_expfam._components import map_components
 from omt_expfam._em import log_share
+from omt_expfam._priors import location_prior, positive_prior, spread_of, within_scale
 from omt_expfam._product_form import ProductForm
 
 from .location_form import AbstractLocationFamily, Membership, SortedData, unless_collapsed
@@ -36,6 +37,7 @@ class Exponential(AbstractLocationFamily):
     """
 
     rate: Float[Array, "K d"]
+    smoothness: ClassVar = 0
 
     def __init__(self, loc: ArrayLike, rate: ArrayLike):
         """Build components from locations and rates, each of shape ``[K, d]``.
@@ -68,6 +70,11 @@ class Exponential(AbstractLocationFamily):
 
     def _num_parameters(self) -> int:
         return 2 * self.dim
+
+    def _priors(self, x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
+        center, scale = spread_of(x)
+        rate = positive_prior(1 / within_scale(scale, self.num_components))
+        return {"loc": location_prior(center, scale), "rate": rate}
 
     def _table(self, data: SortedData, natural: bool) -> Float[Array, "K n"]:
         """Log-densities that are finite, but very small, outside the support."""

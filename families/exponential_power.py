@@ -18,6 +18,8 @@ from .gaussian_form import gaussian_from_form
 from .location_form import AbstractTwoSidedFamily
 from .two_sided import AbstractTwoSidedShape, LocationLaw, product_form, TwoSided
 
+_SCALES = ("scale_left", "scale_right")
+
 
 class ExponentialPower(AbstractTwoSidedFamily):
     r"""K components with independent coordinates that fall off at chosen powers below and above their location.
@@ -79,6 +81,20 @@ class ExponentialPower(AbstractTwoSidedFamily):
 
     def _with(self, loc: Float[Array, "K d"], left: Any, right: Float[Array, "K d"]) -> "ExponentialPower":
         return ExponentialPower(loc, left, right, self.power_left, self.power_right, self.symmetric)
+
+    @property
+    def _scale_names(self) -> tuple[str, ...]:
+        return ("scale",) if self.symmetric else ("scale_left", "scale_right")
+
+    def _parameters(self, names: tuple[str, ...]) -> dict[str, Array]:
+        """The fields; ``scale`` is both scales where they are equal."""
+        return {name: self.scale_right if name == "scale" else getattr(self, name) for name in names}
+
+    def _with_parameters(self, parameters: dict[str, Array]) -> "ExponentialPower":
+        values = {"loc": self.loc, "scale_left": self.scale_left, "scale_right": self.scale_right, **parameters}
+        if "scale" in parameters:
+            values |= dict.fromkeys(_SCALES, parameters["scale"])
+        return self._with(values["loc"], values["scale_left"], values["scale_right"])
 
     # -- transport, NumPyro -----------------------------------------------------------------------------------------
 

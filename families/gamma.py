@@ -11,7 +11,11 @@ from numpyro.distributions import constraints
 
 from omt_expfam._arrays import ArrayLike, as_floating, check_positive, check_shape
 from omt_expfam._factorized import AbstractCoordinateFamily
+from omt_expfam._priors import positive_prior, spread_of, within_scale
 from omt_expfam._product_form import AbstractShape, ProductForm
+
+# The prior standard deviation of the logarithms of both parameters: their scale follows from moments, roughly.
+_LOG_SPREAD = 1.5
 
 
 class Gamma(AbstractCoordinateFamily):
@@ -96,6 +100,12 @@ class Gamma(AbstractCoordinateFamily):
     @classmethod
     def _blank(cls, num_components: int, dim: int, dtype: Any, **fixed: Any) -> "Gamma":
         return Gamma(jnp.ones((num_components, dim), dtype), jnp.ones((num_components, dim), dtype))
+
+    def _priors(self, x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
+        center, scale = spread_of(x)
+        concentration = (center / within_scale(scale, self.num_components)) ** 2
+        priors = positive_prior(concentration, _LOG_SPREAD), positive_prior(concentration / center, _LOG_SPREAD)
+        return dict(zip(("concentration", "rate"), priors, strict=True))
 
     def _affine(self, shift: Float[Array, " d"], scale: Float[Array, " d"]) -> "Gamma":
         return Gamma(self.concentration, self.rate / scale[None])

@@ -10,9 +10,18 @@ from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Key
 
 from omt_expfam._arrays import ArrayLike, as_floating, check_shape, is_traced
+from omt_expfam._conjugate import (
+    check_names,
+    draw_dense_location,
+    draw_scale_tril,
+    NormalPrior,
+    read_inverse_wishart,
+    read_normal,
+)
 from omt_expfam._covariance import DenseCovariance
+from omt_expfam._priors import covariance_prior, location_prior, spread_of, within_scale
 
-from .gaussian_form import AbstractMomentGaussian, LOG_2PI
+from .gaussian_form import AbstractMomentGaussian, LOG_2PI, Moments
 
 
 class Gaussian(AbstractMomentGaussian):
@@ -137,6 +146,29 @@ class Gaussian(AbstractMomentGaussian):
 
     def _prior_strength(self) -> float:
         return self.dim + 2.0
+
+    def _priors(self, x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
+        center, scale = spread_of(x)
+        covariance = covariance_prior(within_scale(scale, self.num_components))
+        return {"loc": location_prior(center, scale), "scale_tril": covariance}
+
+    def _conjugate(self, priors: dict[str, dist.Distribution], origin: Float[Array, " d"]) -> dict[str, Any]:
+        check_names(priors, "loc", "scale_tril")
+        loc = read_normal("loc", priors["loc"], self.loc, dense=True)
+        covariance = read_inverse_wishart("scale_tril", priors["scale_tril"], self.scale_tril)
+        return {"loc": NormalPrior(loc.mean - origin[None], loc.precision), "covariance": covariance}
+
+    def _conjugate_step(
+        self, key: Key[Array, ""], counts: Float[Array, " K"], sums: Moments, hyper: dict[str, Any]
+    ) -> "Gaussian":
+        """The mean given the covariance, then the covariance given the mean."""
+        loc_key, tril_key = jax.random.split(key)
+        mean, scatter = self._center(counts, sums)
+        root = jax.vmap(lambda c: c._precision_factor())(self)
+        loc = draw_dense_location(loc_key, hyper["loc"], jnp.swapaxes(root, 1, 2) @ root, counts, mean)
+        about = _from_half(scatter + self._square(mean - loc), self.dim)
+        tril = draw_scale_tril(tril_key, hyper["covariance"], counts, counts[:, None, None] * about)
+        return Gaussian(loc, scale_tril=tril)
 
     def _affine(self, shift: Float[Array, " d"], scale: Float[Array, " d"]) -> "Gaussian":
         return Gaussian(shift[None] + scale[None] * self.loc, scale_tril=scale[None, :, None] * self.scale_tril)

@@ -43,6 +43,10 @@ class Laplace(AbstractTwoSidedFamily):
     def _with(self, loc: Float[Array, "K d"], left: Any, right: Float[Array, "K d"]) -> "Laplace":
         return Laplace(loc, right)
 
+    @property
+    def _scale_names(self) -> tuple[str, ...]:
+        return ("scale",)
+
     def product_form(self) -> ProductForm:
         return ProductForm(self.loc, self.scale, LaplaceShape())
 

@@ -6,10 +6,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int, Key
 
 from omt_expfam._components import map_components
 from omt_expfam._em import AbstractEMFamily
+from omt_expfam._priors import location_prior, positive_prior, spread_of, within_scale
 
 from .diagonal_gaussian import DiagonalGaussian
 from .side_scales import common_scale, expected_log_density, separate_scales
@@ -42,6 +44,7 @@ class AbstractLocationFamily(AbstractEMFamily):
 
     loc: Float[Array, "K d"]
     streams: ClassVar[bool] = False
+    smoothness: ClassVar = 1
 
     @abc.abstractmethod
     def _law(self) -> TwoSided:
@@ -77,6 +80,16 @@ class AbstractLocationFamily(AbstractEMFamily):
 
     def _seeding(self, num_components: int) -> DiagonalGaussian:
         return DiagonalGaussian._blank(num_components, self.dim, self.dtype)
+
+    def _priors(self, x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
+        center, scale = spread_of(x)
+        own = positive_prior(self._scale_of(within_scale(scale, self.num_components)[None] ** 2)[0])
+        return {"loc": location_prior(center, scale)} | dict.fromkeys(self._scale_names, own)
+
+    @property
+    def _scale_names(self) -> tuple[str, ...]:
+        """The parameters that are scales, each with the same prior."""
+        return ("scale_left", "scale_right")
 
     def _prior_strength(self) -> float:
         return 3.0

@@ -10,7 +10,9 @@ from jaxtyping import Array, Float, Key
 from numpyro.distributions import constraints
 
 from omt_expfam._arrays import ArrayLike, as_floating, check_positive, check_shape
+from omt_expfam._conjugate import check_names, draw_location, draw_variance, read_inverse_gamma, read_normal
 from omt_expfam._factorized import AbstractCoordinateFamily
+from omt_expfam._priors import location_prior, scale_prior, spread_of, within_scale
 from omt_expfam._product_form import AbstractShape, ProductForm
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -104,6 +106,28 @@ class LogNormal(AbstractCoordinateFamily):
     @classmethod
     def _blank(cls, num_components: int, dim: int, dtype: Any, **fixed: Any) -> "LogNormal":
         return LogNormal(jnp.zeros((num_components, dim), dtype), jnp.ones((num_components, dim), dtype))
+
+    def _priors(self, x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
+        center, scale = spread_of(jnp.log(x))
+        own = scale_prior(within_scale(scale, self.num_components))
+        return {"loc": location_prior(center, scale), "scale": own}
+
+    def _conjugate(self, priors: dict[str, dist.Distribution], origin: Float[Array, " d"]) -> dict[str, Any]:
+        check_names(priors, "loc", "scale")
+        variance = read_inverse_gamma("scale", priors["scale"], self.scale, power=0.5)
+        return {"loc": read_normal("loc", priors["loc"], self.loc), "variance": variance}
+
+    def _conjugate_step(
+        self, key: Key[Array, ""], counts: Float[Array, " K"], sums: Float[Array, "K m"], hyper: dict[str, Any]
+    ) -> "LogNormal":
+        """The mean of the logarithms given their variance, then the variance given the mean."""
+        loc_key, variance_key = jax.random.split(key)
+        num = counts[:, None]
+        first, second = jnp.moveaxis(sums.reshape(*self.loc.shape, 2), -1, 0)
+        mean = first / jnp.maximum(num, 1)
+        loc = draw_location(loc_key, hyper["loc"], 1 / self.scale**2, counts, mean)
+        squares = jnp.maximum(second - num * mean**2, 0) + num * (mean - loc) ** 2
+        return LogNormal(loc, jnp.sqrt(draw_variance(variance_key, hyper["variance"], num, squares)))
 
     def _affine(self, shift: Float[Array, " d"], scale: Float[Array, " d"]) -> "LogNormal":
         return LogNormal(self.loc + jnp.log(scale)[None], self.scale)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key
 from omt_expfam._arrays import ArrayLike, as_count, as_floating, check_positive, check_shape, is_traced
 from omt_expfam._components import map_components
 from omt_expfam._covariance import AbstractCovariance, DenseCovariance, LowRankCovariance
+from omt_expfam._priors import location_prior, spread_of, variance_prior, within_scale
 
 from .diagonal_gaussian import DiagonalGaussian
 from .gaussian import Gaussian
@@ -138,6 +139,17 @@ class LowRankGaussian(AbstractGaussian):
 
     def _num_parameters(self) -> int:
         return 2 * self.dim + self.dim * self.rank - self.rank * (self.rank - 1) // 2
+
+    def _priors(self, x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
+        center, scale = spread_of(x)
+        within = within_scale(scale, self.num_components)
+        # Half of the variance is the factors', half the diagonal part's, on average.
+        loading = jnp.broadcast_to((within / jnp.sqrt(2 * self.rank).astype(x.dtype))[:, None], (self.dim, self.rank))
+        return {
+            "loc": location_prior(center, scale),
+            "factor": dist.Normal(jnp.zeros_like(loading), loading).to_event(2),
+            "variance": variance_prior(within / jnp.sqrt(2.0).astype(x.dtype)),
+        }
 
     def _prior_strength(self) -> float:
         return self.rank + 3.0

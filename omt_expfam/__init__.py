@@ -16,20 +16,37 @@ from ._covariance import (
     LowRankCovariance as LowRankCovariance,
     ScalarCovariance as ScalarCovariance,
 )
+from ._credible import credible_interval as credible_interval, CredibleInterval as CredibleInterval
 from ._displacement import Displacement as Displacement
 from ._em import AbstractEMFamily as AbstractEMFamily, AbstractRegularEMFamily as AbstractRegularEMFamily
 from ._factorized import AbstractFactorizedFamily as AbstractFactorizedFamily
 from ._fit import Fit as Fit, fit as fit
+from ._fit_posterior import fit_posterior as fit_posterior
+from ._from_numpyro import posterior_from_numpyro as posterior_from_numpyro
+from ._gibbs_kernel import MixtureGibbs as MixtureGibbs
+from ._inference import AbstractMethod as AbstractMethod
+from ._label_free import LabelFree as LabelFree
+from ._methods import Bootstrap as Bootstrap, Gibbs as Gibbs, LaplaceApproximation as LaplaceApproximation
 from ._mixture import Mixture as Mixture
+from ._mixture_distribution import MixtureDistribution as MixtureDistribution
+from ._mixture_model import mixture_model as mixture_model, MixtureModel as MixtureModel
 from ._numerical_couplings import NumericalSettings as NumericalSettings
 from ._numpyro_components import NumPyroComponents as NumPyroComponents
+from ._nuts import NUTS as NUTS
 from ._persist import load as load, save as save
 from ._plan import TransportPlan as TransportPlan
+from ._posterior_correspondences import PosteriorCorrespondences as PosteriorCorrespondences
+from ._posterior_fit import PosteriorFit as PosteriorFit
+from ._posterior_plan import PosteriorPlan as PosteriorPlan
+from ._priors import ConjugatePrior as ConjugatePrior
 from ._product_form import AbstractShape as AbstractShape, ProductForm as ProductForm
+from ._relabel import relabel as relabel
 from ._result import ConvergenceError as ConvergenceError, RESULTS as RESULTS
 from ._select import select_num_components as select_num_components, Selection as Selection
 from ._template import Template as Template, template as template
 from ._transport import BlockStart as BlockStart, transport as transport
+from ._transport_posterior import transport_posterior as transport_posterior
+from ._variational import SVI as SVI
 
 try:
     __version__ = importlib.metadata.version("omt-expfam")

@@ -6,11 +6,13 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+import numpyro.distributions as dist
+from jaxtyping import Array, Float, Key, PyTree
 from numpyro.distributions import constraints
 
 from ._arrays import safe_log, unfused
 from ._components import AbstractComponents, AbstractRegularFamily, map_components
+from ._priors import ConjugatePrior
 from ._support import Constraint
 
 
@@ -27,6 +29,9 @@ class AbstractEMFamily(AbstractComponents):
     support: ClassVar[Constraint] = constraints.real
     # Whether the M-step can do with sums over chunks of the data; otherwise it is given all points at once.
     streams: ClassVar[bool] = True
+    # How many times log-densities are continuously differentiable in the parameters: 2 (or more), 1 where they have
+    # kinks, 0 where they jump, so that no gradient can be followed.
+    smoothness: ClassVar[Literal[0, 1, 2]] = 2
 
     @classmethod
     @abc.abstractmethod
@@ -84,6 +89,39 @@ class AbstractEMFamily(AbstractComponents):
     def _affine(self, shift: Float[Array, " d"], scale: Float[Array, " d"]) -> "AbstractEMFamily":
         """The law of ``shift + scale * x``."""
 
+    def _priors(self, x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
+        """Weakly informative priors on the scale of the data for the free parameters of one component, by name.
+
+        Each is a distribution with batch shape ``()`` and the event shape of the parameter; its support says what
+        values the parameter may have. A name is that of a field unless `_parameters` says otherwise.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no default priors; write `_priors`, or give `priors`.")
+
+    def _parameters(self, names: tuple[str, ...]) -> dict[str, Array]:
+        """The free parameters of K components, by the names that `_priors` uses."""
+        return {name: getattr(self, name) for name in names}
+
+    def _with_parameters(self, parameters: dict[str, Array]) -> "AbstractEMFamily":
+        """The same components with other free parameters."""
+        names = tuple(parameters)
+        return eqx.tree_at(lambda c: [getattr(c, name) for name in names], self, [parameters[n] for n in names])
+
+    def _conjugate(self, priors: dict[str, dist.Distribution], origin: Float[Array, " d"]) -> PyTree | None:
+        """The hyperparameters of conjugate priors, as `_conjugate_step` takes them; ``None`` for a family without.
+
+        Points are given less ``origin``, which is zero unless the family's `standardization` shifts points.
+
+        Raises:
+            TypeError: If a prior is not conjugate.
+        """
+        return None
+
+    def _conjugate_step(
+        self, key: Key[Array, ""], counts: Float[Array, " K"], sums: PyTree, hyper: PyTree
+    ) -> "AbstractEMFamily":
+        """Components whose parameters are drawn, one after the other, from their laws given all else."""
+        raise NotImplementedError(f"{type(self).__name__} has no conjugate step.")
+
     def _verify(self) -> None:
         """Raise ValueError if (concrete) components are not what their family says; nothing to check by default."""
 
@@ -119,6 +157,23 @@ class AbstractRegularEMFamily(AbstractRegularFamily, AbstractEMFamily):
 
     def _prior_strength(self) -> float:
         return 0.01
+
+    def _priors(self, x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
+        """One pseudo-observation with the mean statistics of all data."""
+        statistics = jax.vmap(self._sufficient_statistics)(x)
+        component = jax.tree.map(lambda leaf: leaf[0], self)
+        return {"natural_parameters": ConjugatePrior(component, jnp.mean(statistics, axis=0))}
+
+    def _parameters(self, names: tuple[str, ...]) -> dict[str, Array]:
+        """The natural parameters, where the priors are on them."""
+        return {n: self.natural_parameters() if n == "natural_parameters" else getattr(self, n) for n in names}
+
+    def _with_parameters(self, parameters: dict[str, Array]) -> "AbstractEMFamily":
+        if "natural_parameters" not in parameters:
+            return super()._with_parameters(parameters)
+        components = self.with_natural_parameters(parameters["natural_parameters"])
+        assert isinstance(components, AbstractEMFamily)
+        return components
 
     def _prepare(self, x: Float[Array, "d n"], natural: bool) -> "Statistics":
         return Statistics(

@@ -1,13 +1,12 @@
 """Fitting a mixture to data by expectation-maximization."""
 
-import contextlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from ._arrays import (
     ArrayLike,
@@ -18,34 +17,14 @@ from ._arrays import (
     default_dtype,
     is_traced,
     KeyLike,
-    safe_log,
-    unfused,
 )
-from ._em import (
-    AbstractEMFamily,
-    chunk_data,
-    EMData,
-    EMState,
-    evaluate,
-    initial_state,
-    pooled_spread,
-    run,
-    start_from_responsibilities,
-    verify,
-)
+from ._em import AbstractEMFamily, EMState, verify
+from ._fit_problem import FitProblem, MovedStart, solve_once, standardization, to_data_units, working_precision
 from ._mixture import Mixture
 from ._precision import narrow
-from ._progress import progress_bar
 from ._result import raise_if_failed, RESULTS
-from ._start import merge_start, seed_from_kmeans
 from ._support import check_support
 from ._template import as_template, num_parameters, Template
-
-# Numbers held at once by an E-step before the data are cut into chunks, and the size of a chunk then.
-_WHOLE, _CHUNK = 2**25, 2**21
-# Points used to find a start, per fit and per component.
-_START_POINTS, _START_POINTS_PER_COMPONENT = 5_000, 500
-_RESEEDS = 3
 
 
 class Fit(eqx.Module):
@@ -169,13 +148,12 @@ def fit(
     check_support("x", points, chosen.family)
     if chunk_size is not None:
         chunk_size = _as_chunk_size(chunk_size, chosen.family, len(points))
-    shift, scale = _standardization(chosen.family, points, weight, standardize)
+    shift, scale = standardization(chosen.family, points, weight, standardize)
     given = _as_start(start, chosen, num_components, points.shape[1], shift, scale)
 
     precision = "float32" if points.dtype == np.float32 else str(default_dtype())
-    inside = jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext()
-    with inside:
-        problem = _Problem(
+    with working_precision(dtype):
+        problem = FitProblem(
             chosen,
             jnp.asarray((points - shift) / scale, dtype),
             jnp.asarray(weight, dtype),
@@ -186,7 +164,7 @@ def fit(
             dtype == "float64",
         )
         fits = [
-            _fit_once(problem, own_key, given, jnp.asarray(tolerance, dtype), max_steps, progress)
+            solve_once(problem, own_key, given, jnp.asarray(tolerance, dtype), max_steps, progress)
             for own_key in jax.random.split(key, num_starts)
         ]
         best = max(fits, key=lambda f: float(f[0].objective))
@@ -241,26 +219,6 @@ def _as_weight(sample_weight: ArrayLike | None, points: np.ndarray) -> np.ndarra
     return weight
 
 
-def _standardization(
-    family: type[AbstractEMFamily], points: np.ndarray, weight: np.ndarray, standardize: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Shift and scale such that (x - shift) / scale is standardized, as far as the family allows."""
-    dim = points.shape[1]
-    if not standardize or family.standardization == "none":
-        return np.zeros(dim), np.ones(dim)
-    share = weight / weight.sum()
-    if family.standardization == "scale":
-        size = share @ np.abs(points.astype(np.float64))
-        return np.zeros(dim), np.where(size > 0, size, 1.0)
-    shift = share @ points.astype(np.float64)
-    variance = share @ (points - shift) ** 2
-    if family.standardization == "scalar":
-        variance = np.full(dim, variance.mean())
-    # A constant coordinate cannot be scaled; rounding alone must not be blown up to unit variance either.
-    constant = variance <= (1e-12 * np.maximum(np.abs(shift), 1e-150)) ** 2
-    return shift, np.where(constant, 1.0, np.sqrt(variance))
-
-
 def _as_start(start: Any, chosen: Template, num_components: int, dim: int, shift: np.ndarray, scale: np.ndarray) -> Any:
     """A checked start: a word, a mixture in standardized units, or means in standardized units."""
     if isinstance(start, str):
@@ -278,7 +236,7 @@ def _as_start(start: Any, chosen: Template, num_components: int, dim: int, shift
                 f"`start` must have {num_components} components in {dim} dimensions; "
                 f"got {start.num_components} in {start.dim}."
             )
-        return _Moved(start, shift, scale)
+        return MovedStart(start, shift, scale)
     means = np.asarray(as_host_or_traced("start", start), np.float64)
     if means.shape != (num_components, dim) or not np.isfinite(means).all():
         raise ValueError(f"`start` must hold finite means of shape {(num_components, dim)}; got shape {means.shape}.")
@@ -286,140 +244,8 @@ def _as_start(start: Any, chosen: Template, num_components: int, dim: int, shift
     return (means - shift) / scale
 
 
-class _Moved(NamedTuple):
-    """A start in the units of the data, and how to standardize it."""
-
-    mixture: Mixture
-    shift: np.ndarray
-    scale: np.ndarray
-
-
-class _Problem(eqx.Module):
-    """The standardized data and everything that stays fixed during a fit."""
-
-    template: Template = eqx.field(static=True)
-    x: Float[Array, "n d"]
-    weight: Float[Array, " n"]
-    num_components: int = eqx.field(static=True)
-    covariance_prior: float | None = eqx.field(static=True)
-    ridge: Float[Array, ""]
-    chunk_size: int | None = eqx.field(static=True)
-    natural: bool = eqx.field(static=True)
-
-    def blank(self) -> AbstractEMFamily:
-        return self.template.blank(self.num_components, self.x.shape[1], self.x.dtype)
-
-    def chunk(self) -> int:
-        """Points per E-step."""
-        num, dim = self.x.shape
-        if not self.template.family.streams:
-            return num
-        if self.chunk_size is not None:
-            return min(self.chunk_size, num)
-        point = jax.ShapeDtypeStruct((dim, 1), self.x.dtype)
-        ready = jax.eval_shape(lambda p: self.blank()._prepare(p, self.natural), point)
-        per_point = sum(leaf.size for leaf in jax.tree.leaves(ready)) + 3 * self.num_components
-        return num if num * per_point <= _WHOLE else min(num, max(256, _CHUNK // per_point))
-
-    def subset(self, key: Key[Array, ""]) -> tuple[Array, Array]:
-        """Enough points to find a start."""
-        num = max(_START_POINTS, _START_POINTS_PER_COMPONENT * self.num_components)
-        if self.x.shape[0] <= num:
-            return self.x, self.weight
-        chosen = jax.random.choice(key, self.x.shape[0], (num,), replace=False)
-        return self.x[chosen], self.weight[chosen]
-
-
-def _fit_once(
-    problem: _Problem,
-    key: Key[Array, ""],
-    start: Any,
-    tolerance: Array,
-    max_steps: int,
-    progress: bool | None,
-) -> tuple[EMState, Array, Array]:
-    """Run EM from one start; returns the state, the final log-likelihood and the effective sizes."""
-    subset_key, start_key, reseed_key = jax.random.split(key, 3)
-    log_weights, components = _first(problem, subset_key, start_key, start)
-    data = chunk_data(components, problem.x, problem.weight, problem.chunk(), problem.natural)
-    target = pooled_spread(log_weights, components, data)
-    strength = components._prior_strength() if problem.covariance_prior is None else problem.covariance_prior
-    strength = jnp.asarray(strength, problem.x.dtype)
-    state = initial_state(log_weights, components, max_steps)
-    rounds = iter(jax.random.split(reseed_key, _RESEEDS))
-    while True:
-        state = _run(state, data, target, strength, problem.ridge, tolerance, max_steps, progress)
-        log_likelihood, counts = evaluate(state.log_weights, state.components, data)
-        empty = np.asarray(counts) <= 1e-6 * float(jnp.sum(counts)) / problem.num_components
-        round_key = next(rounds, None)
-        if not empty.any() or round_key is None or int(state.num_steps) >= max_steps:
-            return state, log_likelihood, counts
-        state = _reseed(problem, round_key, state, empty)
-
-
-def _first(problem: _Problem, subset_key: Any, start_key: Any, start: Any) -> tuple[Array, AbstractEMFamily]:
-    """Log-weights and components that EM starts from."""
-    if isinstance(start, _Moved):
-        mixture = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), problem.x.dtype), start.mixture)
-        shift, scale = (jnp.asarray(v, problem.x.dtype) for v in (-start.shift / start.scale, 1 / start.scale))
-        return safe_log(mixture.weights), mixture.components._affine(shift, scale)
-    x, weight = problem.subset(subset_key)
-    blank = problem.blank()
-    if isinstance(start, np.ndarray):
-        means = jnp.asarray(start, x.dtype)
-        nearest = jnp.argmin(jnp.sum(means**2, axis=1)[:, None] - 2 * unfused(means @ x.T), axis=0)
-        partition = jax.nn.one_hot(nearest, problem.num_components, axis=0, dtype=x.dtype)
-        return start_from_responsibilities(blank, x, partition * weight[None], problem.ridge)
-    if start == "merge" and 2 * problem.num_components <= x.shape[0] and problem.num_components > 1:
-        seeding = blank._seeding(2 * problem.num_components)
-        return merge_start(start_key, x, weight, blank, seeding, problem.ridge, problem.natural)
-    return seed_from_kmeans(start_key, x, weight, blank, problem.ridge)
-
-
-def _run(
-    state: EMState,
-    data: EMData,
-    target: Any,
-    strength: Array,
-    ridge: Array,
-    tolerance: Array,
-    max_steps: int,
-    progress: bool | None,
-) -> EMState:
-    """EM to convergence, in blocks of steps so that progress can be shown."""
-    with progress_bar(max_steps, "EM", progress) as bar:
-        while True:
-            before = int(state.num_steps)
-            stop = jnp.asarray(min(before + 25, max_steps))
-            state = run(state, data, target, strength, ridge, tolerance, stop)
-            after = int(state.num_steps)
-            bar.update(after - before)
-            bar.set_postfix_str(f"objective {float(state.objective):.6g}", refresh=False)
-            if after < int(stop) or after >= max_steps or after == before:
-                return state
-
-
-def _reseed(problem: _Problem, key: Key[Array, ""], state: EMState, empty: np.ndarray) -> EMState:
-    """Move components that no point supports to the points that the mixture explains worst."""
-    x, weight = problem.subset(key)
-    data = chunk_data(state.components, x, weight, x.shape[0], problem.natural)
-    ready = jax.tree.map(lambda chunk: chunk[0], data.chunks)
-    joint = state.components._table(ready, problem.natural) + state.log_weights[:, None]
-    table = jax.nn.softmax(joint, axis=0) * weight[None]
-    log_likelihood = jnp.where(weight > 0, jax.nn.logsumexp(joint, axis=0), jnp.inf)
-    worst = jnp.argsort(log_likelihood)[: int(empty.sum())]
-    table = table.at[:, worst].set(0.0).at[jnp.asarray(np.flatnonzero(empty)), worst].set(weight[worst])
-    log_weights, components = start_from_responsibilities(problem.blank(), x, table, problem.ridge)
-    infinite = jnp.asarray(jnp.inf, x.dtype)
-    return eqx.tree_at(
-        lambda s: (s.log_weights, s.components, s.objective, s.change),
-        state,
-        (log_weights, components, -infinite, infinite),
-    )
-
-
 def _package(
-    problem: _Problem,
+    problem: FitProblem,
     state: EMState,
     log_likelihood: Array,
     counts: Array,
@@ -430,7 +256,8 @@ def _package(
     """The fit in the units of the data."""
     dtype = problem.x.dtype
     stretch = jnp.asarray(np.log(scale).sum(), dtype)
-    mixture = _to_data_units(state, jnp.asarray(shift, dtype), jnp.asarray(scale, dtype))
+    moving = jnp.asarray(shift, dtype), jnp.asarray(scale, dtype)
+    mixture = to_data_units(state.log_weights, state.components, *moving)
     settled = jnp.abs(state.change) < tolerance if tolerance > 0 else jnp.asarray(False)
     result = RESULTS.where(settled, RESULTS.successful, RESULTS.fit_not_converged)
     result = RESULTS.where(jnp.isfinite(log_likelihood), result, RESULTS.fit_not_finite)
@@ -445,9 +272,3 @@ def _package(
         num_parameters(state.components),
         result,
     )
-
-
-@eqx.filter_jit
-def _to_data_units(state: EMState, shift: Array, scale: Array) -> Mixture:
-    """The mixture in the units of the data; compiled, so that a failed fit is returned and not refused."""
-    return Mixture(jnp.exp(state.log_weights), state.components._affine(shift, scale))

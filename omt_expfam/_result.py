@@ -31,6 +31,27 @@ class RESULTS(eqx.Enumeration):
         "The linear program for the weights (epsilon_weights = 0) was not solved. Rescale the costs or use a "
         "small positive `epsilon_weights`."
     )
+    mode_not_found = (
+        "The posterior density has no proper maximum near the EM optimum: some direction is flat or runs off. Use "
+        "fewer components or tighter priors, or a method that does not need one: Gibbs, NUTS or Bootstrap."
+    )
+    variational_not_finite = (
+        "Variational inference met a bound that is not finite. Lower `learning_rate`, or choose a simpler `guide`."
+    )
+    variational_not_settled = (
+        "The bound of variational inference was still rising at its last step. Raise `num_steps` or `learning_rate`, "
+        "or enlarge `batch_size`."
+    )
+    refits_not_converged = (
+        "EM did not converge for some draws of the bootstrap. Raise `max_steps`, or use fewer components."
+    )
+    chains_not_mixed = (
+        "The chains did not mix: r-hat of a label-free quantity exceeds 1.05. Draw and warm up longer, use fewer "
+        "components or tighter priors, or compare the chains' modes: the fit may have several."
+    )
+    chains_diverged = (
+        "More than 1 % of the transitions diverged. Raise `target_accept`, or use tighter priors or fewer components."
+    )
     fit_not_converged = "EM stopped at `max_steps` before the objective settled. Raise `max_steps` or `tolerance`."
     fit_not_finite = (
         "EM met a log-likelihood that is not finite. Raise `regularization` or `covariance_prior`, or use fewer "
@@ -39,7 +60,13 @@ class RESULTS(eqx.Enumeration):
 
 
 class ConvergenceError(RuntimeError):
-    """A solve that did not succeed; the message says what happened and what to change."""
+    """A solve that did not succeed; the message says what happened and what to change.
+
+    Attributes:
+        value: What the solve returned all the same, where that took long: a `PosteriorFit`; else ``None``.
+    """
+
+    value: Any = None
 
 
 def raise_if_failed(value: Any, result: Any) -> Any:

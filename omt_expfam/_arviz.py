@@ -1,0 +1,115 @@
+"""What ArviZ 0.23 and 1.x do differently, in one place."""
+
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+
+from ._components import AbstractComponents
+
+
+def _arviz() -> Any:
+    with warnings.catch_warnings():
+        # ArviZ 0.23 announces its own successor at import.
+        warnings.simplefilter("ignore", FutureWarning)
+        import arviz
+
+    return arviz
+
+
+def _is_new(arviz: Any) -> bool:
+    return int(arviz.__version__.split(".")[0]) >= 1
+
+
+def effective_size(draws: np.ndarray) -> float:
+    """Bulk effective sample size of draws ``[C, S]``."""
+    return float(_number(_arviz().ess(draws)))
+
+
+def r_hat(draws: np.ndarray) -> float:
+    """Rank-normalized split r-hat of draws ``[C, S]``."""
+    return float(_number(_arviz().rhat(draws)))
+
+
+def _number(value: Any) -> Any:
+    return np.asarray(value).reshape(())
+
+
+def leave_one_out(data: Any) -> Any:
+    """PSIS-LOO of an ArviZ object with a log-likelihood."""
+    return _arviz().loo(data, pointwise=True)
+
+
+def inference_data(posterior: Any, log_likelihood: bool, key: Any) -> Any:
+    """A fitted posterior as ArviZ's object, with one axis for chains and one for draws."""
+    arviz = _arviz()
+
+    def chains(values: Any) -> np.ndarray:
+        array = np.asarray(values)
+        return array.reshape(posterior.num_chains, -1, *array.shape[1:])
+
+    groups: dict[str, dict[str, np.ndarray]] = {
+        "posterior": {name: chains(values) for name, values in posterior.parameters.items()}
+        | {"mixture_mean": chains(_mixture_means(posterior))}
+    }
+    if posterior.statistics:
+        groups["sample_stats"] = {name: chains(values) for name, values in posterior.statistics.items()}
+    if log_likelihood:
+        groups["log_likelihood"] = {"x": chains(posterior.log_prob_draws(posterior.data()))}
+    if key is not None:
+        groups["posterior_predictive"] = {"x": chains(posterior.sample_draws(key, posterior.data().shape[0]))}
+    if posterior.x is not None:
+        groups["observed_data"] = {"x": np.asarray(posterior.x)}
+    coords = {
+        "component": np.arange(posterior.num_components),
+        "point": np.arange(0 if posterior.x is None else len(posterior.x)),
+        "coordinate": np.arange(posterior.dim),
+    }
+    dims = _dims(posterior.parameters, posterior.num_components, posterior.dim)
+    dims |= {"mixture_mean": ["coordinate"]}
+    # ``x`` has a point axis in all groups and a coordinate axis in those that hold points.
+    parts = []
+    for name, group in groups.items():
+        own = dims | {"x": ["point"] if name == "log_likelihood" else ["point", "coordinate"]}
+        own = {k: v for k, v in own.items() if k in group}
+        used = {axis for axes in own.values() for axis in axes}
+        parts.append((name, group, own, {k: v for k, v in coords.items() if k in used}))
+    if _is_new(arviz):
+        return _as_tree(arviz, parts)
+    made = [arviz.from_dict(**{name: group}, dims=own, coords=own_coords) for name, group, own, own_coords in parts]
+    return arviz.concat(*made)
+
+
+def _as_tree(arviz: Any, parts: list[Any]) -> Any:
+    """The groups as one ``DataTree``."""
+    tree = None
+    for name, group, dims, coords in parts:
+        part = arviz.from_dict({name: group}, dims=dims, coords=coords)
+        if tree is None:
+            tree = part
+        else:
+            tree[name] = part[name]
+    return tree
+
+
+def _dims(parameters: Any, num_components: int, dim: int) -> dict[str, list[str]]:
+    """Axis names: components first, coordinates where an axis has their number."""
+    names = {}
+    for name, values in parameters.items():
+        shape = values.shape[1:]
+        if not shape or shape[0] != num_components:
+            continue
+        axes = ["component"] + [f"{name}_axis_{i}" for i in range(1, len(shape))]
+        if len(shape) > 1 and shape[1] == dim:
+            axes[1] = "coordinate"
+        names[name] = axes
+    return names
+
+
+def _mixture_means(posterior: Any) -> Any:
+    def mean(mixture: Any) -> Any:
+        components: AbstractComponents = mixture.components
+        return mixture.weights @ components.mean()
+
+    return jax.jit(jax.vmap(mean))(posterior.mixtures)

@@ -1,0 +1,233 @@
+"""The weighted-likelihood bootstrap (Newton and Raftery, 1994): EM refitted to randomly weighted points."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from ._arrays import ArrayLike, as_count, as_key, as_scalar, default_dtype, KeyLike, power_of_two
+from ._em import AbstractEMFamily, AbstractRegularEMFamily, EMData, evaluate, initial_state, run
+from ._fit import _as_chunk_size, _as_data, _as_start, _as_weight, Fit
+from ._fit_problem import FitProblem, moved_start, Prior, standardization, to_data_units, working_precision
+from ._mixture import Mixture
+from ._precision import narrow
+from ._progress import progress_bar
+from ._support import check_support
+from ._template import as_template, Template
+
+# A draw is settled when a step changes its whole objective (not that per point) by less than this, in nats.
+_TOLERANCE = 1e-5
+# Draws between two updates of the progress bar: at most so many, and so many responsibilities.
+_BLOCK, _BLOCK_NUMBERS = 32, 2**25
+# On CPU one draw at a time is fastest, but for regular families with large tables, whose matrix products gain from
+# a few at once: how many, from how large a table on, and how many numbers they may hold.
+_BATCH, _BATCH_TABLE, _BATCH_NUMBERS = 4, 2**15, 2**25
+
+
+class BootstrapDraws(eqx.Module):
+    """Mixtures refitted to randomly weighted points.
+
+    Attributes:
+        mixtures: S mixtures in the units of the data, stacked: every array has a leading axis S.
+        weighted_log_likelihoods: Mean log-likelihood per unit of weight under each draw's own weights, shape ``[S]``.
+        log_likelihoods: The same under the weights of the data, shape ``[S]``.
+        effective_sizes: Sum of responsibilities of each component under each draw's own weights, shape ``[S, K]``. A
+            component with none has weight zero and keeps the shape that it had when it lost its last point.
+        num_steps: EM steps of each draw, shape ``[S]``.
+        converged: Whether each draw settled, at a finite likelihood, shape ``[S]``.
+    """
+
+    mixtures: Mixture
+    weighted_log_likelihoods: Float[Array, " S"]
+    log_likelihoods: Float[Array, " S"]
+    effective_sizes: Float[Array, "S K"]
+    num_steps: Int[Array, " S"]
+    converged: Bool[Array, " S"]
+
+
+def bootstrap_mixtures(
+    key: KeyLike,
+    x: ArrayLike,
+    start: Any,
+    family: type[AbstractEMFamily] | Template | AbstractEMFamily | None = None,
+    *,
+    num_draws: int = 200,
+    sample_weight: ArrayLike | None = None,
+    prior_from: Mixture | None = None,
+    covariance_prior: float | None = None,
+    regularization: float = 1e-6,
+    standardize: bool = True,
+    tolerance: float | None = None,
+    max_steps: int = 5000,
+    dtype: str = "float64",
+    chunk_size: int | None = None,
+    block_size: int | None = None,
+    progress: bool | None = None,
+) -> BootstrapDraws:
+    """Refit a mixture by EM to randomly weighted points, from its optimum.
+
+    The weights of a draw are n times a Dirichlet(1, ..., 1) vector, times the sample weights, scaled to the total of
+    the latter. All refits share the prior of `fit`: it is not reweighted, so that a strong prior narrows the draws.
+    Components that lose all their points are not seeded anew. Draw number i depends on the key and i only.
+
+    Refits start at the optimum and must go all the way: at the tolerance of a fit they stop early and vary too little.
+
+    Args:
+        key: Random key of the weights.
+        x: Points that the mixture was fitted to, shape ``[n, d]``.
+        start: The `Fit`, or its `Mixture`.
+        family: The family or `template` that was fitted; by default that of the mixture, fixed parameters included.
+        num_draws: Number of draws S.
+        sample_weight: Nonnegative weights of the points, shape ``[n]``, as in `fit`.
+        prior_from: The mixture whose pooled spread is the target of the prior; by default ``start``. A fit takes that
+            of the mixture that it started from: to center the draws on a fit, start it from a mixture given here.
+        covariance_prior: Number of pseudo-observations, as in `fit`.
+        regularization: As in `fit`.
+        standardize: As in `fit`.
+        tolerance: A refit stops when the mean objective per point changes by less, in nats; by default 1e-5 divided by
+            the total weight, so that the objective of all points has settled, but not less than rounding.
+        max_steps: Limit on the steps of a refit; those that meet it are marked as not converged.
+        dtype: As in `fit`.
+        chunk_size: Points per E-step, as in `fit`.
+        block_size: Draws between two updates of the progress bar.
+        progress: Show a progress bar; by default on a terminal, after two seconds.
+
+    Raises:
+        TypeError: If an argument is not of the stated type.
+        ValueError: If the data are refused by `fit`, do not match the mixture, or an argument is out of range.
+    """
+    mixture = start.mixture if isinstance(start, Fit) else start
+    if not isinstance(mixture, Mixture):
+        raise TypeError(f"`start` must be a Fit or a Mixture; got {type(start).__name__}.")
+    key, num_draws, max_steps = as_key(key), as_count("num_draws", num_draws), as_count("max_steps", max_steps)
+    chosen = as_template(mixture.components if family is None else family)
+    points = _as_data(x, mixture.num_components)
+    weight = _as_weight(sample_weight, points)
+    if dtype not in ("float64", "float32"):
+        raise ValueError(f'`dtype` must be "float64" or "float32"; got {dtype!r}.')
+    tolerance = max(_TOLERANCE / weight.sum(), 128 * float(np.finfo(dtype).eps)) if tolerance is None else tolerance
+    for name, value in (("regularization", regularization), ("tolerance", tolerance)):
+        as_scalar(name, value)
+    if covariance_prior is not None:
+        as_scalar("covariance_prior", covariance_prior)
+    check_support("x", points, chosen.family)
+    if chunk_size is not None:
+        chunk_size = _as_chunk_size(chunk_size, chosen.family, len(points))
+    block = _block_size(block_size, len(points) * mixture.num_components, num_draws)
+    shift, scale = standardization(chosen.family, points, weight, standardize)
+    moved, reference = (
+        _as_start(given, chosen, mixture.num_components, points.shape[1], shift, scale)
+        for given in (mixture, mixture if prior_from is None else prior_from)
+    )
+
+    precision = "float32" if points.dtype == np.float32 else str(default_dtype())
+    with working_precision(dtype):
+        problem = FitProblem(
+            chosen,
+            jnp.asarray((points - shift) / scale, dtype),
+            jnp.asarray(weight, dtype),
+            mixture.num_components,
+            covariance_prior,
+            jnp.asarray(regularization, dtype),
+            chunk_size,
+            dtype == "float64",
+        )
+        log_weights, components = moved_start(moved, problem.x.dtype)
+        data = problem.data(components)
+        task = _Task(
+            key,
+            log_weights,
+            components,
+            data,
+            problem.prior(*moved_start(reference, problem.x.dtype), data),
+            problem.ridge,
+            jnp.asarray(tolerance, dtype),
+            jnp.asarray(shift, dtype),
+            jnp.asarray(scale, dtype),
+            len(points),
+            _batch(components, data),
+        )
+        draws = _refit_all(task, num_draws, max_steps, block, progress)
+    return _checked(narrow(draws, precision), precision)
+
+
+def _block_size(block_size: int | None, num_responsibilities: int, num_draws: int) -> int:
+    """Draws per call of the compiled program, a multiple of those done at once; few programs for all S."""
+    wanted = max(1, min(_BLOCK, _BLOCK_NUMBERS // num_responsibilities))
+    wanted = as_count("block_size", wanted if block_size is None else block_size)
+    return -(-min(wanted, power_of_two(num_draws)) // _BATCH) * _BATCH
+
+
+def _batch(components: AbstractEMFamily, data: EMData) -> int:
+    """Draws done at once, on data of a given shape."""
+    table = components.num_components * data.weight.shape[1]
+    large = _BATCH_TABLE <= table <= _BATCH_NUMBERS // (3 * _BATCH)
+    return _BATCH if large and isinstance(components, AbstractRegularEMFamily) else 1
+
+
+class _Task(eqx.Module):
+    """What all refits share."""
+
+    key: Key[Array, ""]
+    log_weights: Float[Array, " K"]
+    components: AbstractEMFamily
+    data: EMData
+    prior: Prior
+    ridge: Float[Array, ""]
+    tolerance: Float[Array, ""]
+    shift: Float[Array, " d"]
+    scale: Float[Array, " d"]
+    num_points: int = eqx.field(static=True)
+    batch: int = eqx.field(static=True)
+
+
+def _refit_all(task: _Task, num_draws: int, max_steps: int, block: int, progress: bool | None) -> BootstrapDraws:
+    """All draws on the host, block by block; draws beyond the last are given no steps."""
+    blocks = []
+    with progress_bar(num_draws, "bootstrap", progress) as bar:
+        for first in range(0, num_draws, block):
+            index = np.arange(first, first + block)
+            limits = np.where(index < num_draws, max_steps, 0)
+            blocks.append(jax.tree.map(np.asarray, _refit_block(task, jnp.asarray(index), jnp.asarray(limits))))
+            bar.update(min(block, num_draws - first))
+    return BootstrapDraws(*jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts)[:num_draws]), *blocks))
+
+
+@eqx.filter_jit
+def _refit_block(task: _Task, index: Int[Array, " b"], limits: Int[Array, " b"]) -> tuple[Any, ...]:
+    """The fields of `BootstrapDraws` for some draws."""
+
+    def refit(item: tuple[Array, Array]) -> tuple[Any, ...]:
+        number, limit = item
+        weight = _random_weight(jax.random.fold_in(task.key, number), task.data.weight, task.num_points)
+        data = eqx.tree_at(lambda d: d.weight, task.data, weight)
+        # The histories of a run are not wanted: what does not fit into one entry is dropped.
+        state = initial_state(task.log_weights, task.components, 1)
+        state = run(state, data, task.prior.target, task.prior.strength, task.ridge, task.tolerance, limit)
+        weighted, counts = evaluate(state.log_weights, state.components, data)
+        plain, _ = evaluate(state.log_weights, state.components, task.data)
+        settled = (jnp.abs(state.change) < task.tolerance) & jnp.isfinite(weighted)
+        mixture = to_data_units(state.log_weights, state.components, task.shift, task.scale)
+        stretch = jnp.sum(jnp.log(task.scale))
+        return mixture, weighted - stretch, plain - stretch, counts, state.num_steps, settled
+
+    return jax.lax.map(refit, (index, limits), batch_size=task.batch if task.batch > 1 else None)
+
+
+def _random_weight(key: Key[Array, ""], weight: Float[Array, "c b"], num_points: int) -> Float[Array, "c b"]:
+    """Weights in chunks, times exponential variables, with the same total."""
+    factor = jax.random.exponential(key, (num_points,), weight.dtype)
+    drawn = weight * jnp.pad(factor, (0, weight.size - num_points)).reshape(weight.shape)
+    return drawn * (jnp.sum(weight) / jnp.sum(drawn))
+
+
+def _checked(draws: BootstrapDraws, precision: str) -> BootstrapDraws:
+    """The draws, unless narrowing has made a good one overflow."""
+    converged = np.asarray(draws.converged)
+    for leaf in jax.tree.leaves(draws.mixtures):
+        if not np.isfinite(np.asarray(leaf)[converged]).all():
+            raise ValueError(f"`x` has values whose squares overflow {precision}. Rescale the data, or enable x64.")
+    return draws

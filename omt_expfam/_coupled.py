@@ -1,0 +1,414 @@
+"""Fitting two mixtures together: their transport cost as a penalty on the likelihood."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from jaxtyping import Array, Float, Int
+from numpyro import handlers
+
+from ._arrays import ArrayLike, as_key, as_scalar, is_traced, KeyLike, safe_log, ScalarLike
+from ._blocks import as_blocks
+from ._components import AbstractComponents
+from ._couplings import solve_couplings
+from ._em import AbstractEMFamily
+from ._fit import fit
+from ._mixture import Mixture
+from ._mixture_model import mixture_model, MixtureModel
+from ._mode import find_mode, Mode
+from ._numpyro_law import relaxed
+from ._plan import TransportPlan
+from ._precision import in_float64, narrow
+from ._result import raise_if_failed, RESULTS
+from ._target import Target
+from ._template import as_template, Template
+from ._transport import transport
+
+# Couplings below this share of all mass count as zero in the search: the logarithm of the weights stays finite.
+_NO_MASS = 1e-12
+# The least share that a component, or a pair of components, has at the start of the search: it must be able to grow.
+_START_SHARE = 1e-8
+# How often the search may go on from where it stopped.
+_SEARCHES = 5
+
+
+# -- a factor for NumPyro programs ----------------------------------------------------------------------------------
+
+
+def transport_factor(
+    name: str,
+    source: Mixture,
+    target: Mixture,
+    *,
+    epsilon_components: ScalarLike,
+    epsilon_weights: ScalarLike,
+    strength: ScalarLike,
+) -> TransportPlan:
+    r"""Penalize the transport between two mixtures of a NumPyro program.
+
+    Adds ``-strength * transport(source, target, ...).objective`` to the log-density of the program, by
+    `numpyro.factor`: an unnormalized prior under which mixtures that are cheap to transport are more likely. It works
+    under NUTS and in SVI. Where the transport cannot be solved the density is zero, so that NUTS reports a divergence.
+
+    With ``epsilon_weights`` far below the differences of component costs, the objective has almost a kink wherever a
+    group of source components weighs as much as the group that it is sent to. Gradients jump there and NUTS takes
+    small steps; about a tenth of the costs or more keeps the density smooth.
+
+    Args:
+        name: Name of the factor's site.
+        source: Source mixture, such as a scoped `mixture_model` returns.
+        target: Target mixture, of the same dimension.
+        epsilon_components: Regularization of the component couplings, units of squared distance; may be 0.
+        epsilon_weights: Regularization of the weight coupling, units of squared distance; positive.
+        strength: What a unit of squared distance costs, in nats, not per point: multiply by the number of points for a
+            penalty that keeps its share of the likelihood as data grow (`fit_coupled` does). A `strength` with a
+            prior would need the normalizing constant of the factor, which is not known.
+
+    Returns:
+        The transport plan, for the rest of the program.
+
+    Raises:
+        TypeError: If an argument is not of the stated type, or the families are coupled numerically, which has no
+            derivative.
+        ValueError: If the dimensions differ, ``epsilon_weights`` is zero, or an argument is negative.
+    """
+    for label, mixture in (("source", source), ("target", target)):
+        if not isinstance(mixture, Mixture):
+            raise TypeError(f"`{label}` must be a Mixture; got {type(mixture).__name__}.")
+    _check_epsilon_weights(epsilon_weights)
+    as_scalar("strength", strength)
+    _check_differentiable(source.components, target.components)
+    plan = transport(
+        source,
+        target,
+        epsilon_components=epsilon_components,
+        epsilon_weights=epsilon_weights,
+        progress=False,
+        throw=False,
+    )
+    penalty = jnp.asarray(strength, plan.objective.dtype) * plan.objective
+    with relaxed():
+        numpyro.factor(name, jnp.where(plan.result == RESULTS.successful, -penalty, -jnp.inf))
+    return plan
+
+
+def _check_epsilon_weights(value: Any) -> None:
+    as_scalar("epsilon_weights", value)
+    if not is_traced(value) and float(value) == 0:
+        raise ValueError(
+            "`epsilon_weights` must be positive: at 0 the weights are solved on the host and cannot be followed by "
+            "gradients. Use a small share of the component costs."
+        )
+
+
+def _check_differentiable(source: AbstractComponents, target: AbstractComponents) -> None:
+    """Raise TypeError if some pair of families is coupled numerically, by the rule of `solve_couplings`."""
+    for left in as_blocks(source).blocks:
+        for right in as_blocks(target).blocks:
+            gaussian = left.gaussian_form() is not None and right.gaussian_form() is not None
+            product = left.product_form() is not None and right.product_form() is not None
+            if not gaussian and not product:
+                raise TypeError(
+                    "`source` and `target` must both have a Gaussian form, or both independent coordinates: "
+                    f"{type(left).__name__} and {type(right).__name__} components are coupled numerically, which has "
+                    "no derivative."
+                )
+
+
+# -- the joint mode ---------------------------------------------------------------------------------------------------
+
+
+class CoupledFit(eqx.Module):
+    """Two mixtures fitted together, and what the coupling changed.
+
+    Attributes:
+        plan: The transport plan between the fitted mixtures.
+        uncoupled_plan: The same between the mixtures fitted without penalty: the two separate posterior modes.
+        log_likelihoods: Mean log-likelihood per point of the source and of the target data, in nats, shape ``[2]``.
+        uncoupled_log_likelihoods: The same without penalty.
+        strength: Strength of the penalty, in nats per point and squared distance.
+        decrement: What a further Newton step would gain, in nats: of the posterior density of all data.
+        num_searches: How many searches it took.
+        result: Why the search stopped.
+    """
+
+    plan: TransportPlan
+    uncoupled_plan: TransportPlan
+    log_likelihoods: Float[Array, " 2"]
+    uncoupled_log_likelihoods: Float[Array, " 2"]
+    strength: Float[Array, ""]
+    decrement: Float[Array, ""]
+    num_searches: Int[Array, ""]
+    result: Any
+
+    @property
+    def source(self) -> Mixture:
+        """The fitted source mixture."""
+        return self.plan.source
+
+    @property
+    def target(self) -> Mixture:
+        """The fitted target mixture."""
+        return self.plan.target
+
+    @property
+    def converged(self) -> bool:
+        """Whether the search ended at a proper maximum."""
+        return bool(self.result == RESULTS.successful)
+
+    def __repr__(self) -> str:
+        costs = float(self.uncoupled_plan.cost), float(self.plan.cost)
+        before, after = np.asarray(self.uncoupled_log_likelihoods).sum(), np.asarray(self.log_likelihoods).sum()
+        return (
+            f"CoupledFit({self.source.num_components} -> {self.target.num_components} components in "
+            f"{self.source.dim} dimensions, transport cost {costs[0]:.4g} -> {costs[1]:.4g}, "
+            f"log-likelihood per point {before / 2:.6g} -> {after / 2:.6g})"
+        )
+
+
+def fit_coupled(
+    key: KeyLike,
+    x: ArrayLike,
+    y: ArrayLike,
+    family: type[AbstractEMFamily] | Template | AbstractEMFamily,
+    num_components: int | tuple[int, int],
+    *,
+    strength: float,
+    epsilon_components: float,
+    epsilon_weights: float,
+    target_family: type[AbstractEMFamily] | Template | AbstractEMFamily | None = None,
+    priors: Mapping[str, dist.Distribution] | None = None,
+    target_priors: Mapping[str, dist.Distribution] | None = None,
+    weight_concentration: ArrayLike = 1.0,
+    start: tuple[Mixture, Mixture] | None = None,
+    progress: bool | None = None,
+    throw: bool = True,
+) -> CoupledFit:
+    r"""Fit two mixtures together, under a penalty on the transport between them.
+
+    Maximizes the posterior density of two `mixture_model`s, in NumPyro's unconstrained coordinates, times
+    $\exp(-\lambda \frac{n + m}{2} L)$ with $L$ the objective of `transport`: per point, the sum of both mean
+    log-likelihoods (for n = m) less $\lambda L$. The search starts at the EM optimum of each data set.
+
+    The penalty pulls the two data sets together as well as their components: of a shift $\delta$ between two
+    well-separated components of variance $\sigma^2$ it leaves about $\delta / (1 + 4 \lambda \sigma^2)$. Strengths
+    that are small beside $1 / (4 \sigma^2)$ settle which of several almost equally likely mixtures is meant; larger
+    ones change what the data say.
+
+    Args:
+        key: Random key of the EM fits.
+        x: Source points, shape ``[n, d]``.
+        y: Target points, shape ``[m, d]``.
+        family: A component family or a `template`, for which log-densities are twice differentiable.
+        num_components: Number of components, or a pair of them: of the source, of the target.
+        strength: Strength $\lambda$ of the penalty, in nats per point and unit of squared distance.
+        epsilon_components: Regularization of the component couplings, units of squared distance; may be 0.
+        epsilon_weights: Regularization of the weight coupling, units of squared distance; positive.
+        target_family: The family of the target's components; by default that of the source's.
+        priors: Priors that replace the defaults of `mixture_model` on both sides, by parameter name.
+        target_priors: Other priors for the target.
+        weight_concentration: Concentration of the Dirichlet priors on the weights.
+        start: Mixtures to start from instead of the EM optima: of the source, of the target.
+        progress: Show progress bars of the EM fits; by default on a terminal, after two seconds.
+        throw: Raise when a search fails; otherwise the fit's ``result`` tells.
+
+    Raises:
+        TypeError: If an argument is not of the stated type, the families are coupled numerically, or their
+            log-densities have kinks.
+        ValueError: If the data are refused by `fit`, or an argument is out of range.
+        ConvergenceError: If EM or a search for a mode does not converge and ``throw`` is true.
+    """
+    _check_epsilon_weights(as_scalar("epsilon_weights", epsilon_weights, strict=False))
+    epsilons = {"epsilon_components": as_scalar("epsilon_components", epsilon_components)}
+    epsilons["epsilon_weights"] = epsilon_weights
+    strength = float(as_scalar("strength", strength))
+    numbers = num_components if isinstance(num_components, tuple) else (num_components, num_components)
+    if len(numbers) != 2:
+        raise ValueError(f"`num_components` must be one number or a pair; got {num_components!r}.")
+    families = tuple(as_template(f) for f in (family, family if target_family is None else target_family))
+    _check_start(start)
+    keys = jax.random.split(as_key(key))
+    fits = [
+        fit(*item, start="merge" if start is None else start[side], progress=progress, throw=throw)
+        for side, item in enumerate(zip(keys, (x, y), families, numbers, strict=True))
+    ]
+    mixtures = tuple(f.mixture for f in fits) if start is None else start
+    for chosen, mixture in zip(families, mixtures, strict=True):
+        _check_smooth(chosen, mixture.components)
+    _check_differentiable(mixtures[0].components, mixtures[1].components)
+    points = [np.asarray(value) for value in (x, y)]
+    if points[0].shape[1] != points[1].shape[1]:
+        raise ValueError(
+            f"`y` must have the dimension of `x`, {points[0].shape[1]}; got shape {tuple(points[1].shape)}."
+        )
+    both = priors, priors if target_priors is None else target_priors
+
+    def solve(points: list[Array], mixtures: tuple[Mixture, Mixture]) -> CoupledFit:
+        models = [
+            mixture_model(p, f, k, priors=own, weight_concentration=weight_concentration)
+            for p, f, k, own in zip(points, families, numbers, both, strict=True)
+        ]
+        return _solve(models, points, mixtures, strength, epsilons)
+
+    solved = in_float64(solve, points, mixtures)
+    fitted = narrow(solved, jnp.result_type(*(m.components.dtype for m in mixtures)))
+    return raise_if_failed(fitted, fitted.result) if throw else fitted
+
+
+def _check_start(start: Any) -> None:
+    if start is None:
+        return
+    if not isinstance(start, tuple) or len(start) != 2 or not all(isinstance(m, Mixture) for m in start):
+        raise TypeError(f"`start` must be a pair of mixtures; got {type(start).__name__}.")
+
+
+def _check_smooth(chosen: Template, components: AbstractComponents) -> None:
+    if chosen.family.smoothness < 2:
+        raise TypeError(
+            f"`family` must have log-densities without kinks or jumps, which {chosen.family.__name__} components have. "
+            "Sample a NumPyro program with `transport_factor` instead."
+        )
+    assert isinstance(components, chosen.family)
+
+
+def _solve(
+    models: list[MixtureModel],
+    points: list[Array],
+    start: tuple[Mixture, Mixture],
+    strength: float,
+    epsilons: dict[str, Any],
+) -> CoupledFit:
+    """Both separate modes, and from there the joint one; in float64."""
+    alone, found = [], True
+    for model, x, mixture in zip(models, points, start, strict=True):
+        sites = _inside(model.sites(mixture))
+        target = _target_of(model, sites, x)
+        mode = find_mode(target, target.unconstrain(sites))
+        alone.append(model.mixture(target.constrain(mode.center)))
+        found = found and mode.found
+    uncoupled = transport(*alone, **epsilons, progress=False, throw=False)
+    mixtures, num_searches, decrement = alone, 0, 0.0
+    if strength > 0:
+        mixtures, mode, num_searches = _joint_mode(models, points, uncoupled, strength, epsilons)
+        found, decrement = found and mode.found, mode.decrement
+    plan = transport(*mixtures, **epsilons, progress=False, throw=False)
+    result = RESULTS.where(jnp.asarray(found), plan.result, RESULTS.mode_not_found)
+    return CoupledFit(
+        plan,
+        uncoupled,
+        _log_likelihoods(mixtures, points),
+        _log_likelihoods(alone, points),
+        jnp.asarray(strength),
+        jnp.asarray(decrement),
+        jnp.asarray(num_searches),
+        result,
+    )
+
+
+def _log_likelihoods(mixtures: list[Mixture], points: list[Array]) -> Float[Array, " 2"]:
+    return jnp.stack([jnp.mean(m.log_prob(x)) for m, x in zip(mixtures, points, strict=True)])
+
+
+def _inside(sites: dict[str, Array]) -> dict[str, Array]:
+    """The same sites with weights away from zero, where unconstrained coordinates end."""
+    weights = jnp.maximum(sites["weights"], _START_SHARE)
+    return sites | {"weights": weights / jnp.sum(weights)}
+
+
+def _target_of(model: Any, sites: dict[str, Array], *points: Array) -> Target:
+    """The posterior density of a model whose priors need not be able to draw."""
+    with relaxed():
+        return dataclasses.replace(Target.of(handlers.substitute(model, data=sites), *points), model=model)
+
+
+class _CoupledModel(eqx.Module):
+    r"""The joint posterior of two mixtures and of the coupling of their weights, as a NumPyro program.
+
+    The penalty is itself a minimum over couplings, so that the search may run over couplings and components together:
+    the weights are the marginals. As a function of the weights alone the penalty has almost a kink where groups of
+    components balance, and just there its mode lies; as a function of the coupling it is smooth.
+
+    The coupling is $\Omega = R^2 / \sum R^2$, entry by entry: small entries need not be searched at the scale of their
+    logarithms. The size of R means nothing and has its mode at one.
+
+    Attributes:
+        source: The source's model.
+        target: The target's model.
+        penalty: Nats per squared distance.
+        epsilon_components: Regularization of the component couplings.
+        epsilon_weights: Regularization of the weight coupling.
+    """
+
+    source: MixtureModel
+    target: MixtureModel
+    penalty: Float[Array, ""] | None
+    epsilon_components: Float[Array, ""]
+    epsilon_weights: Float[Array, ""]
+
+    def __call__(self, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> None:
+        shape = self.source.num_components, self.target.num_components
+        with relaxed():
+            roots = numpyro.sample("roots", dist.Normal(jnp.zeros(shape), jnp.ones(shape)).to_event(2))
+            numpyro.factor("size", 0.5 * jnp.log(jnp.sum(roots**2)))
+            weights = self.coupling(roots)
+            source = _scoped(self.source, "source", jnp.sum(weights, axis=1), x)
+            target = _scoped(self.target, "target", jnp.sum(weights, axis=0), y)
+            if self.penalty is not None:
+                numpyro.factor("transport", -self.penalty * self._objective(weights, source, target))
+
+    @staticmethod
+    def coupling(roots: Float[Array, "K0 K1"]) -> Float[Array, "K0 K1"]:
+        """The coupling of the weights."""
+        return roots**2 / jnp.sum(roots**2)
+
+    def _objective(self, weights: Float[Array, "K0 K1"], source: Mixture, target: Mixture) -> Float[Array, ""]:
+        """The objective of `transport` at any coupling of the weights."""
+        couplings = solve_couplings(source.components, target.components, self.epsilon_components, progress=False)
+        divergence = jnp.sum(weights * jnp.log(weights + _NO_MASS))
+        divergence = divergence - sum(jnp.sum(w * safe_log(w)) for w in (source.weights, target.weights))
+        return jnp.sum(weights * couplings.objectives()) + self.epsilon_weights * divergence
+
+
+def _scoped(model: MixtureModel, name: str, weights: Float[Array, " K"], x: Float[Array, "n d"]) -> Mixture:
+    """Run a model with given weights, their density being that of NumPyro's unconstrained coordinates."""
+    numpyro.factor(f"{name}/volume", jnp.sum(jnp.log(weights)))
+    return handlers.scope(handlers.condition(model, {"weights": weights}), name)(x)
+
+
+def _joint_mode(
+    models: list[MixtureModel],
+    points: list[Array],
+    start: TransportPlan,
+    strength: float,
+    epsilons: dict[str, Any],
+) -> tuple[list[Mixture], Mode, int]:
+    """The mixtures at the joint mode, the mode, and the number of searches."""
+    penalty = jnp.asarray(strength * 0.5 * sum(len(x) for x in points))
+    regularization = [jnp.asarray(float(epsilons[name])) for name in ("epsilon_components", "epsilon_weights")]
+    model = _CoupledModel(models[0], models[1], penalty, *regularization)
+    sites = {"roots": jnp.sqrt(jnp.maximum(start.weights, _START_SHARE))}
+    names = ("source", "target")
+    for name, own, mixture in zip(names, models, (start.source, start.target), strict=True):
+        sites |= {f"{name}/{site}": value for site, value in own.sites(mixture).items() if site != "weights"}
+    # The sites are found without the penalty, which would be solved for nothing.
+    free = eqx.tree_at(lambda m: m.penalty, model, None)
+    target = dataclasses.replace(_target_of(free, sites, *points), model=model)
+    u = target.unconstrain(sites)
+    for num_searches in range(1, _SEARCHES + 1):
+        mode = find_mode(target, u)
+        if mode.found:
+            break
+        u = mode.center
+    sites = target.constrain(mode.center)
+    weights = model.coupling(sites["roots"])
+    mixtures = []
+    for axis, (name, own) in enumerate(zip(names, models, strict=True)):
+        values = {site: sites[f"{name}/{site}"] for site in own.parameter_names}
+        mixtures.append(own.mixture({"weights": jnp.sum(weights, axis=1 - axis), **values}))
+    return mixtures, mode, num_searches

@@ -1,0 +1,93 @@
+"""Credible intervals of posterior draws."""
+
+from typing import Any, Literal, TYPE_CHECKING
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ._arrays import ArrayLike, as_floating, as_host_or_traced, as_scalar
+
+# Checked by hand, with a better message than a run-time type checker's.
+if TYPE_CHECKING:
+    IntervalKind = Literal["equal-tailed", "highest-density"]
+else:
+    IntervalKind = Any
+
+
+class CredibleInterval(eqx.Module):
+    """A summary of posterior draws: one number of each kind per entry of the quantity.
+
+    Attributes:
+        mean: Mean of the draws, in the units of the quantity.
+        median: Median of the draws.
+        lower: Lower end of the interval.
+        upper: Upper end of the interval.
+        probability: Posterior probability of the interval.
+    """
+
+    mean: Float[Array, "..."]
+    median: Float[Array, "..."]
+    lower: Float[Array, "..."]
+    upper: Float[Array, "..."]
+    probability: float = eqx.field(static=True)
+
+    def __repr__(self) -> str:
+        if self.mean.ndim:
+            return f"CredibleInterval of shape {tuple(self.mean.shape)}, probability {self.probability:g}"
+        numbers = f"{float(self.mean):.4g} [{float(self.lower):.4g}, {float(self.upper):.4g}]"
+        return f"CredibleInterval({numbers}, probability {self.probability:g})"
+
+
+def credible_interval(
+    draws: ArrayLike, probability: float = 0.9, kind: IntervalKind = "equal-tailed"
+) -> CredibleInterval:
+    """Summarize posterior draws of a quantity by mean, median and an interval, entry by entry.
+
+    Args:
+        draws: Draws along the leading axis, shape ``[S, ...]``.
+        probability: Posterior probability of the interval, between 0 and 1.
+        kind: ``"equal-tailed"`` leaves the same probability on both sides (interpolated quantiles);
+            ``"highest-density"`` is the shortest interval between two draws with that share of the draws between
+            them (Hyndman, 1996), right for laws with one mode.
+
+    Raises:
+        TypeError: If ``draws`` are not real numbers.
+        ValueError: If there are fewer than two draws, some are not finite, or an option is none of the stated.
+    """
+    check_probability(probability)
+    if kind not in ("equal-tailed", "highest-density"):
+        raise ValueError(f'`kind` must be "equal-tailed" or "highest-density"; got {kind!r}.')
+    array: Any = as_host_or_traced("draws", draws)
+    if array.ndim < 1 or array.shape[0] < 2:
+        raise ValueError(f"`draws` must hold at least two draws along its leading axis; got shape {array.shape}.")
+    table = as_floating("draws", array.reshape(array.shape[0], -1), "S m")
+    if kind == "equal-tailed":
+        tail = (1 - probability) / 2
+        lower, upper = jnp.quantile(table, jnp.asarray([tail, 1 - tail], table.dtype), axis=0)
+    else:
+        lower, upper = _shortest(table, probability)
+    shape = array.shape[1:]
+    return CredibleInterval(
+        jnp.mean(table, axis=0).reshape(shape),
+        jnp.median(table, axis=0).reshape(shape),
+        lower.reshape(shape),
+        upper.reshape(shape),
+        float(probability),
+    )
+
+
+def check_probability(probability: float) -> None:
+    """Raise unless a probability lies strictly between 0 and 1."""
+    if not 0 < float(as_scalar("probability", probability)) < 1:
+        raise ValueError(f"`probability` must lie between 0 and 1; got {probability:g}.")
+
+
+def _shortest(table: Float[Array, "S m"], probability: float) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
+    """The shortest interval between two draws with a share ``probability`` of the draws between them."""
+    ordered = jnp.sort(table, axis=0)
+    step = max(1, int(probability * table.shape[0]))
+    widths = ordered[step:] - ordered[: table.shape[0] - step]
+    start = jnp.argmin(widths, axis=0)[None, :]
+    ends = (jnp.take_along_axis(ordered, index, axis=0)[0] for index in (start, start + step))
+    return next(ends), next(ends)

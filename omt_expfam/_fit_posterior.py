@@ -1,0 +1,191 @@
+"""Fitting the posterior of a mixture."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+
+from ._arrays import ArrayLike, as_count, as_key, default_dtype, KeyLike
+from ._em import AbstractEMFamily
+from ._fit import _as_data, Fit, fit
+from ._inference import AbstractMethod, PosteriorProblem, SiteDraws
+from ._label_free import LabelFree, LARGEST_R_HAT
+from ._methods import Gibbs, LaplaceApproximation
+from ._mixture import Mixture
+from ._mixture_model import mixture_model, MixtureModel, stacked_mixtures
+from ._numpyro_start import numpyro_start
+from ._posterior_fit import PosteriorFit, stack_chains
+from ._precision import narrow
+from ._relabel import relabel
+from ._result import ConvergenceError, RESULTS
+from ._support import check_support
+from ._template import Template
+
+
+def fit_posterior(
+    key: KeyLike,
+    x: ArrayLike,
+    family: type[AbstractEMFamily] | Template | AbstractEMFamily | Callable[..., dist.Distribution],
+    num_components: int,
+    *,
+    method: AbstractMethod | None = None,
+    priors: Mapping[str, dist.Distribution] | None = None,
+    weight_concentration: ArrayLike = 1.0,
+    start: Mixture | Fit | None = None,
+    progress: bool | None = None,
+    throw: bool = True,
+) -> PosteriorFit:
+    """Draw from the posterior of a mixture, with labels summed over.
+
+    All methods start at the EM optimum and work in float64; the draws have the precision of the data. Posteriors of
+    mixtures have many modes: this is the posterior about that optimum, which chains show if they leave it.
+
+    Args:
+        key: Random key.
+        x: Points, shape ``[n, d]``.
+        family: A component family or a `template`; or a function of named parameters, each with a leading axis K, that
+            returns a NumPyro distribution, which needs ``priors``.
+        num_components: Number of components K.
+        method: ``Gibbs()`` (default where the family and priors allow it), ``LaplaceApproximation()`` (the default
+            elsewhere), ``NUTS()``, ``SVI()`` or ``Bootstrap()``, with their settings.
+        priors: NumPyro distributions that replace default priors, by parameter name; see `mixture_model`.
+        weight_concentration: Concentration of the Dirichlet prior on the weights, a number or shape ``[K]``.
+        start: A mixture or fit to start from instead of fitting by EM.
+        progress: Show progress bars; by default on a terminal, after two seconds.
+        throw: Raise when a method fails or chains do not mix; otherwise the ``result`` tells.
+
+    Raises:
+        TypeError: If an argument is not of the stated type, or the method cannot work with the family.
+        ValueError: If the data are refused by `fit`, or a prior has the wrong shape or support.
+        ConvergenceError: If the method fails or chains do not mix, and ``throw`` is true; its ``value`` is the
+            posterior.
+    """
+    key, num_components = as_key(key), as_count("num_components", num_components)
+    if method is not None and not isinstance(method, AbstractMethod):
+        raise TypeError(
+            "`method` must be Gibbs(), LaplaceApproximation(), NUTS(), SVI() or Bootstrap(); "
+            f"got {getattr(method, '__name__', type(method).__name__)}."
+        )
+    points = _as_data(x, num_components)
+    precision = "float32" if points.dtype == np.float32 else str(default_dtype())
+    fit_key, draw_key = jax.random.split(key)
+    with jax.enable_x64(True):
+        wide = jnp.asarray(points, np.float64)
+        priors = _widened(priors)
+        model = mixture_model(wide, family, num_components, priors=priors, weight_concentration=weight_concentration)
+        problem = _problem(fit_key, wide, model, start, progress)
+        chosen = _default_method(problem) if method is None else method
+        draws = chosen._draw(draw_key, problem)
+        posterior = _assemble(problem.model, draws, problem.start, wide, chosen)
+    posterior = narrow(posterior, precision)
+    return raise_with(posterior, posterior.result) if throw else posterior
+
+
+def _widened(priors: Any) -> Any:
+    """Priors with float64 arrays."""
+    if not isinstance(priors, Mapping):
+        return priors
+
+    def widen(leaf: Any) -> Any:
+        array = jnp.asarray(leaf)
+        return array.astype(np.float64) if jnp.issubdtype(array.dtype, jnp.floating) else array
+
+    return {name: jax.tree.map(widen, prior) for name, prior in priors.items()}
+
+
+def _problem(key: Any, x: Any, model: MixtureModel, start: Any, progress: bool | None) -> PosteriorProblem:
+    """The model with its start."""
+    if model.components is None:
+        sites = numpyro_start(key, x, model)
+        return PosteriorProblem(x, model, model.mixture(sites), None, sites, progress)
+    check_support("x", np.asarray(x), type(model.components))
+    optimum = start
+    if not isinstance(optimum, Fit):
+        optimum = fit(
+            key,
+            x,
+            model.components,
+            model.num_components,
+            start="merge" if start is None else start,
+            progress=progress,
+        )
+    mixture = narrow(optimum.mixture, np.float64)
+    # A weight of zero has no unconstrained coordinate.
+    floor = 1e-3 / x.shape[0]
+    weights = jnp.maximum(mixture.weights, floor)
+    mixture = Mixture(weights / jnp.sum(weights), mixture.components)
+    return PosteriorProblem(x, model, mixture, optimum, model.sites(mixture), progress)
+
+
+def _default_method(problem: PosteriorProblem) -> AbstractMethod:
+    from ._gibbs import gibbs_problem
+
+    try:
+        gibbs_problem(problem.x, problem.start, problem.model.priors, problem.model.concentration)
+    except TypeError:
+        return LaplaceApproximation()
+    return Gibbs()
+
+
+def _assemble(
+    model: Any, draws: SiteDraws, reference: Mixture, x: Any, method: AbstractMethod, names: Any = None
+) -> PosteriorFit:
+    """Relabel the draws and diagnose them."""
+    sites = stack_chains(draws.sites)
+    num_chains = next(iter(draws.sites.values())).shape[0]
+    return assemble(
+        stacked_mixtures(model.mixture, sites),
+        sites,
+        reference,
+        x,
+        {name: jnp.asarray(v).reshape(-1) for name, v in draws.statistics.items()},
+        {name: jnp.asarray(v) for name, v in draws.traces.items()},
+        num_chains,
+        method.name,
+        draws.result,
+        method.is_chain,
+        component_sites=("weights", *model.parameter_names),
+    )
+
+
+def assemble(
+    mixtures: Mixture,
+    parameters: dict[str, Any],
+    reference: Mixture,
+    x: Any,
+    statistics: dict[str, Any],
+    traces: dict[str, Any],
+    num_chains: int,
+    method: str,
+    result: Any,
+    is_chain: bool,
+    component_sites: tuple[str, ...],
+) -> PosteriorFit:
+    """A posterior from draws: relabelled to the reference and diagnosed."""
+    mixtures, permutations = relabel(mixtures, reference)
+    index = jnp.asarray(permutations)
+
+    def permuted(values: Any) -> Any:
+        return jax.vmap(lambda draw, order: draw[order])(values, index)
+
+    parameters = {n: permuted(v) if n in component_sites else v for n, v in parameters.items()}
+    label_free = LabelFree.of(mixtures, x, num_chains)
+    mixed = not is_chain or label_free.worst_r_hat <= LARGEST_R_HAT
+    if result == RESULTS.successful and not mixed:
+        result = RESULTS.chains_not_mixed
+    moved = int((permutations != np.arange(permutations.shape[1])[None]).any(axis=1).sum())
+    return PosteriorFit(
+        mixtures, reference, parameters, x, label_free, statistics, traces, moved, num_chains, method, result
+    )
+
+
+def raise_with(posterior: PosteriorFit, result: Any) -> PosteriorFit:
+    """The posterior, or a `ConvergenceError` that carries it: draws that took long are not lost."""
+    if result == RESULTS.successful:
+        return posterior
+    error = ConvergenceError(f"{RESULTS[result]} ({posterior.label_free.in_words()}; `throw=False` returns the draws.)")
+    error.value = posterior
+    raise error

@@ -1,0 +1,116 @@
+"""Posteriors from NumPyro runs of one's own."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from numpyro.infer import MCMC
+
+from ._arrays import ArrayLike, as_count, as_key, as_points, KeyLike, take
+from ._draws import check_draws
+from ._fit_posterior import assemble, raise_with
+from ._mixture import Mixture
+from ._mixture_model import stacked_mixtures
+from ._numpyro_law import relaxed
+from ._posterior_fit import PosteriorFit, stack_chains
+from ._result import RESULTS
+
+
+def posterior_from_numpyro(
+    run: Any,
+    mixture: Callable[[dict[str, Array]], Mixture],
+    *,
+    x: ArrayLike | None = None,
+    reference: Mixture | None = None,
+    num_chains: int = 1,
+    key: KeyLike | None = None,
+    num_samples: int = 1000,
+    throw: bool = True,
+) -> PosteriorFit:
+    """A posterior from the draws of your own NumPyro program.
+
+    Args:
+        run: An ``MCMC`` that has run; draws of sites by name, shape ``[S, ...]``; or a pair ``(guide, result)`` of an
+            autoguide and what ``SVI.run`` returned.
+        mixture: Makes the mixture of one draw of the sites: ``model.mixture`` for a `mixture_model`, or for instance
+            ``lambda s: omt.Mixture(s["w"], Gaussian(s["mu"], scale_tril=s["tril"]))``.
+        x: The points, shape ``[n, d]``: for the log-likelihood in diagnostics, `PosteriorFit.loo` and ArviZ.
+        reference: The mixture whose labels the draws shall follow; by default the first draw.
+        num_chains: For draws by name: how many chains of equal length stand one after the other.
+        key: Random key, to draw from a guide.
+        num_samples: How many draws to take from a guide.
+        throw: Raise when chains do not mix or diverge; otherwise the ``result`` tells.
+
+    Raises:
+        TypeError: If ``run`` is none of these.
+        ValueError: If draws differ in length, are not finite, or do not divide into the chains.
+        ConvergenceError: If chains did not mix or diverged, and ``throw`` is true; its ``value`` is the posterior.
+    """
+    sites, statistics, method, is_chain = _read(run, as_count("num_chains", num_chains), key, num_samples)
+    num_chains = next(iter(sites.values())).shape[0]
+    flat = stack_chains(sites)
+    with relaxed():
+        mixtures = check_draws("run", stacked_mixtures(mixture, flat))
+    first = take(mixtures, 0) if reference is None else reference
+    points = None if x is None else as_points("x", x, first.dim, first.components.dtype)
+    diverged = np.mean(np.asarray(statistics.get("diverging", False))) > 0.01
+    posterior = assemble(
+        mixtures,
+        {},
+        first,
+        points,
+        {name: jnp.asarray(values).reshape(-1) for name, values in statistics.items()},
+        {},
+        num_chains,
+        method,
+        RESULTS.chains_diverged if diverged else RESULTS.successful,
+        is_chain,
+        (),
+    )
+    posterior = dataclasses.replace(posterior, parameters=_parameters(posterior.mixtures))
+    return raise_with(posterior, posterior.result) if throw else posterior
+
+
+def _read(run: Any, num_chains: int, key: Any, num_samples: int) -> tuple[dict[str, Any], dict[str, Any], str, bool]:
+    """Sites ``[C, S, ...]``, statistics ``[C, S]``, the method's name, and whether draws form chains."""
+    if isinstance(run, MCMC):
+        extra = run.get_extra_fields(group_by_chain=True)
+        statistics = {"diverging": extra["diverging"]} if "diverging" in extra else {}
+        samples = run.get_samples(group_by_chain=True)
+        if not isinstance(samples, dict):
+            raise TypeError("`run` must have sampled a model with named sites; sample a model, not a potential.")
+        return samples, statistics, type(run.sampler).__name__, True
+    if isinstance(run, Mapping):
+        arrays = {name: jnp.asarray(values) for name, values in run.items()}
+        lengths = {values.shape[0] if values.ndim else 0 for values in arrays.values()}
+        if len(lengths) != 1 or 0 in lengths:
+            raise ValueError(f"`run` must hold equally many draws of every site; got lengths {sorted(lengths)}.")
+        num = lengths.pop()
+        if num % num_chains:
+            raise ValueError(f"`num_chains` must divide the number of draws, {num}; got {num_chains}.")
+        split = {name: v.reshape(num_chains, num // num_chains, *v.shape[1:]) for name, v in arrays.items()}
+        return split, {}, "given draws", num_chains > 1
+    if isinstance(run, tuple) and len(run) == 2 and hasattr(run[0], "sample_posterior") and hasattr(run[1], "params"):
+        guide, result = run
+        if key is None:
+            raise ValueError("`key` must be given to draw from a guide.")
+        shape = (as_count("num_samples", num_samples),)
+        with relaxed():
+            samples = guide.sample_posterior(as_key(key), result.params, sample_shape=shape)
+        return {name: values[None] for name, values in samples.items()}, {}, "SVI", False
+    raise TypeError(
+        f"`run` must be an MCMC, a dictionary of draws, or a pair (guide, SVI result); got {type(run).__name__}."
+    )
+
+
+def _parameters(mixtures: Mixture) -> dict[str, Array]:
+    """The weights and the arrays of the components, by field."""
+    named = {"weights": mixtures.weights}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(mixtures.components)[0]:
+        name = jax.tree_util.keystr(path, simple=True, separator="_")
+        named[name] = leaf
+    return named

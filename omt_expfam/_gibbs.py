@@ -1,0 +1,317 @@
+"""Gibbs sampling of mixtures by data augmentation: labels given parameters, then parameters given labels."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jaxtyping import Array, Float, Int, Key, PyTree, UInt
+
+from ._arrays import ArrayLike, as_count, as_key, as_points, KeyLike, safe_log
+from ._em import AbstractEMFamily, AbstractRegularEMFamily
+from ._metropolis import Metropolis
+from ._mixture import Mixture
+from ._precision import in_float64
+from ._progress import progress_bar
+from ._result import ConvergenceError
+
+# Numbers in one chunk of the data, which should stay in the processor's cache; and the most that are kept prepared.
+_CHUNK, _PREPARED = 2**15, 2**26
+# Sweeps between two updates of the progress bar: at most so many, and so many table entries.
+_BLOCK, _BLOCK_ENTRIES = 100, 2**27
+
+
+class Conjugate(eqx.Module):
+    """The laws of the parameters of K components given sums over their points, where the family can draw from them."""
+
+    hyper: PyTree
+
+    def draw(
+        self, key: Key[Array, ""], components: AbstractEMFamily, counts: Float[Array, " K"], sums: PyTree
+    ) -> tuple[AbstractEMFamily, None]:
+        """New components; there is nothing to accept."""
+        return components._conjugate_step(key, counts, sums, self.hyper), None
+
+
+class GibbsProblem(eqx.Module):
+    """All that stays fixed while a chain runs.
+
+    Attributes:
+        data: The points less ``origin``, in chunks, as the family prepares them.
+        used: One for points, zero for padding, shape ``[c, b]``.
+        origin: What was subtracted from the points, shape ``[d]``.
+        concentration: Concentrations of the Dirichlet prior of the weights, shape ``[K]``.
+        conditional: How parameters are drawn given sums over points.
+    """
+
+    data: PyTree
+    used: Float[Array, "c b"]
+    origin: Float[Array, " d"]
+    concentration: Float[Array, " K"]
+    conditional: Conjugate | Metropolis
+    natural: bool = eqx.field(static=True)
+    prepared: bool = eqx.field(static=True)
+
+    def in_data_units(self, components: AbstractEMFamily) -> AbstractEMFamily:
+        """Components in the units of the points."""
+        return components._affine(self.origin, jnp.ones_like(self.origin))
+
+
+class GibbsState(NamedTuple):
+    """Parameters, and the sums over labels drawn given them."""
+
+    key: Any
+    log_weights: Float[Array, " K"]
+    components: Any
+    counts: Float[Array, " K"]
+    sums: PyTree
+    log_likelihood: Float[Array, ""]
+    acceptance: Float[Array, " K"] | None
+
+
+class GibbsDraws(NamedTuple):
+    """Draws of C chains of S sweeps each, in float64.
+
+    Attributes:
+        mixture: The mixtures; every array has leading axes ``[C, S]``.
+        log_likelihood: Log-likelihoods of the data in nats, shape ``[C, S]``.
+        acceptance: Share of accepted proposals of each component (0 or 1, or a mean over coordinates), shape
+            ``[C, S, K]``; ``None`` where parameters are drawn without proposals.
+    """
+
+    mixture: Mixture
+    log_likelihood: Float[Array, "C S"]
+    acceptance: Float[Array, "C S K"] | None
+
+
+# -- the problem ----------------------------------------------------------------------------------------------------
+
+
+def gibbs_problem(
+    x: Float[Array, "n d"],
+    start: Mixture,
+    priors: dict[str, dist.Distribution],
+    concentration: Float[Array, " K"],
+) -> tuple[GibbsProblem, AbstractEMFamily]:
+    """A problem in the precision of ``x``, and the components of ``start`` in its units.
+
+    Raises:
+        TypeError: If the family or a prior admits no Gibbs sampling.
+    """
+    natural = x.dtype == np.float64
+    components: Any = start.components
+    if not isinstance(components, AbstractEMFamily):
+        raise _no_gibbs(components)
+    one = jnp.ones((components.dim,), x.dtype)
+    shifts = components.standardization in ("coordinate", "scalar")
+    origin = jnp.mean(x, axis=0) if shifts else jnp.zeros_like(one)
+    moved = components._affine(-origin, one) if shifts else components
+    hyper = moved._conjugate(priors, origin)
+    if hyper is not None:
+        conditional = Conjugate(hyper)
+    else:
+        if not isinstance(components, AbstractRegularEMFamily) or not _sums_statistics(components):
+            raise _no_gibbs(components)
+        origin, moved = jnp.zeros_like(one), components
+        conditional = Metropolis(components, priors)
+    data, used, prepared = _chunked(moved, x - origin[None], natural)
+    return GibbsProblem(data, used, origin, concentration, conditional, natural, prepared), moved
+
+
+def _sums_statistics(components: AbstractRegularEMFamily) -> bool:
+    """Whether the sums of a family are those of its sufficient statistics."""
+    return type(components)._accumulate is AbstractRegularEMFamily._accumulate
+
+
+def _no_gibbs(components: Any) -> TypeError:
+    family = type(components).__name__
+    instead = "NUTS or the bootstrap" if getattr(components, "smooth", True) else "the bootstrap"
+    return TypeError(
+        f"Gibbs needs a regular exponential family, such as Gaussian or Gamma; got {family}. Use {instead}."
+    )
+
+
+def _chunked(components: AbstractEMFamily, x: Float[Array, "n d"], natural: bool) -> tuple[PyTree, Array, bool]:
+    """Equal chunks of points, padded, and prepared where memory allows."""
+    num, dim = x.shape
+    ready = jax.eval_shape(lambda p: components._prepare(p, natural), jax.ShapeDtypeStruct((dim, 1), x.dtype))
+    per_point = sum(leaf.size for leaf in jax.tree.leaves(ready)) + 3 * components.num_components
+    num_chunks = -(-num * per_point // _CHUNK)
+    size = -(-num // num_chunks)
+    num_chunks = -(-num // size)
+    pad = num_chunks * size - num
+    padded = jnp.pad(x, ((0, pad), (0, 0)), mode="edge")
+    chunks = jnp.swapaxes(padded.reshape(num_chunks, size, dim), 1, 2)
+    used = jnp.pad(jnp.ones((num,), x.dtype), (0, pad)).reshape(num_chunks, size)
+    prepared = num * per_point <= _PREPARED
+    return (_prepare_chunks(components, chunks, natural) if prepared else chunks), used, prepared
+
+
+@eqx.filter_jit
+def _prepare_chunks(components: AbstractEMFamily, chunks: Float[Array, "c d b"], natural: bool) -> PyTree:
+    return jax.lax.map(lambda chunk: components._prepare(chunk, natural), chunks)
+
+
+# -- sweeps ---------------------------------------------------------------------------------------------------------
+
+
+def first_state(
+    problem: GibbsProblem, key: Key[Array, ""], log_weights: Float[Array, " K"], components: AbstractEMFamily
+) -> GibbsState:
+    """Labels of given parameters."""
+    key, label_key = jax.random.split(key)
+    proposes = isinstance(problem.conditional, Metropolis)
+    acceptance = jnp.ones_like(log_weights) if proposes else None
+    return GibbsState(key, log_weights, components, *_label(problem, label_key, log_weights, components), acceptance)
+
+
+def sweep(problem: GibbsProblem, state: GibbsState) -> GibbsState:
+    """Draw weights and parameters given labels, then labels (Diebolt and Robert, 1994)."""
+    key, weight_key, parameter_key, label_key = jax.random.split(state.key, 4)
+    log_gamma = jax.random.loggamma(weight_key, problem.concentration + state.counts, dtype=state.counts.dtype)
+    log_weights = log_gamma - jax.nn.logsumexp(log_gamma)
+    components, acceptance = problem.conditional.draw(parameter_key, state.components, state.counts, state.sums)
+    return GibbsState(key, log_weights, components, *_label(problem, label_key, log_weights, components), acceptance)
+
+
+def _label(
+    problem: GibbsProblem, key: Key[Array, ""], log_weights: Float[Array, " K"], components: AbstractEMFamily
+) -> tuple[Array, PyTree, Array]:
+    """Draw labels chunk by chunk: the points of each component, their sums, and the log-likelihood."""
+
+    def one(chunk: tuple[PyTree, Array, Array]) -> tuple[Array, PyTree, Array]:
+        data, used, bits = chunk
+        ready = data if problem.prepared else components._prepare(data, problem.natural)
+        joint = components._table(ready, problem.natural) + log_weights[:, None]
+        chosen, log_likelihood = _choose(bits, joint)
+        chosen = chosen * used[None]
+        sums = components._accumulate(ready, chosen, problem.natural)
+        return jnp.sum(chosen, axis=1), sums, jnp.sum(used * log_likelihood)
+
+    chunks = problem.data, problem.used, jax.random.bits(key, problem.used.shape, jnp.uint32)
+    first = jax.eval_shape(lambda chunks: one(jax.tree.map(lambda leaf: leaf[0], chunks)), chunks)
+    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
+    return jax.lax.scan(lambda total, chunk: (jax.tree.map(jnp.add, total, one(chunk)), None), zero, chunks)[0]
+
+
+def _choose(bits: UInt[Array, " b"], joint: Float[Array, "K b"]) -> tuple[Float[Array, "K b"], Float[Array, " b"]]:
+    """One component for every point, as a one among zeros, from random bits and logarithms of unnormalized masses.
+
+    Also returns the logarithms of the sums of these masses.
+    """
+    peak = jnp.max(joint, axis=0)
+    ratio = jnp.exp(joint - peak[None])
+    mass = jnp.cumsum(ratio, axis=0)
+    # The middle of the interval that the bits stand for: neither end is drawn.
+    share = (bits.astype(joint.dtype) + 0.5) * 2.0**-32
+    level = jnp.minimum(share * mass[-1], mass[-1] * (1 - jnp.finfo(joint.dtype).epsneg))
+    label = jnp.sum(level[None] >= mass, axis=0, dtype=jnp.int32)
+    chosen = label[None] == jnp.arange(joint.shape[0], dtype=jnp.int32)[:, None]
+    return chosen.astype(joint.dtype), peak + jnp.log(mass[-1])
+
+
+# -- many sweeps of several chains ----------------------------------------------------------------------------------
+
+
+@jax.jit
+def _start_chains(problem: GibbsProblem, keys: Key[Array, " C"], log_weights: Array, components: Any) -> GibbsState:
+    return jax.vmap(lambda key: first_state(problem, key, log_weights, components))(keys)
+
+
+@jax.jit
+def _advance(problem: GibbsProblem, states: GibbsState, num: Int[Array, ""]) -> tuple[GibbsState, PyTree]:
+    """``num`` sweeps of every chain, at most a block, and what they drew."""
+
+    def drawn(states: GibbsState) -> PyTree:
+        return states.log_weights, states.components, states.log_likelihood, states.acceptance
+
+    def one(i: Array, carry: tuple[GibbsState, PyTree]) -> tuple[GibbsState, PyTree]:
+        states, draws = carry
+        states = jax.vmap(lambda state: sweep(problem, state))(states)
+        return states, jax.tree.map(lambda buffer, new: buffer.at[i].set(new), draws, drawn(states))
+
+    buffers = jax.tree.map(lambda leaf: jnp.zeros((_BLOCK, *leaf.shape), leaf.dtype), drawn(states))
+    return jax.lax.fori_loop(0, num, one, (states, buffers))
+
+
+@jax.jit
+def _package(problem: GibbsProblem, log_weights: Array, components: Any) -> Mixture:
+    """Mixtures of draws in the units of the points."""
+
+    def one(log_weights: Array, components: Any) -> Mixture:
+        return Mixture(jnp.exp(log_weights), problem.in_data_units(components))
+
+    return jax.vmap(jax.vmap(one))(log_weights, components)
+
+
+def gibbs_draws(
+    key: KeyLike,
+    x: ArrayLike,
+    start: Mixture,
+    priors: dict[str, dist.Distribution],
+    concentration: ArrayLike,
+    *,
+    num_warmup: int,
+    num_samples: int,
+    num_chains: int = 2,
+    progress: bool | None = None,
+) -> GibbsDraws:
+    """Draw from the posterior of a mixture by Gibbs sampling, in float64.
+
+    Data of equal shape, whatever priors of the same kinds, run one compiled program.
+
+    Args:
+        key: A random key.
+        x: Points, shape ``[n, d]``.
+        start: Where all chains start, such as an EM optimum.
+        priors: The prior of every free parameter of one component, by name; batch shape ``()`` or ``(K,)``.
+        concentration: Concentrations of the Dirichlet prior of the weights, a number or shape ``[K]``.
+        num_warmup: Sweeps of each chain that are thrown away.
+        num_samples: Draws of each chain.
+        num_chains: Number of chains C.
+        progress: Show a progress bar (True) or not (False); by default on a terminal only.
+
+    Raises:
+        TypeError: If the family or a prior admits no Gibbs sampling.
+        ConvergenceError: If a chain has left the range of floating-point numbers.
+    """
+    num_warmup, num_samples = as_count("num_warmup", num_warmup, minimum=0), as_count("num_samples", num_samples)
+    num_chains, key = as_count("num_chains", num_chains), as_key(key)
+    with jax.enable_x64(True):
+        points = as_points("x", x, start.dim, np.float64)
+    weights = np.broadcast_to(np.asarray(concentration, np.float64), (start.num_components,))
+
+    def run(points: Array, start: Mixture, priors: dict[str, Any], weights: Array) -> GibbsDraws:
+        problem, components = gibbs_problem(points, start, priors, weights)
+        keys = jax.random.split(key, num_chains)
+        states = _start_chains(problem, keys, safe_log(start.weights), components)
+        block = max(1, min(_BLOCK, _BLOCK_ENTRIES // (num_chains * points.shape[0] * start.num_components)))
+        with progress_bar(num_warmup + num_samples, "Gibbs", progress) as bar:
+            states, _ = _run(problem, states, num_warmup, block, bar, keep=False)
+            _, draws = _run(problem, states, num_samples, block, bar, keep=True)
+        log_weights, parts, log_likelihood, acceptance = draws
+        if not np.isfinite(log_likelihood).all():
+            raise ConvergenceError("Gibbs sampling has left the range of numbers. Check the priors and the start.")
+        evidence = jax.tree.map(jnp.asarray, (log_likelihood, acceptance))
+        return GibbsDraws(_package(problem, log_weights, parts), *evidence)
+
+    return in_float64(run, points, start, priors, weights)
+
+
+def _run(
+    problem: GibbsProblem, states: GibbsState, num: int, block: int, bar: Any, keep: bool
+) -> tuple[GibbsState, PyTree]:
+    """Sweeps in blocks, and all that they drew if it is to be kept, with leading axes ``[C, S]``."""
+    parts = []
+    for first in range(0, num, block):
+        size = min(block, num - first)
+        states, draws = _advance(problem, states, jnp.asarray(size))
+        if keep:
+            parts.append(jax.tree.map(lambda leaf, size=size: np.asarray(leaf)[:size], draws))
+        bar.set_postfix_str(f"log-likelihood {np.asarray(states.log_likelihood).mean():.6g}", refresh=False)
+        bar.update(size)
+    if not parts:
+        return states, None
+    return states, jax.tree.map(lambda *leaves: np.moveaxis(np.concatenate(leaves), 0, 1), *parts)

@@ -1,0 +1,94 @@
+"""What every way of drawing from the posterior of a mixture takes and returns."""
+
+import abc
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from ._em import AbstractEMFamily
+from ._fit import Fit
+from ._mixture import Mixture
+from ._mixture_model import MixtureModel
+from ._target import Target
+
+
+class PosteriorProblem(NamedTuple):
+    """A model, the data, and the place that all methods start from; in float64.
+
+    Attributes:
+        x: Points, shape ``[n, d]``.
+        model: The Bayesian mixture model.
+        start: The EM optimum.
+        fit: How that was found, where EM knows the family.
+        sites: The optimum as sites of the model.
+        progress: Whether progress bars are shown.
+    """
+
+    x: Float[Array, "n d"]
+    model: MixtureModel
+    start: Mixture
+    fit: Fit | None
+    sites: dict[str, Array]
+    progress: bool | None
+
+    @property
+    def smoothness(self) -> int:
+        """How many times log-densities are continuously differentiable in the parameters."""
+        components = self.start.components
+        return components.smoothness if isinstance(components, AbstractEMFamily) else 2
+
+    def target(self, **options: Any) -> Target:
+        """The posterior density over unconstrained numbers."""
+        return Target.of(self.model, self.x, **options)
+
+    def check_gradients(self, method: str) -> None:
+        """Raise TypeError where no method can follow gradients."""
+        if self.smoothness == 0:
+            family = type(self.start.components).__name__
+            raise TypeError(
+                f"{method} follows gradients, and densities of {family} components jump where a parameter passes a "
+                "point. Use Bootstrap()."
+            )
+
+
+class SiteDraws(NamedTuple):
+    """Draws of a model's sites and the evidence for them.
+
+    Attributes:
+        sites: The draws of each site, shape ``[C, S, ...]``: chains, draws.
+        statistics: Numbers per draw, shape ``[C, S]``, by ArviZ's names.
+        traces: Numbers along the computation, such as the variational bound.
+        result: Why the computation stopped, a member of `RESULTS`.
+    """
+
+    sites: dict[str, Any]
+    statistics: dict[str, np.ndarray]
+    traces: dict[str, np.ndarray]
+    result: Any
+
+
+class AbstractMethod(eqx.Module):
+    """A way of drawing from the posterior of a mixture."""
+
+    @property
+    @abc.abstractmethod
+    def name(self) -> str:
+        """The method's name, for people."""
+
+    @property
+    @abc.abstractmethod
+    def is_chain(self) -> bool:
+        """Whether draws depend on their predecessors, so that mixing has to be checked."""
+
+    @abc.abstractmethod
+    def _draw(self, key: Key[Array, ""], problem: PosteriorProblem) -> SiteDraws:
+        """Draw from the posterior."""
+
+
+def sites_at(target: Target, u: Float[Array, "S p"]) -> dict[str, Array]:
+    """The sites at many unconstrained vectors."""
+    return jax.vmap(target.constrain)(jnp.asarray(u))

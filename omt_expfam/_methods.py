@@ -1,0 +1,153 @@
+"""Posterior draws by the library's own methods: Laplace approximation, Gibbs sampling, bootstrap."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from ._arrays import as_count
+from ._bootstrap import bootstrap_mixtures
+from ._gibbs import gibbs_draws
+from ._inference import AbstractMethod, PosteriorProblem, SiteDraws, sites_at
+from ._mode import find_mode
+from ._result import RESULTS
+from ._target import Target
+
+
+class LaplaceApproximation(AbstractMethod):
+    """A normal approximation at the posterior mode, in unconstrained coordinates: fast, and good for large data.
+
+    Attributes:
+        num_samples: Number of draws.
+    """
+
+    num_samples: int = eqx.field(default=1000, static=True)
+
+    def __check_init__(self) -> None:
+        as_count("num_samples", self.num_samples)
+
+    @property
+    def name(self) -> str:
+        return "Laplace approximation"
+
+    @property
+    def is_chain(self) -> bool:
+        return False
+
+    def _draw(self, key: Key[Array, ""], problem: PosteriorProblem) -> SiteDraws:
+        problem.check_gradients("The Laplace approximation")
+        target = problem.target()
+        mode = find_mode(target, target.unconstrain(problem.sites), kinked=problem.smoothness == 1)
+        z = jax.random.normal(key, (self.num_samples, target.dim), jnp.float64)
+        u = mode.center[None] + z @ mode.factor.T
+        log_density = -np.asarray(_potentials(target, u))
+        # Up to a constant: what importance sampling would weight the draws with.
+        log_weight = log_density + 0.5 * np.sum(np.asarray(z) ** 2, axis=1)
+        statistics = {"lp": log_density[None], "log_weight": log_weight[None]}
+        sites = {name: value[None] for name, value in sites_at(target, u).items()}
+        return SiteDraws(sites, statistics, {}, RESULTS.successful if mode.found else RESULTS.mode_not_found)
+
+
+@eqx.filter_jit
+def _potentials(target: Target, u: Float[Array, "S p"]) -> Float[Array, " S"]:
+    return jax.lax.map(target.potential, u)
+
+
+class Gibbs(AbstractMethod):
+    """Gibbs sampling with data augmentation (Diebolt and Robert, 1994): exact up to Monte Carlo error, and fast.
+
+    For regular exponential families; the priors of Gaussians and log-normals must be conjugate, as by default.
+
+    Attributes:
+        num_warmup: Sweeps per chain that are thrown away.
+        num_samples: Draws kept per chain.
+        num_chains: Number of chains.
+    """
+
+    num_warmup: int = eqx.field(default=200, static=True)
+    num_samples: int = eqx.field(default=1000, static=True)
+    num_chains: int = eqx.field(default=2, static=True)
+
+    def __check_init__(self) -> None:
+        as_count("num_warmup", self.num_warmup, minimum=0)
+        as_count("num_samples", self.num_samples, minimum=4)
+        as_count("num_chains", self.num_chains)
+
+    @property
+    def name(self) -> str:
+        return "Gibbs"
+
+    @property
+    def is_chain(self) -> bool:
+        return True
+
+    def _draw(self, key: Key[Array, ""], problem: PosteriorProblem) -> SiteDraws:
+        draws = gibbs_draws(
+            key,
+            problem.x,
+            problem.start,
+            problem.model.priors,
+            problem.model.concentration,
+            num_warmup=self.num_warmup,
+            num_samples=self.num_samples,
+            num_chains=self.num_chains,
+            progress=problem.progress,
+        )
+        statistics = {"log_likelihood": np.asarray(draws.log_likelihood)}
+        if draws.acceptance is not None:
+            statistics["acceptance_rate"] = np.asarray(draws.acceptance)
+        sites = jax.vmap(jax.vmap(problem.model.sites))(draws.mixture)
+        return SiteDraws(sites, statistics, {}, RESULTS.successful)
+
+
+class Bootstrap(AbstractMethod):
+    """The weighted-likelihood bootstrap (Newton and Raftery, 1994): EM refitted to randomly weighted points.
+
+    For every family that EM fits. Its draws approximate the posterior under a flat prior; priors are not used, but the
+    pseudo-observations of `fit` are.
+
+    Attributes:
+        num_samples: Number of draws.
+        max_steps: Limit on the EM steps of a draw.
+    """
+
+    num_samples: int = eqx.field(default=200, static=True)
+    max_steps: int = eqx.field(default=5000, static=True)
+
+    def __check_init__(self) -> None:
+        as_count("num_samples", self.num_samples)
+        as_count("max_steps", self.max_steps)
+
+    @property
+    def name(self) -> str:
+        return "bootstrap"
+
+    @property
+    def is_chain(self) -> bool:
+        return False
+
+    def _draw(self, key: Key[Array, ""], problem: PosteriorProblem) -> SiteDraws:
+        if problem.fit is None:
+            raise TypeError("Bootstrap refits by EM, which does not know NumPyro distributions. Use NUTS() or SVI().")
+        draws = bootstrap_mixtures(
+            key,
+            problem.x,
+            problem.fit,
+            problem.model.components,
+            num_draws=self.num_samples,
+            max_steps=self.max_steps,
+            progress=problem.progress,
+        )
+        sites = jax.vmap(problem.model.sites)(draws.mixtures)
+        statistics = {
+            "log_likelihood": np.asarray(draws.log_likelihoods * problem.x.shape[0])[None],
+            "n_steps": np.asarray(draws.num_steps)[None],
+        }
+        settled = bool(np.asarray(draws.converged).all())
+        return SiteDraws(
+            {name: value[None] for name, value in sites.items()},
+            statistics,
+            {},
+            RESULTS.successful if settled else RESULTS.refits_not_converged,
+        )

@@ -1,0 +1,143 @@
+"""The mode of a posterior density, and its curvature there."""
+
+import dataclasses
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+from jaxtyping import Array, Float
+
+from ._mixture_distribution import log_density
+from ._target import Target
+
+# A mode is found when a Newton step would lower the potential by less than this, in nats: 0.01 posterior deviations.
+# Where densities have kinks the gradient jumps at every data point, and this is all that can be asked for.
+_DECREMENT, _KINKED_DECREMENT = 1e-4, 0.5
+_ROUNDS = 6
+# Curvatures below this share of the largest do not define a scale.
+_FLAT = 1e-10
+
+
+class Mode(NamedTuple):
+    """The mode of a target and the curvature there.
+
+    Attributes:
+        center: Unconstrained numbers, shape ``[p]``.
+        factor: A matrix L with ``L @ L.T`` the inverse curvature, shape ``[p, p]``.
+        decrement: What a further Newton step would gain, in nats.
+        definite: Whether the curvature is positive definite, so that the point is a proper maximum of the density.
+        found: Whether it is, and the decrement is small.
+    """
+
+    center: Float[Array, " p"]
+    factor: Float[Array, "p p"]
+    decrement: float
+    definite: bool
+    found: bool
+
+
+@eqx.filter_jit
+def _value_and_grad(target: Target, u: Float[Array, " p"]) -> tuple[Array, Array]:
+    return jax.value_and_grad(target.potential)(u)
+
+
+@eqx.filter_jit
+def _whitened(target: Target, center: Array, factor: Array, z: Array) -> tuple[Array, Array]:
+    return jax.value_and_grad(lambda v: target.potential(center + factor @ v))(z)
+
+
+@eqx.filter_jit
+def _curvature(target: Target, u: Float[Array, " p"]) -> Float[Array, "p p"]:
+    gradient = jax.grad(target.potential)
+    # One product at a time: it is no slower than several, and jaxlib 0.10.2 can deadlock on batches of them.
+    return jax.lax.map(lambda v: jax.jvp(gradient, (u,), (v,))[1], jnp.eye(u.shape[0], dtype=u.dtype))
+
+
+def hessian(target: Target, u: Float[Array, " p"]) -> Float[np.ndarray, "p p"]:
+    """The curvature of the potential, from its products with unit vectors."""
+    matrix = np.asarray(_curvature(target, u))
+    return 0.5 * (matrix + matrix.T)
+
+
+def curvature_factor(matrix: np.ndarray) -> tuple[np.ndarray, bool]:
+    """A factor L of the inverse of a curvature and whether that is definite; if not, of its absolute value's."""
+    try:
+        lower = np.linalg.cholesky(matrix)
+        inverse = scipy.linalg.solve_triangular(lower, np.eye(len(matrix)), lower=True)
+        if np.isfinite(inverse).all():
+            return inverse.T, True
+    except np.linalg.LinAlgError:
+        pass
+    if not np.isfinite(matrix).all():
+        return np.eye(len(matrix)), False
+    values, vectors = np.linalg.eigh(matrix)
+    size = np.abs(values)
+    return vectors / np.sqrt(np.maximum(size, _FLAT * max(size.max(), 1e-300))), False
+
+
+@eqx.filter_jit
+def _score_products(target: Target, u: Float[Array, " p"]) -> Float[Array, "p p"]:
+    """The sum over points of outer products of their scores, the gradients of their log-likelihoods."""
+
+    def score(point: Float[Array, " d"]) -> Float[Array, " p"]:
+        return jax.grad(lambda v: log_density(target.model.mixture(target.constrain(v)), point[None])[0])(u)
+
+    scores = jax.lax.map(score, target.args[0], batch_size=256)
+    return scores.T @ scores
+
+
+def curvature(target: Target, u: Float[Array, " p"], kinked: bool) -> Float[np.ndarray, "p p"]:
+    """The curvature of a target; where densities have kinks, with the outer product of scores for the likelihood's.
+
+    Second derivatives miss what a kink adds; both have the same expectation under the model.
+    """
+    if not kinked:
+        return hessian(target, u)
+    prior = dataclasses.replace(target, args=(None,), options=())
+    return hessian(prior, u) + np.asarray(_score_products(target, u))
+
+
+def find_mode(target: Target, start: Float[Array, " p"], kinked: bool = False) -> Mode:
+    """The mode near ``start``: L-BFGS in coordinates whitened by the curvature, which is measured anew each round.
+
+    Args:
+        target: The density; where ``kinked``, that of a `MixtureModel` of points.
+        start: Unconstrained numbers, shape ``[p]``.
+        kinked: Whether log-densities have kinks in the parameters.
+    """
+    center, enough = np.asarray(start, np.float64), _KINKED_DECREMENT if kinked else _DECREMENT
+    factor, decrement, definite = _measure(target, center, kinked)
+    for attempt in range(_ROUNDS):
+        if definite and decrement < enough and (attempt or not kinked):
+            break
+        step = _descend(target, center, factor)
+        if step is None:
+            break
+        center = center + step
+        factor, decrement, definite = _measure(target, center, kinked)
+    found = bool(definite and decrement < enough)
+    return Mode(jnp.asarray(center), jnp.asarray(factor), decrement, definite, found)
+
+
+def _measure(target: Target, center: np.ndarray, kinked: bool) -> tuple[np.ndarray, float, bool]:
+    """A factor of the inverse curvature, what a Newton step would gain in nats, and whether the point is a maximum."""
+    factor, definite = curvature_factor(curvature(target, jnp.asarray(center), kinked))
+    gradient = np.asarray(_value_and_grad(target, jnp.asarray(center))[1])
+    return factor, 0.5 * float(np.sum((factor.T @ gradient) ** 2)), definite
+
+
+def _descend(target: Target, center: np.ndarray, factor: np.ndarray) -> np.ndarray | None:
+    """A step that lowers the potential, by L-BFGS in whitened coordinates; None where it is not finite."""
+    origin, shape = jnp.asarray(center), jnp.asarray(factor)
+
+    def value(z: np.ndarray) -> tuple[float, np.ndarray]:
+        energy, slope = (np.asarray(v) for v in _whitened(target, origin, shape, jnp.asarray(z)))
+        finite = np.isfinite(energy) and np.isfinite(slope).all()
+        return (float(energy), slope) if finite else (np.inf, np.zeros_like(z))
+
+    options = {"maxiter": 50, "gtol": 1e-3}
+    found = scipy.optimize.minimize(value, np.zeros(len(center)), jac=True, method="L-BFGS-B", options=options)
+    return factor @ found.x if np.isfinite(found.fun) else None

@@ -1,0 +1,141 @@
+"""Pictures of what is uncertain about a plan: its map, and who goes where."""
+
+from typing import Any, Optional, TYPE_CHECKING
+
+import numpy as np
+
+from ._arrays import ArrayLike, as_count, as_points
+from ._credible import check_probability
+from ._posterior_plan import PosteriorPlan
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+
+# Heat maps of up to this many components on either side show intervals in their cells, and up to the other, numbers.
+_MAX_INTERVALS, _MAX_CELLS, _MAX_TICKS = 6, 12, 13
+
+
+def uncertain_map(
+    posterior_plan: PosteriorPlan,
+    x: ArrayLike,
+    *,
+    ax: Optional["matplotlib.axes.Axes"] = None,
+    dims: ArrayLike = (0, 1),
+    probability: float = 0.9,
+    max_arrows: int = 60,
+    color: str | None = None,
+    **style: Any,
+) -> "matplotlib.axes.Axes":
+    """Draw the map with its uncertainty: arrows from points to the posterior mean of T(x), ellipses around their tips.
+
+    An ellipse holds the given probability of the normal law with the mean and covariance of the draws of T(x). In one
+    dimension this is the mean image against the point, in a band of equal-tailed intervals.
+
+    Args:
+        posterior_plan: The posterior of the plan.
+        x: Points, shape ``[n, d]``.
+        ax: Axes to draw into.
+        dims: The two dimensions to show; ignored in one dimension.
+        probability: Posterior probability of each ellipse, or interval.
+        max_arrows: Of more points than this, as many are shown, evenly spaced.
+        color: Color of the ellipses or of the band; by default that of the target.
+        **style: Options passed on to ``quiver`` (``plot`` in one dimension).
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: If ``x`` does not fit the plan, ``dims`` are not two of its dimensions, or ``probability`` is none.
+    """
+    from matplotlib.patches import Ellipse
+
+    from .plot import _axes, _check_dims, _spread, arrows, TARGET_COLOR
+
+    check_probability(probability)
+    dim = posterior_plan.plan(0).source.dim
+    pair = list(_check_dims(dims, dim))
+    points = np.asarray(as_points("x", x, dim))
+    if not len(points):
+        raise ValueError(f"`x` must have at least one point; got shape {points.shape}.")
+    points = points[_spread(len(points), as_count("max_arrows", max_arrows))]
+    images = np.asarray(posterior_plan.push_forward(points), np.float64)
+    mean, color = images.mean(axis=0), color or TARGET_COLOR
+    panel = arrows(mean, points, ax=_axes(ax), dims=dims, max_arrows=max_arrows, **style)
+    if dim == 1:
+        order = np.argsort(points[:, 0], kind="stable")
+        ends = np.quantile(images[:, order, 0], [(1 - probability) / 2, (1 + probability) / 2], axis=0)
+        panel.fill_between(points[order, 0], *ends, color=color, alpha=0.25, linewidth=0, zorder=1.5)
+        return panel
+    # The squared radius of a normal law in the plane is exponential.
+    radius = np.sqrt(-2 * np.log(1 - probability))
+    offset = (images - mean)[:, :, pair]
+    corners = []
+    for center, spread in zip(mean[:, pair], offset.swapaxes(0, 1), strict=True):
+        values, vectors = np.linalg.eigh(spread.T @ spread / len(spread))
+        height, width = 2 * radius * np.sqrt(np.maximum(values, 0))
+        angle = float(np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1])))
+        place, shape = (center[0], center[1]), {"width": width, "height": height, "angle": angle}
+        panel.add_patch(Ellipse(place, **shape, facecolor=color, edgecolor="none", alpha=0.12, zorder=2.05))
+        panel.add_patch(Ellipse(place, **shape, fill=False, edgecolor=color, linewidth=0.9, alpha=0.8, zorder=2.1))
+        corners += [center - width / 2, center + width / 2]
+    panel.update_datalim(np.array(corners))
+    panel.autoscale_view()
+    return panel
+
+
+def weights_posterior(
+    posterior_plan: PosteriorPlan,
+    *,
+    ax: Optional["matplotlib.axes.Axes"] = None,
+    probability: float = 0.9,
+    annotate: bool | None = None,
+    **style: Any,
+) -> "matplotlib.axes.Axes":
+    """Draw who goes where as a heat map: the posterior mean share of each source component sent to each target one.
+
+    Cells hold the mean share, and for up to 6 components on either side its credible interval beneath; a frame marks
+    pairs that take more than half of the source component with the given probability.
+
+    Args:
+        posterior_plan: The posterior of the plan, its draws under common labels.
+        ax: Axes to draw into.
+        probability: Posterior probability of the intervals and of the frames.
+        annotate: Write into the cells; by default for up to 12 components on either side.
+        **style: Options passed on to ``imshow``, such as ``cmap``.
+
+    Returns:
+        The axes.
+    """
+    from matplotlib.patches import Rectangle
+
+    from .plot import _axes, _color_map, TARGET_COLOR
+
+    interval = posterior_plan.row_shares_interval(probability)
+    mean, lower, upper = (np.asarray(v, np.float64) for v in (interval.mean, interval.lower, interval.upper))
+    rows, columns = mean.shape
+    panel = _axes(ax)
+    aspect = "equal" if max(rows, columns) <= 2 * min(rows, columns) else "auto"
+    image = panel.imshow(mean, **{"cmap": _color_map("#54278F"), "vmin": 0, "vmax": 1, "aspect": aspect} | style)
+    largest = max(rows, columns)
+    if annotate if annotate is not None else largest <= _MAX_CELLS:
+        for (i, j), share in np.ndenumerate(mean):
+            if upper[i, j] >= 0.005:
+                dark = np.dot(image.cmap(image.norm(share))[:3], (0.299, 0.587, 0.114)) < 0.55
+                text = f"{share:.2f}"
+                if largest <= _MAX_INTERVALS:
+                    text += f"\n{lower[i, j]:.2f} to {upper[i, j]:.2f}"
+                panel.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    for i, j in np.argwhere(np.asarray(posterior_plan.probability_of_sending()) >= probability):
+        frame = Rectangle((j - 0.47, i - 0.47), 0.94, 0.94, fill=False, edgecolor=TARGET_COLOR, linewidth=2.5)
+        panel.add_patch(frame)
+    for axis, num in ((panel.xaxis, columns), (panel.yaxis, rows)):
+        step = next(s for s in (1, 2, 5, 10, 20, 50, 100, num) if num <= _MAX_TICKS * s)
+        axis.set_ticks(range(0, num, step))
+    panel.tick_params(length=0)
+    panel.set_xlabel("target component")
+    panel.set_ylabel("source component")
+    panel.spines[:].set_color("0.7")
+    bar = panel.figure.colorbar(image, ax=panel, shrink=0.8)
+    bar.set_label("mean share of the source component")
+    bar.outline.set_visible(False)
+    return panel

@@ -1,0 +1,185 @@
+"""A fitted posterior: draws of mixtures, and the evidence that they can be trusted."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ._arrays import ArrayLike, as_count, as_key, as_points, KeyLike, power_of_two, take
+from ._credible import credible_interval, CredibleInterval
+from ._draws import count_draws
+from ._label_free import LabelFree
+from ._mixture import Mixture
+from ._mixture_distribution import log_density
+from ._result import RESULTS
+
+
+class PosteriorFit(eqx.Module):
+    """Draws of a mixture from its posterior, and the evidence for them.
+
+    Draws of all chains stand one after the other, S = chains x draws, relabelled to the reference.
+
+    Attributes:
+        mixtures: S mixtures, stacked: every array has a leading axis S.
+        reference: The EM optimum (or the first draw, where there is none): the draws follow its labels.
+        parameters: The draws of the model's sites by name, shape ``[S, ...]``, with the same labels.
+        x: The points, shape ``[n, d]``, or ``None``.
+        label_free: Convergence diagnostics of quantities that do not depend on labels.
+        statistics: Numbers per draw, shape ``[S]``: ``lp`` (log joint density), ``log_likelihood``, ``diverging`` ...
+        traces: Numbers along the computation, such as the variational bound ``elbo``, in nats.
+        num_relabelled: How many draws had to be relabelled.
+        num_chains: Number of chains; 1 for methods whose draws are independent.
+        method: What made the draws.
+        result: Why it stopped.
+    """
+
+    mixtures: Mixture
+    reference: Mixture
+    parameters: dict[str, Array]
+    x: Float[Array, "n d"] | None
+    label_free: LabelFree
+    statistics: dict[str, Array]
+    traces: dict[str, Array]
+    num_relabelled: int = eqx.field(static=True)
+    num_chains: int = eqx.field(static=True)
+    method: str = eqx.field(static=True)
+    result: Any
+
+    @property
+    def num_draws(self) -> int:
+        """The number of draws S."""
+        return count_draws(self.mixtures)
+
+    @property
+    def num_components(self) -> int:
+        """The number of components K."""
+        return self.reference.num_components
+
+    @property
+    def dim(self) -> int:
+        """The dimension d."""
+        return self.reference.dim
+
+    @property
+    def converged(self) -> bool:
+        """Whether the method met its own criteria and chains mixed."""
+        return bool(self.result == RESULTS.successful)
+
+    @property
+    def num_divergences(self) -> int:
+        """Transitions that diverged; 0 for methods without trajectories."""
+        return int(np.sum(np.asarray(self.statistics.get("diverging", 0))))
+
+    def mixture(self, index: int) -> Mixture:
+        """One draw."""
+        return take(self.mixtures, index)
+
+    def interval(self, name: str, probability: float = 0.9) -> CredibleInterval:
+        """The credible interval of a parameter, such as ``"weights"`` or ``"loc"``."""
+        if name not in self.parameters:
+            raise ValueError(f"`name` must be one of {', '.join(self.parameters)}; got {name!r}.")
+        return credible_interval(self.parameters[name], probability)
+
+    def log_prob(self, x: ArrayLike) -> Float[Array, " n"]:
+        """Log-density of the posterior predictive law at points ``x[n, d]``: the mean of the draws' densities."""
+        table = self.log_prob_draws(x)
+        return jax.nn.logsumexp(table, axis=0) - np.log(self.num_draws).astype(table.dtype)
+
+    def log_prob_draws(self, x: ArrayLike) -> Float[Array, "S n"]:
+        """Log-density of every draw at points ``x[n, d]``."""
+        points = as_points("x", x, self.dim, self.reference.components.dtype)
+        return _log_prob_draws(self.mixtures, points)
+
+    def sample(self, key: KeyLike, num_samples: int) -> Float[Array, "n d"]:
+        """Points from the posterior predictive law, each from the mixture of a random draw."""
+        which_key, key = jax.random.split(as_key(key))
+        num = as_count("num_samples", num_samples)
+        which = jax.random.randint(which_key, (num,), 0, self.num_draws)
+        return _sample_each(self.mixtures, which, jax.random.split(key, num))
+
+    def sample_draws(self, key: KeyLike, num_samples: int) -> Float[Array, "S n d"]:
+        """Replicated data: ``num_samples`` points from the mixture of every draw."""
+        keys = jax.random.split(as_key(key), self.num_draws)
+        return _sample_draws(self.mixtures, keys, as_count("num_samples", num_samples))
+
+    # -- ArviZ --------------------------------------------------------------------------------------------------------
+
+    @property
+    def inference_data(self) -> Any:
+        """The draws, their statistics and the data for ArviZ: ``InferenceData``, or a ``DataTree`` from 1.0 on."""
+        return self.to_arviz()
+
+    def to_arviz(self, *, log_likelihood: bool = False, predictive: KeyLike | None = None) -> Any:
+        """The posterior for ArviZ.
+
+        Args:
+            log_likelihood: Add the log-likelihood of every point under every draw, an array of S x n numbers, which
+                `loo` and comparisons need.
+            predictive: A random key adds replicated data, an array of S x n x d numbers, for predictive checks.
+
+        Raises:
+            ValueError: If the data are needed and were not kept.
+        """
+        from ._arviz import inference_data
+
+        return inference_data(self, log_likelihood, None if predictive is None else as_key(predictive))
+
+    def loo(self) -> Any:
+        """Expected log predictive density by Pareto-smoothed leave-one-out cross-validation (Vehtari et al., 2017).
+
+        Returns:
+            ArviZ's ``ELPDData``: of all points, in nats; larger is better. `arviz.compare` takes several posteriors'
+            ``to_arviz(log_likelihood=True)``.
+
+        Raises:
+            ValueError: If the data were not kept.
+        """
+        from ._arviz import leave_one_out
+
+        return leave_one_out(self.to_arviz(log_likelihood=True))
+
+    def data(self) -> Float[Array, "n d"]:
+        """The points that the posterior was fitted to.
+
+        Raises:
+            ValueError: If they were not kept.
+        """
+        if self.x is None:
+            raise ValueError("The posterior holds no data. Give `x` to `posterior_from_numpyro`.")
+        return self.x
+
+    def __repr__(self) -> str:
+        family = type(self.reference.components).__name__
+        chains = f"{self.num_chains} chains, " if self.num_chains > 1 else ""
+        state = "" if self.converged else f"\n  NOT TO BE TRUSTED: {RESULTS[self.result]}"
+        return (
+            f"PosteriorFit({self.num_draws} draws of {self.num_components} {family} components in {self.dim} "
+            f"dimensions by {self.method}, {chains}{self.label_free.in_words()}, {self.num_divergences} divergences, "
+            f"{self.num_relabelled} draws relabelled){state}"
+        )
+
+
+@eqx.filter_jit
+def _log_prob_draws(mixtures: Mixture, x: Float[Array, "n d"]) -> Float[Array, "S n"]:
+    return jax.lax.map(lambda m: log_density(m, x), mixtures)
+
+
+@eqx.filter_jit
+def _sample_each(mixtures: Mixture, which: Array, keys: Array) -> Float[Array, "n d"]:
+    def one(item: tuple[Array, Array]) -> Float[Array, " d"]:
+        return take(mixtures, item[0]).sample(item[1], 1)[0]
+
+    return jax.lax.map(one, (which, keys), batch_size=min(256, power_of_two(which.shape[0])))
+
+
+@eqx.filter_jit
+def _sample_draws(mixtures: Mixture, keys: Array, num: int) -> Float[Array, "S n d"]:
+    return jax.lax.map(lambda item: item[0].sample(item[1], num), (mixtures, keys))
+
+
+def stack_chains(draws: dict[str, Any]) -> dict[str, Array]:
+    """Draws ``[C, S, ...]`` with their chains one after the other."""
+    return {name: jnp.asarray(value).reshape(-1, *value.shape[2:]) for name, value in draws.items()}

@@ -1,0 +1,244 @@
+"""The posterior of a transport plan: draws of everything that is read from it, and intervals."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from ._arrays import ArrayLike, as_count, as_key, as_points, as_scalar, KeyLike, ScalarLike
+from ._components import AbstractComponents
+from ._couplings import select_pairs
+from ._credible import credible_interval, CredibleInterval, IntervalKind
+from ._mixture import Mixture
+from ._plan import TransportPlan
+from ._plan_draws import AbstractPlanDraws, kept
+from ._posterior_correspondences import PosteriorCorrespondences
+from ._result import RESULTS
+
+
+class PosteriorPlan(eqx.Module):
+    """Draws from the posterior of a transport plan between two mixtures.
+
+    Arrays have a leading axis of S draws. Cost, maps and densities do not depend on how components are labelled;
+    what is indexed by components does, and compares draws only where these follow common labels, see `relabel`.
+
+    Attributes:
+        plans: The plans of all draws; `plan` gives one of them.
+    """
+
+    plans: AbstractPlanDraws
+
+    # -- numbers --------------------------------------------------------------------------------------------------
+
+    @property
+    def num_draws(self) -> int:
+        """The number of draws S."""
+        return self.plans.num_draws
+
+    @property
+    def source(self) -> Mixture:
+        """The source mixture of every draw: a mixture whose arrays have a leading axis S."""
+        return self.plans.source
+
+    @property
+    def target(self) -> Mixture:
+        """The target mixture of every draw."""
+        return self.plans.target
+
+    @property
+    def weights(self) -> Float[Array, "S K0 K1"]:
+        """Draws of the coupling Omega of the weights."""
+        return self.plans.numbers.weight_coupling.weights
+
+    @property
+    def row_shares(self) -> Float[Array, "S K0 K1"]:
+        """Draws of the part of each source component that goes to each target component; rows sum to one."""
+        return self.plans.numbers.weight_coupling.row_shares
+
+    @property
+    def component_costs(self) -> Float[Array, "S K0 K1"]:
+        """Draws of the mean squared distance under each component coupling."""
+        return self.plans.numbers.costs
+
+    @property
+    def cost(self) -> Float[Array, " S"]:
+        """Draws of the transport cost: mean squared distance under the plan."""
+        return jnp.sum(self.weights * self.component_costs, axis=(1, 2))
+
+    @property
+    def distance(self) -> Float[Array, " S"]:
+        """Square roots of the costs, units of distance.
+
+        Where both regularizations are zero this is the Wasserstein-type distance MW2 between Gaussian mixtures of
+        Delon and Desolneux (2020, SIAM J. Imaging Sci. 13).
+        """
+        return jnp.sqrt(jnp.maximum(self.cost, 0))
+
+    @property
+    def objective(self) -> Float[Array, " S"]:
+        """Draws of the minimized objective: cost plus both regularization terms, units of squared distance."""
+        return self.plans.numbers.objectives[:, -1]
+
+    @property
+    def marginal_errors(self) -> Float[Array, " S"]:
+        """L1 error of the row sums of each coupling plus that of its column sums."""
+        return self.plans.numbers.weight_coupling.marginal_error
+
+    @property
+    def result(self) -> Any:
+        """Why the solve of each draw stopped: members of `RESULTS` along the leading axis."""
+        return self.plans.numbers.result
+
+    @property
+    def converged(self) -> Bool[Array, " S"]:
+        """Whether the solve of each draw met its tolerance."""
+        return self.result == RESULTS.successful
+
+    def plan(self, index: int) -> TransportPlan:
+        """The plan of one draw.
+
+        Raises:
+            ValueError: If there is no such draw.
+        """
+        if as_count("index", index, minimum=0) >= self.num_draws:
+            raise ValueError(f"`index` must be below the number of draws, {self.num_draws}; got {index}.")
+        return self.plans.plan(index)
+
+    def reverse(self) -> "PosteriorPlan":
+        """The same plans, read from target to source."""
+        return PosteriorPlan(self.plans.reverse())
+
+    # -- maps -----------------------------------------------------------------------------------------------------
+
+    def push_forward(self, x: ArrayLike) -> Float[Array, "S n d"]:
+        """Draws of the barycentric map T(x) = E[y | x] at points ``x[n, d]``."""
+        return self.plans.push_forward(self._points("x", x))
+
+    def pull_back(self, y: ArrayLike) -> Float[Array, "S n d"]:
+        """Draws of the backward barycentric map E[x | y] at points ``y[n, d]``."""
+        return kept(self, "_reverse", self.reverse).push_forward(y)
+
+    def target_probabilities(self, x: ArrayLike) -> Float[Array, "S n K1"]:
+        """Draws of the probability that each point ``x[n, d]`` is sent to each target component."""
+        return self.plans.map(TransportPlan.target_probabilities, (), self._points("x", x))
+
+    def conditional_covariance(self, x: ArrayLike) -> Float[Array, "S n d d"]:
+        """Draws of the covariance of y given x, at points ``x[n, d]``."""
+        return self.plans.map(TransportPlan.conditional_covariance, (), self._points("x", x))
+
+    def predictive_covariance(self, x: ArrayLike) -> Float[Array, "n d d"]:
+        """The covariance of y given ``x[n, d]`` with the draw unknown, the law that `sample` draws from.
+
+        By the law of total variance, the mean of `conditional_covariance` plus the covariance of `push_forward` over
+        draws.
+        """
+        points = self._points("x", x)
+        center = jnp.mean(self.plans.push_forward(points), axis=0)
+        return self.plans.mean(_second_moment, points, center)
+
+    def sample(self, key: KeyLike, x: ArrayLike) -> Float[Array, "n d"]:
+        """One y for each point ``x[n, d]``, each from the plan of a random draw: the posterior predictive law."""
+        points = self._points("x", x)
+        choice_key, sample_key = jax.random.split(as_key(key))
+        draws = jax.random.randint(choice_key, (points.shape[0],), 0, self.num_draws)
+        return self.plans.sample(sample_key, points, draws)
+
+    def sample_draws(self, key: KeyLike, x: ArrayLike) -> Float[Array, "S n d"]:
+        """One y for each point ``x[n, d]`` from the conditional law of every draw."""
+        keys = jax.random.split(as_key(key), self.num_draws)
+        return self.plans.map(TransportPlan.sample, (keys,), self._points("x", x))
+
+    def log_prob(self, x: ArrayLike, y: ArrayLike) -> Float[Array, "S n"]:
+        """Draws of the log-density of the plan at pairs ``(x[n, d], y[n, d])``, in nats.
+
+        Raises:
+            ValueError: If the shapes differ, or ``epsilon_components`` is 0 and the plans have no density.
+        """
+        points, images = self._points("x", x), self._points("y", y)
+        if points.shape != images.shape:
+            raise ValueError(f"`y` must have the shape of `x`, {tuple(points.shape)}; got {tuple(images.shape)}.")
+        if float(self.plans.plan(0).epsilon_components) == 0:
+            raise ValueError("The plans have no joint density at `epsilon_components` = 0: their couplings are maps.")
+        return self.plans.map(TransportPlan.log_prob, (), points, images)
+
+    # -- summaries ------------------------------------------------------------------------------------------------
+
+    def cost_interval(self, probability: float = 0.9, kind: IntervalKind = "equal-tailed") -> CredibleInterval:
+        """A credible interval of the cost; see `credible_interval`."""
+        return credible_interval(self.cost, probability, kind)
+
+    def distance_interval(self, probability: float = 0.9, kind: IntervalKind = "equal-tailed") -> CredibleInterval:
+        """A credible interval of the distance."""
+        return credible_interval(self.distance, probability, kind)
+
+    def weights_interval(self, probability: float = 0.9, kind: IntervalKind = "equal-tailed") -> CredibleInterval:
+        """Credible intervals of the entries of Omega, shape ``[K0, K1]``."""
+        return credible_interval(self.weights, probability, kind)
+
+    def row_shares_interval(self, probability: float = 0.9, kind: IntervalKind = "equal-tailed") -> CredibleInterval:
+        """Credible intervals of the row shares, shape ``[K0, K1]``."""
+        return credible_interval(self.row_shares, probability, kind)
+
+    def push_forward_interval(
+        self, x: ArrayLike, probability: float = 0.9, kind: IntervalKind = "equal-tailed"
+    ) -> CredibleInterval:
+        """Credible intervals of the coordinates of T(x) at points ``x[n, d]``, shape ``[n, d]``."""
+        return credible_interval(self.push_forward(x), probability, kind)
+
+    def probability_of_sending(self, min_share: ScalarLike = 0.5) -> Float[Array, "K0 K1"]:
+        """The posterior probability that component i sends more than ``min_share`` of its mass to component j."""
+        share = float(as_scalar("min_share", min_share))
+        return jnp.mean(self.row_shares > share, axis=0, dtype=self.weights.dtype)
+
+    def probability_cost_exceeds(self, threshold: ScalarLike) -> float:
+        """The posterior probability that the cost exceeds a threshold, in units of squared distance.
+
+        With a threshold below which a difference does not matter, this compares the laws of two samples.
+        """
+        limit = float(as_scalar("threshold", threshold))
+        return float(np.mean(np.asarray(self.cost) > limit))
+
+    def correspondences(self, min_share: float = 0.05, probability: float = 0.9) -> PosteriorCorrespondences:
+        """Which source component goes to which target component, and how certain that is; print it to read it.
+
+        Args:
+            min_share: Pairs are listed whose mean share of the source component exceeds this.
+            probability: Posterior probability of the intervals.
+        """
+        limit = float(as_scalar("min_share", min_share))
+        return PosteriorCorrespondences.of(
+            self.weights,
+            self.row_shares_interval(probability),
+            self.probability_of_sending(),
+            credible_interval(self.component_costs, probability),
+            limit,
+        )
+
+    # -- what they share ------------------------------------------------------------------------------------------
+
+    def _points(self, name: str, value: ArrayLike) -> Float[Array, "n d"]:
+        components = self._components()
+        return as_points(name, value, components.dim, components.dtype)
+
+    def _components(self) -> AbstractComponents:
+        return self.plans.plan(0).source.components
+
+    def __repr__(self) -> str:
+        source, target = self.weights.shape[1:]
+        sides = f"{source} -> {target} components in {self._components().dim} dimensions"
+        numbers = f"cost {float(jnp.mean(self.cost)):.6g}"
+        if self.num_draws > 1:
+            interval = self.cost_interval()
+            numbers += f", 90 % between {float(interval.lower):.6g} and {float(interval.upper):.6g}"
+        failed = self.num_draws - int(jnp.sum(self.converged))
+        evidence = f"{failed} failed" if failed else "all converged"
+        return f"PosteriorPlan({self.num_draws} draws, {sides}, {numbers}, {evidence})"
+
+
+def _second_moment(plan: TransportPlan, x: Float[Array, "n d"], center: Float[Array, "n d"]) -> Float[Array, "n d d"]:
+    """E[(y - center)(y - center)' | x] under one plan."""
+    shares = select_pairs(plan.weight_coupling.row_shares, 0.0)
+    return plan.couplings.conditional_covariance(x, center, plan.source.responsibilities(x), shares)

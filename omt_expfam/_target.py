@@ -1,0 +1,88 @@
+"""The density of a NumPyro model's posterior over one vector of unconstrained numbers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from numpyro import handlers
+from numpyro.distributions import biject_to
+from numpyro.infer.util import potential_energy
+
+from ._numpyro_law import relaxed
+
+
+class Target(eqx.Module):
+    """A posterior density over unconstrained numbers u: NumPyro's potential energy, with sites laid out in a vector.
+
+    Attributes:
+        model: The NumPyro model.
+        args: Its positional arguments; arrays, so that new data of equal shape need no compilation.
+        options: Its keyword arguments, such as a batch size.
+        names: The latent sites.
+        supports: Their supports.
+        shapes: Their unconstrained shapes.
+    """
+
+    model: Any
+    args: tuple[Any, ...]
+    options: tuple[tuple[str, Any], ...] = eqx.field(static=True)
+    names: tuple[str, ...] = eqx.field(static=True)
+    supports: tuple[Any, ...] = eqx.field(static=True)
+    shapes: tuple[tuple[int, ...], ...] = eqx.field(static=True)
+
+    @classmethod
+    def of(cls, model: Callable, *args: Any, **options: Any) -> "Target":
+        """Find the latent sites of a model by running it once.
+
+        Raises:
+            ValueError: If a latent site is discrete.
+        """
+        with relaxed(), handlers.block():
+            trace = handlers.trace(handlers.seed(model, jax.random.key(0))).get_trace(*args, **options)
+        latent = {n: s for n, s in trace.items() if s["type"] == "sample" and not s["is_observed"]}
+        for name, site in latent.items():
+            if site["fn"].support.is_discrete:
+                raise ValueError(f"The model's site {name!r} is discrete; sum it out, as `mixture_model` does labels.")
+        supports = tuple(site["fn"].support for site in latent.values())
+        shapes = tuple(
+            jax.eval_shape(biject_to(s).inv, site["value"]).shape
+            for s, site in zip(supports, latent.values(), strict=True)
+        )
+        return cls(model, args, tuple(sorted(options.items())), tuple(latent), supports, shapes)
+
+    @property
+    def dim(self) -> int:
+        """The number of unconstrained numbers."""
+        return sum(int(np.prod(shape)) for shape in self.shapes)
+
+    def split(self, u: Float[Array, " p"]) -> dict[str, Array]:
+        """The unconstrained value of each site."""
+        parts, start = {}, 0
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            size = int(np.prod(shape))
+            parts[name] = u[start : start + size].reshape(shape)
+            start += size
+        return parts
+
+    def constrain(self, u: Float[Array, " p"]) -> dict[str, Array]:
+        """The sites at unconstrained numbers."""
+        with relaxed():
+            parts = self.split(u)
+            return {n: biject_to(s)(parts[n]) for n, s in zip(self.names, self.supports, strict=True)}
+
+    def unconstrain(self, sites: dict[str, Array]) -> Float[Array, " p"]:
+        """The unconstrained numbers of sites."""
+        with relaxed():
+            parts = [jnp.ravel(biject_to(s).inv(sites[n])) for n, s in zip(self.names, self.supports, strict=True)]
+        return jnp.concatenate(parts)
+
+    def potential(self, u: Float[Array, " p"], key: Any = None) -> Float[Array, ""]:
+        """Minus the log joint density, in nats, up to a constant; with a key for models that draw mini-batches."""
+        model = self.model if key is None else handlers.seed(self.model, key)
+        # Blocked: the model may be asked for inside another NumPyro program.
+        with relaxed(), handlers.block():
+            return jnp.asarray(potential_energy(model, self.args, dict(self.options), self.split(u)))

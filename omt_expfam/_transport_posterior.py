@@ -1,0 +1,269 @@
+"""Transport between two posteriors over mixtures: all draws of the plan in one call."""
+
+from typing import Any, Literal, TYPE_CHECKING
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ._arrays import as_count, as_scalar, batch_size, is_traced, ScalarLike, take
+from ._draws import chunks, count_draws, Draws, draws_at_once, DrawSet, evenly_spaced, numbers_per_draw, read_draws
+from ._mixture import Mixture
+from ._numerical_couplings import NumericalSettings
+from ._plan_draws import ListedPlans, PlanNumbers, StackedPlans
+from ._posterior_plan import PosteriorPlan
+from ._precision import in_float64, narrow
+from ._progress import progress_bar
+from ._relabel import relabel as relabel_draws
+from ._result import ConvergenceError, RESULTS
+from ._transport import transport
+
+# Checked by hand, with a better message than a run-time type checker's.
+if TYPE_CHECKING:
+    Pairing = Literal["paired", "product"]
+else:
+    Pairing = Any
+
+# Numbers that one chunk of draws may hold in float64.
+_CHUNK = 2**24
+
+
+def transport_posterior(
+    source: Draws,
+    target: Draws,
+    *,
+    epsilon_components: ScalarLike,
+    epsilon_weights: ScalarLike,
+    pairing: Pairing = "paired",
+    num_draws: int | None = None,
+    relabel: bool = True,
+    chunk_size: int | None = None,
+    tolerance: float | None = None,
+    max_steps: int = 1000,
+    numerical: NumericalSettings | None = None,
+    progress: bool | None = None,
+    throw: bool = True,
+) -> PosteriorPlan:
+    """Couple two mixtures of which posterior draws are known: one plan per draw.
+
+    Each side is a fitted posterior; draws, which are a `Mixture` whose arrays have a leading axis (made by
+    ``jax.vmap`` of a function that builds one mixture) or a list of mixtures; or one mixture without uncertainty.
+
+    Gaussian components with positive ``epsilon_weights`` are solved all together, in float64 inside; others by one
+    call of `transport` per draw.
+
+    Args:
+        source: Source mixtures.
+        target: Target mixtures, of the same dimension.
+        epsilon_components: Regularization of the component couplings, units of squared distance.
+        epsilon_weights: Regularization of the weight coupling, same units; 0 gives exact linear programs.
+        pairing: ``"paired"`` couples draw s with draw s, which is a sample from two independent posteriors;
+            ``"product"`` couples every source draw with every target draw, the target's varying fastest.
+        num_draws: Use only so many draws of each side, evenly spaced.
+        relabel: Bring draws that come without a reference to the labels of their first draw, see `relabel`. Draws
+            of a fitted posterior follow its reference already.
+        chunk_size: How many draws are solved at once; by default what 128 MiB hold.
+        tolerance: Largest accepted marginal error, see `transport`. Default 1e-10 where all draws are solved
+            together. Another value compiles the solver again.
+        max_steps: Limit on the steps of a weight solve. Another value compiles the solver again.
+        numerical: How accurately component couplings are computed numerically, see `transport`.
+        progress: Show a progress bar; by default on a terminal, when it takes long.
+        throw: Raise when a draw fails; otherwise ``result`` and ``converged`` of the plan tell.
+
+    Raises:
+        TypeError: If an argument is not of the stated type.
+        ValueError: If neither side has draws, their numbers, dimensions or components do not fit, or they are not
+            finite.
+        ConvergenceError: If a draw fails and ``throw`` is true.
+    """
+    sides = [read_draws(name, value) for name, value in (("source", source), ("target", target))]
+    _check_options(epsilon_components, epsilon_weights, pairing, chunk_size, tolerance, max_steps, numerical)
+    sides = [_thinned(name, side, num_draws) for name, side in zip(("source", "target"), sides, strict=True)]
+    index = _pairs(sides, pairing)
+    left, right = (_labelled(side) if relabel else side.mixtures for side in sides)
+    one, other = take(left, 0), take(right, 0)
+    if one.dim != other.dim:
+        raise ValueError(f"`target` must have the dimension of `source`, {one.dim}; got {other.dim}.")
+    options = {"tolerance": tolerance, "max_steps": as_count("max_steps", max_steps)}
+    epsilons = (epsilon_components, epsilon_weights)
+    gaussian = all(mixture.components.gaussian_form() is not None for mixture in (one, other))
+    if gaussian and float(epsilon_weights) > 0:
+        plans = _solve_together(left, right, index, epsilons, options, chunk_size, progress)
+    else:
+        plans = _solve_in_turn(left, right, index, epsilons, options | {"numerical": numerical}, progress)
+    plan = PosteriorPlan(plans)
+    if throw:
+        _raise_if_any_failed(plan)
+    return plan
+
+
+def _check_options(
+    epsilon_components: ScalarLike,
+    epsilon_weights: ScalarLike,
+    pairing: str,
+    chunk_size: int | None,
+    tolerance: float | None,
+    max_steps: int,
+    numerical: NumericalSettings | None,
+) -> None:
+    for name, value in (("epsilon_components", epsilon_components), ("epsilon_weights", epsilon_weights)):
+        if is_traced(as_scalar(name, value)):
+            raise TypeError(f"`{name}` must be concrete; under `jax.jit`, map `transport` over draws by `jax.vmap`.")
+    if pairing not in ("paired", "product"):
+        raise ValueError(f'`pairing` must be "paired" or "product"; got {pairing!r}.')
+    if chunk_size is not None:
+        as_count("chunk_size", chunk_size)
+    if tolerance is not None:
+        as_scalar("tolerance", tolerance, strict=True)
+    as_count("max_steps", max_steps)
+    if numerical is not None and not isinstance(numerical, NumericalSettings):
+        raise TypeError(f"`numerical` must be NumericalSettings; got {type(numerical).__name__}.")
+
+
+def _thinned(name: str, side: DrawSet, num: int | None) -> DrawSet:
+    if num is None or side.fixed:
+        return side
+    total = count_draws(side.mixtures)
+    if as_count("num_draws", num) > total:
+        raise ValueError(f"`num_draws` must be at most the number of draws of `{name}`, {total}; got {num}.")
+    return side._replace(mixtures=take(side.mixtures, evenly_spaced(total, num)))
+
+
+def _pairs(sides: list[DrawSet], pairing: str) -> tuple[np.ndarray, np.ndarray]:
+    """Which source draw meets which target draw."""
+    if all(side.fixed for side in sides):
+        raise ValueError("`source` or `target` must have draws; use `transport` between two single mixtures.")
+    left, right = (count_draws(side.mixtures) for side in sides)
+    if pairing == "product" or left == 1 or right == 1:
+        first, second = np.divmod(np.arange(left * right), right)
+        return first, second
+    if left != right:
+        raise ValueError(
+            f"`source` and `target` must have as many draws to be paired; got {left} and {right}. Thin both by "
+            f'`num_draws` (at most {min(left, right)}), or use pairing="product".'
+        )
+    return np.arange(left), np.arange(left)
+
+
+def _labelled(side: DrawSet) -> Mixture:
+    """Draws under common labels."""
+    if side.fixed or side.reference is not None:
+        return side.mixtures
+    return relabel_draws(side.mixtures, take(side.mixtures, 0))[0]
+
+
+# -- all draws together ------------------------------------------------------------------------------------------------
+
+
+def _solve_together(
+    source: Mixture,
+    target: Mixture,
+    index: tuple[np.ndarray, np.ndarray],
+    epsilons: tuple[ScalarLike, ScalarLike],
+    options: dict,
+    chunk_size: int | None,
+    progress: bool | None,
+) -> StackedPlans:
+    dtype = np.promote_types(source.components.dtype, target.components.dtype)
+    total = len(index[0])
+    pairs = source.weights.shape[1] * target.weights.shape[1]
+    size = chunk_size or batch_size(numbers_per_draw(source) + numbers_per_draw(target) + 6 * pairs, _CHUNK)
+    size = min(size, total)
+    parts = []
+    with progress_bar(total, "plans of draws", progress) as bar:
+        for chunk, count in chunks(total, size):
+            mixtures = take(source, index[0][chunk]), take(target, index[1][chunk])
+            scalars = (np.asarray(float(epsilon)) for epsilon in epsilons)
+            numbers = in_float64(_solve_chunk, *mixtures, *scalars, *options.values())
+            parts.append(take(narrow(numbers, dtype), slice(count)))
+            bar.update(count)
+    numbers = parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+    source, target = (_cast(mixture, dtype) for mixture in (source, target))
+    first, second = (jnp.asarray(i) for i in index)
+    epsilon_1, epsilon_2 = (jnp.asarray(float(epsilon), dtype) for epsilon in epsilons)
+    plans = StackedPlans(numbers, source, target, first, second, epsilon_1, epsilon_2)
+    if dtype == np.float64:
+        return plans
+    return eqx.tree_at(lambda p: p.numbers.weight_coupling.marginal_error, plans, _measured_errors(plans))
+
+
+@eqx.filter_jit
+def _solve_chunk(
+    source: Mixture,
+    target: Mixture,
+    epsilon_components: Float[Array, ""],
+    epsilon_weights: Float[Array, ""],
+    tolerance: float | None,
+    max_steps: int,
+) -> PlanNumbers:
+    """The plans of some draws, in the precision of their arrays."""
+
+    def one(draw: tuple[Mixture, Mixture]) -> PlanNumbers:
+        # Weights that sum to one in float32 miss it by 1e-8 in float64.
+        balanced = [eqx.tree_at(lambda m: m.weights, m, m.weights / jnp.sum(m.weights)) for m in draw]
+        plan = transport(
+            *balanced,
+            epsilon_components=epsilon_components,
+            epsilon_weights=epsilon_weights,
+            tolerance=tolerance,
+            max_steps=max_steps,
+            throw=False,
+        )
+        return PlanNumbers.of(plan)
+
+    num = source.weights.shape[0]
+    item_size = 4 * source.weights.shape[1] * numbers_per_draw(target)
+    return jax.lax.map(one, (source, target), batch_size=draws_at_once(item_size, num))
+
+
+def _cast(draws: Mixture, dtype: np.dtype) -> Mixture:
+    if draws.components.dtype == dtype:
+        return draws
+    wide = jax.tree.map(lambda leaf: leaf.astype(dtype), draws)
+    return eqx.tree_at(lambda m: m.weights, wide, wide.weights / jnp.sum(wide.weights, axis=1, keepdims=True))
+
+
+def _measured_errors(plans: StackedPlans) -> Float[Array, " S"]:
+    """The marginal errors of the stored weights, summed in float64 and rounded up."""
+    weights = plans.numbers.weight_coupling.weights
+    host, a, b = (np.asarray(v, np.float64) for v in (weights, plans.source.weights, plans.target.weights))
+    error = np.abs(host.sum(2) - a).sum(1) + np.abs(host.sum(1) - b).sum(1)
+    stored = error.astype(weights.dtype)
+    return jnp.asarray(np.where(stored >= error, stored, np.nextafter(stored, weights.dtype.type(np.inf))))
+
+
+# -- one draw after the other ------------------------------------------------------------------------------------------
+
+
+def _solve_in_turn(
+    source: Mixture,
+    target: Mixture,
+    index: tuple[np.ndarray, np.ndarray],
+    epsilons: tuple[ScalarLike, ScalarLike],
+    options: dict,
+    progress: bool | None,
+) -> ListedPlans:
+    plans = []
+    with progress_bar(len(index[0]), "plans of draws", progress) as bar:
+        for i, j in zip(*index, strict=True):
+            plan = transport(
+                take(source, i),
+                take(target, j),
+                epsilon_components=epsilons[0],
+                epsilon_weights=epsilons[1],
+                progress=False,
+                throw=False,
+                **options,
+            )
+            plans.append(plan)
+            bar.update()
+    return ListedPlans.of(plans)
+
+
+def _raise_if_any_failed(plan: PosteriorPlan) -> None:
+    failed = np.flatnonzero(~np.asarray(plan.converged))
+    if failed.size:
+        reason = RESULTS[take(plan.result, int(failed[0]))]
+        raise ConvergenceError(f"{failed.size} of {plan.num_draws} draws failed, the first is {failed[0]}: {reason}")
