@@ -55,7 +55,9 @@ class Beta(AbstractCoordinateFamily):
         return jnp.log(x), jnp.log1p(-x)
 
     def _log_normalizer(self, eta: Float[Array, " m"]) -> Float[Array, ""]:
-        return _log_beta(eta[0] + 1, eta[1] + 1)
+        inside = jnp.all(eta > -1)
+        first, second = (jnp.where(inside, v, jnp.ones_like(v)) for v in (eta[0] + 1, eta[1] + 1))
+        return jnp.where(inside, _log_beta(first, second), jnp.inf)
 
     def _natural(self) -> Float[Array, "d m"]:
         return jnp.stack([self.concentration1 - 1, self.concentration0 - 1], axis=-1)

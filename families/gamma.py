@@ -56,7 +56,9 @@ class Gamma(AbstractCoordinateFamily):
         return jnp.log(x), x
 
     def _log_normalizer(self, eta: Float[Array, " m"]) -> Float[Array, ""]:
-        return gammaln(eta[0] + 1) - (eta[0] + 1) * jnp.log(-eta[1])
+        inside = (eta[0] > -1) & (eta[1] < 0)
+        concentration, rate = (jnp.where(inside, v, jnp.ones_like(v)) for v in (eta[0] + 1, -eta[1]))
+        return jnp.where(inside, gammaln(concentration) - concentration * jnp.log(rate), jnp.inf)
 
     def _natural(self) -> Float[Array, "d m"]:
         return jnp.stack([self.concentration - 1, -self.rate], axis=-1)

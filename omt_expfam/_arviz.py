@@ -6,8 +6,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from ._components import AbstractComponents
-
 
 def _arviz() -> Any:
     with warnings.catch_warnings():
@@ -109,7 +107,6 @@ def _dims(parameters: Any, num_components: int, dim: int) -> dict[str, list[str]
 
 def _mixture_means(posterior: Any) -> Any:
     def mean(mixture: Any) -> Any:
-        components: AbstractComponents = mixture.components
-        return mixture.weights @ components.mean()
+        return mixture.weights @ mixture.components.mean()
 
     return jax.jit(jax.vmap(mean))(posterior.mixtures)

@@ -35,7 +35,7 @@ _NO_MASS = 1e-12
 # The least share that a component, or a pair of components, has at the start of the search: it must be able to grow.
 _START_SHARE = 1e-8
 # How often the search may go on from where it stopped.
-_SEARCHES = 5
+_SEARCHES = 10
 
 
 # -- a factor for NumPyro programs ----------------------------------------------------------------------------------
@@ -293,17 +293,16 @@ def _solve(
         alone.append(model.mixture(target.constrain(mode.center)))
         found = found and mode.found
     uncoupled = transport(*alone, **epsilons, progress=False, throw=False)
-    mixtures, num_searches, decrement = alone, 0, 0.0
+    plan, num_searches, decrement = uncoupled, 0, 0.0
     if strength > 0:
-        mixtures, mode, num_searches = _joint_mode(models, points, uncoupled, strength, epsilons)
+        plan, mode, num_searches = _joint_mode(models, points, uncoupled, strength, epsilons)
         found, decrement = found and mode.found, mode.decrement
-    plan = transport(*mixtures, **epsilons, progress=False, throw=False)
     result = RESULTS.where(jnp.asarray(found), plan.result, RESULTS.mode_not_found)
     return CoupledFit(
         plan,
         uncoupled,
-        _log_likelihoods(mixtures, points),
-        _log_likelihoods(alone, points),
+        _log_likelihoods(plan, points),
+        _log_likelihoods(uncoupled, points),
         jnp.asarray(strength),
         jnp.asarray(decrement),
         jnp.asarray(num_searches),
@@ -311,8 +310,8 @@ def _solve(
     )
 
 
-def _log_likelihoods(mixtures: list[Mixture], points: list[Array]) -> Float[Array, " 2"]:
-    return jnp.stack([jnp.mean(m.log_prob(x)) for m, x in zip(mixtures, points, strict=True)])
+def _log_likelihoods(plan: TransportPlan, points: list[Array]) -> Float[Array, " 2"]:
+    return jnp.stack([jnp.mean(m.log_prob(x)) for m, x in zip((plan.source, plan.target), points, strict=True)])
 
 
 def _inside(sites: dict[str, Array]) -> dict[str, Array]:
@@ -356,15 +355,30 @@ class _CoupledModel(eqx.Module):
         with relaxed():
             roots = numpyro.sample("roots", dist.Normal(jnp.zeros(shape), jnp.ones(shape)).to_event(2))
             numpyro.factor("size", 0.5 * jnp.log(jnp.sum(roots**2)))
-            weights = self.coupling(roots)
+            weights = self._coupling(roots)
             source = _scoped(self.source, "source", jnp.sum(weights, axis=1), x)
             target = _scoped(self.target, "target", jnp.sum(weights, axis=0), y)
             if self.penalty is not None:
                 numpyro.factor("transport", -self.penalty * self._objective(weights, source, target))
 
-    @staticmethod
-    def coupling(roots: Float[Array, "K0 K1"]) -> Float[Array, "K0 K1"]:
-        """The coupling of the weights."""
+    def sites(self, plan: TransportPlan, coupling: Float[Array, "K0 K1"]) -> dict[str, Array]:
+        """The sites that describe the mixtures of a plan and some coupling of their weights."""
+        sites = {"roots": jnp.sqrt(coupling / jnp.sum(coupling))}
+        for name, model, mixture in (("source", self.source, plan.source), ("target", self.target, plan.target)):
+            sites |= {f"{name}/{site}": value for site, value in model.sites(mixture).items() if site != "weights"}
+        return sites
+
+    def mixtures(self, sites: dict[str, Array]) -> tuple[Mixture, Mixture]:
+        """The mixtures that sites describe."""
+        coupling = self._coupling(sites["roots"])
+        source = {site: sites[f"source/{site}"] for site in self.source.parameter_names}
+        target = {site: sites[f"target/{site}"] for site in self.target.parameter_names}
+        return (
+            self.source.mixture({"weights": jnp.sum(coupling, axis=1), **source}),
+            self.target.mixture({"weights": jnp.sum(coupling, axis=0), **target}),
+        )
+
+    def _coupling(self, roots: Float[Array, "K0 K1"]) -> Float[Array, "K0 K1"]:
         return roots**2 / jnp.sum(roots**2)
 
     def _objective(self, weights: Float[Array, "K0 K1"], source: Mixture, target: Mixture) -> Float[Array, ""]:
@@ -387,28 +401,20 @@ def _joint_mode(
     start: TransportPlan,
     strength: float,
     epsilons: dict[str, Any],
-) -> tuple[list[Mixture], Mode, int]:
-    """The mixtures at the joint mode, the mode, and the number of searches."""
+) -> tuple[TransportPlan, Mode, int]:
+    """The plan at the joint mode, the mode, and the number of searches."""
     penalty = jnp.asarray(strength * 0.5 * sum(len(x) for x in points))
     regularization = [jnp.asarray(float(epsilons[name])) for name in ("epsilon_components", "epsilon_weights")]
     model = _CoupledModel(models[0], models[1], penalty, *regularization)
-    sites = {"roots": jnp.sqrt(jnp.maximum(start.weights, _START_SHARE))}
-    names = ("source", "target")
-    for name, own, mixture in zip(names, models, (start.source, start.target), strict=True):
-        sites |= {f"{name}/{site}": value for site, value in own.sites(mixture).items() if site != "weights"}
+    sites = model.sites(start, jnp.maximum(start.weights, _START_SHARE))
     # The sites are found without the penalty, which would be solved for nothing.
     free = eqx.tree_at(lambda m: m.penalty, model, None)
     target = dataclasses.replace(_target_of(free, sites, *points), model=model)
-    u = target.unconstrain(sites)
     for num_searches in range(1, _SEARCHES + 1):
-        mode = find_mode(target, u)
+        mode = find_mode(target, target.unconstrain(sites))
+        plan = transport(*model.mixtures(target.constrain(mode.center)), **epsilons, progress=False, throw=False)
         if mode.found:
             break
-        u = mode.center
-    sites = target.constrain(mode.center)
-    weights = model.coupling(sites["roots"])
-    mixtures = []
-    for axis, (name, own) in enumerate(zip(names, models, strict=True)):
-        values = {site: sites[f"{name}/{site}"] for site in own.parameter_names}
-        mixtures.append(own.mixture({"weights": jnp.sum(weights, axis=1 - axis), **values}))
-    return mixtures, mode, num_searches
+        # An entry that a step has carried to zero stays there, be it a saddle: go on from the best coupling.
+        sites = model.sites(plan, jnp.where(plan.weights > _NO_MASS, plan.weights, jnp.zeros_like(plan.weights)))
+    return plan, mode, num_searches

@@ -94,7 +94,7 @@ class Gibbs(AbstractMethod):
             num_chains=self.num_chains,
             progress=problem.progress,
         )
-        statistics = {"log_likelihood": np.asarray(draws.log_likelihood)}
+        statistics = {"total_log_likelihood": np.asarray(draws.log_likelihood)}
         if draws.acceptance is not None:
             statistics["acceptance_rate"] = np.asarray(draws.acceptance)
         sites = jax.vmap(jax.vmap(problem.model.sites))(draws.mixture)
@@ -141,7 +141,7 @@ class Bootstrap(AbstractMethod):
         )
         sites = jax.vmap(problem.model.sites)(draws.mixtures)
         statistics = {
-            "log_likelihood": np.asarray(draws.log_likelihoods * problem.x.shape[0])[None],
+            "total_log_likelihood": np.asarray(draws.log_likelihoods * problem.x.shape[0])[None],
             "n_steps": np.asarray(draws.num_steps)[None],
         }
         settled = bool(np.asarray(draws.converged).all())

@@ -27,15 +27,21 @@ from ._arrays import is_traced
 from ._blocks import BlockCouplings, Blocks
 from ._correspondences import Correspondences
 from ._couplings import PairSelection
+from ._credible import CredibleInterval
 from ._displacement import Displacement
 from ._fit import Fit
 from ._gaussian_couplings import GaussianCouplings
+from ._label_free import LabelFree
 from ._line_table import LineProblem, LineTable
 from ._mixture import Mixture
 from ._numerical_couplings import NumericalCouplings, NumericalSettings
 from ._numerical_pair import Nodes
 from ._numpyro_components import NumPyroComponents
 from ._plan import BlockTrace, TransportPlan
+from ._plan_draws import ListedPlans, PlanNumbers, StackedPlans
+from ._posterior_correspondences import PosteriorCorrespondences
+from ._posterior_fit import PosteriorFit
+from ._posterior_plan import PosteriorPlan
 from ._product_couplings import ProductCouplings
 from ._result import RESULTS
 from ._transport import BlockStart
@@ -55,17 +61,25 @@ _CLASSES: dict[str, type] = {
         BlockStart,
         BlockTrace,
         Correspondences,
+        CredibleInterval,
         Displacement,
         Fit,
         GaussianCouplings,
+        LabelFree,
         LineProblem,
         LineTable,
+        ListedPlans,
         Mixture,
         Nodes,
         NumericalCouplings,
         NumericalSettings,
         PairSelection,
+        PlanNumbers,
+        PosteriorCorrespondences,
+        PosteriorFit,
+        PosteriorPlan,
         ProductCouplings,
+        StackedPlans,
         TransportPlan,
         WeightCoupling,
     )
@@ -94,7 +108,7 @@ def save(path: str | os.PathLike[str], object: Any) -> None:
 
     Args:
         path: The file, customarily with the extension ``.omt``; an existing one is replaced.
-        object: A `Mixture`, `Fit`, `TransportPlan`, weight coupling, or set of components, also of a family
+        object: A `Mixture`, `Fit`, `TransportPlan`, `PosteriorFit`, `PosteriorPlan`, weight coupling, or set of components, also of a family
             of your own; or tuples, lists and dictionaries of these, arrays, numbers, strings and None.
 
     Raises:

@@ -544,3 +544,21 @@ def test_links_are_followed_and_files_replaced(path, tmp_path):
         save(link, value)
     assert link.is_symlink()
     assert load(path) == "b"
+
+
+@pytest.mark.loose
+def test_posteriors_round_trip(path):
+    """A fitted posterior, the plans of its draws and what is read from them."""
+    x = np.random.default_rng(0).standard_normal((60, 2)).astype("float32")
+    posterior = omt.fit_posterior(
+        jax.random.key(0), x, DiagonalGaussian, 2, method=omt.Gibbs(num_warmup=5, num_samples=8), throw=False
+    )
+    plan = omt.transport_posterior(
+        posterior, mixture("DiagonalGaussian", 1, "float32", 2, 2), epsilon_components=0.3, epsilon_weights=0.2
+    )
+    before = posterior, plan, plan.cost_interval(), plan.correspondences()
+    save(path, before)
+    after = load(path)
+    assert_identical(after, before)
+    assert str(after) == str(before)
+    assert_identical(after[1].push_forward(x[:3]), plan.push_forward(x[:3]))
