@@ -13,9 +13,16 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int
 from numpyro import handlers
 
-from ._arrays import ArrayLike, as_key, as_scalar, is_traced, KeyLike, safe_log, ScalarLike
-from ._blocks import as_blocks
-from ._components import AbstractComponents
+from ._arrays import (
+    ArrayLike,
+    as_count,
+    as_host_or_traced,
+    as_key,
+    as_scalar,
+    default_dtype,
+    KeyLike,
+    safe_log,
+)
 from ._couplings import solve_couplings
 from ._em import AbstractEMFamily
 from ._fit import fit
@@ -29,6 +36,7 @@ from ._result import raise_if_failed, RESULTS
 from ._target import Target
 from ._template import as_template, Template
 from ._transport import transport
+from ._transport_factor import check_differentiable, check_epsilon_weights
 
 # Couplings below this share of all mass count as zero in the search: the logarithm of the weights stays finite.
 _NO_MASS = 1e-12
@@ -36,92 +44,6 @@ _NO_MASS = 1e-12
 _START_SHARE = 1e-8
 # How often the search may go on from where it stopped.
 _SEARCHES = 10
-
-
-# -- a factor for NumPyro programs ----------------------------------------------------------------------------------
-
-
-def transport_factor(
-    name: str,
-    source: Mixture,
-    target: Mixture,
-    *,
-    epsilon_components: ScalarLike,
-    epsilon_weights: ScalarLike,
-    strength: ScalarLike,
-) -> TransportPlan:
-    r"""Penalize the transport between two mixtures of a NumPyro program.
-
-    Adds ``-strength * transport(source, target, ...).objective`` to the log-density of the program, by
-    `numpyro.factor`: an unnormalized prior under which mixtures that are cheap to transport are more likely. It works
-    under NUTS and in SVI. Where the transport cannot be solved the density is zero, so that NUTS reports a divergence.
-
-    With ``epsilon_weights`` far below the differences of component costs, the objective has almost a kink wherever a
-    group of source components weighs as much as the group that it is sent to. Gradients jump there and NUTS takes
-    small steps; about a tenth of the costs or more keeps the density smooth.
-
-    Args:
-        name: Name of the factor's site.
-        source: Source mixture, such as a scoped `mixture_model` returns.
-        target: Target mixture, of the same dimension.
-        epsilon_components: Regularization of the component couplings, units of squared distance; may be 0.
-        epsilon_weights: Regularization of the weight coupling, units of squared distance; positive.
-        strength: What a unit of squared distance costs, in nats, not per point: multiply by the number of points for a
-            penalty that keeps its share of the likelihood as data grow (`fit_coupled` does). A `strength` with a
-            prior would need the normalizing constant of the factor, which is not known.
-
-    Returns:
-        The transport plan, for the rest of the program.
-
-    Raises:
-        TypeError: If an argument is not of the stated type, or the families are coupled numerically, which has no
-            derivative.
-        ValueError: If the dimensions differ, ``epsilon_weights`` is zero, or an argument is negative.
-    """
-    for label, mixture in (("source", source), ("target", target)):
-        if not isinstance(mixture, Mixture):
-            raise TypeError(f"`{label}` must be a Mixture; got {type(mixture).__name__}.")
-    _check_epsilon_weights(epsilon_weights)
-    as_scalar("strength", strength)
-    _check_differentiable(source.components, target.components)
-    plan = transport(
-        source,
-        target,
-        epsilon_components=epsilon_components,
-        epsilon_weights=epsilon_weights,
-        progress=False,
-        throw=False,
-    )
-    penalty = jnp.asarray(strength, plan.objective.dtype) * plan.objective
-    with relaxed():
-        numpyro.factor(name, jnp.where(plan.result == RESULTS.successful, -penalty, -jnp.inf))
-    return plan
-
-
-def _check_epsilon_weights(value: Any) -> None:
-    as_scalar("epsilon_weights", value)
-    if not is_traced(value) and float(value) == 0:
-        raise ValueError(
-            "`epsilon_weights` must be positive: at 0 the weights are solved on the host and cannot be followed by "
-            "gradients. Use a small share of the component costs."
-        )
-
-
-def _check_differentiable(source: AbstractComponents, target: AbstractComponents) -> None:
-    """Raise TypeError if some pair of families is coupled numerically, by the rule of `solve_couplings`."""
-    for left in as_blocks(source).blocks:
-        for right in as_blocks(target).blocks:
-            gaussian = left.gaussian_form() is not None and right.gaussian_form() is not None
-            product = left.product_form() is not None and right.product_form() is not None
-            if not gaussian and not product:
-                raise TypeError(
-                    "`source` and `target` must both have a Gaussian form, or both independent coordinates: "
-                    f"{type(left).__name__} and {type(right).__name__} components are coupled numerically, which has "
-                    "no derivative."
-                )
-
-
-# -- the joint mode ---------------------------------------------------------------------------------------------------
 
 
 class CoupledFit(eqx.Module):
@@ -214,7 +136,7 @@ def fit_coupled(
         priors: Priors that replace the defaults of `mixture_model` on both sides, by parameter name.
         target_priors: Other priors for the target.
         weight_concentration: Concentration of the Dirichlet priors on the weights.
-        start: Mixtures to start from instead of the EM optima: of the source, of the target.
+        start: Mixtures that EM starts from, of the source and of the target; by default as in `fit`.
         progress: Show progress bars of the EM fits; by default on a terminal, after two seconds.
         throw: Raise when a search fails; otherwise the fit's ``result`` tells.
 
@@ -224,29 +146,20 @@ def fit_coupled(
         ValueError: If the data are refused by `fit`, or an argument is out of range.
         ConvergenceError: If EM or a search for a mode does not converge and ``throw`` is true.
     """
-    _check_epsilon_weights(as_scalar("epsilon_weights", epsilon_weights, strict=False))
+    check_epsilon_weights(epsilon_weights)
     epsilons = {"epsilon_components": as_scalar("epsilon_components", epsilon_components)}
     epsilons["epsilon_weights"] = epsilon_weights
     strength = float(as_scalar("strength", strength))
-    numbers = num_components if isinstance(num_components, tuple) else (num_components, num_components)
-    if len(numbers) != 2:
-        raise ValueError(f"`num_components` must be one number or a pair; got {num_components!r}.")
     families = tuple(as_template(f) for f in (family, family if target_family is None else target_family))
+    numbers = _as_numbers(num_components)
     _check_start(start)
-    keys = jax.random.split(as_key(key))
+    points = [np.asarray(as_host_or_traced(name, value)) for name, value in (("x", x), ("y", y))]
+    _check_families(families, points)
     fits = [
         fit(*item, start="merge" if start is None else start[side], progress=progress, throw=throw)
-        for side, item in enumerate(zip(keys, (x, y), families, numbers, strict=True))
+        for side, item in enumerate(zip(jax.random.split(as_key(key)), points, families, numbers, strict=True))
     ]
-    mixtures = tuple(f.mixture for f in fits) if start is None else start
-    for chosen, mixture in zip(families, mixtures, strict=True):
-        _check_smooth(chosen, mixture.components)
-    _check_differentiable(mixtures[0].components, mixtures[1].components)
-    points = [np.asarray(value) for value in (x, y)]
-    if points[0].shape[1] != points[1].shape[1]:
-        raise ValueError(
-            f"`y` must have the dimension of `x`, {points[0].shape[1]}; got shape {tuple(points[1].shape)}."
-        )
+    mixtures = fits[0].mixture, fits[1].mixture
     both = priors, priors if target_priors is None else target_priors
 
     def solve(points: list[Array], mixtures: tuple[Mixture, Mixture]) -> CoupledFit:
@@ -257,8 +170,17 @@ def fit_coupled(
         return _solve(models, points, mixtures, strength, epsilons)
 
     solved = in_float64(solve, points, mixtures)
-    fitted = narrow(solved, jnp.result_type(*(m.components.dtype for m in mixtures)))
+    fitted = narrow(solved, jnp.result_type(mixtures[0].components.dtype, mixtures[1].components.dtype))
     return raise_if_failed(fitted, fitted.result) if throw else fitted
+
+
+def _as_numbers(num_components: Any) -> tuple[int, int]:
+    """Both numbers of components."""
+    if isinstance(num_components, tuple | list):
+        if len(num_components) != 2:
+            raise ValueError(f"`num_components` must be one number or a pair; got {num_components!r}.")
+        return as_count("num_components[0]", num_components[0]), as_count("num_components[1]", num_components[1])
+    return as_count("num_components", num_components), as_count("num_components", num_components)
 
 
 def _check_start(start: Any) -> None:
@@ -268,13 +190,21 @@ def _check_start(start: Any) -> None:
         raise TypeError(f"`start` must be a pair of mixtures; got {type(start).__name__}.")
 
 
-def _check_smooth(chosen: Template, components: AbstractComponents) -> None:
-    if chosen.family.smoothness < 2:
-        raise TypeError(
-            f"`family` must have log-densities without kinks or jumps, which {chosen.family.__name__} components have. "
-            "Sample a NumPyro program with `transport_factor` instead."
+def _check_families(families: tuple[Template, ...], points: list[np.ndarray]) -> None:
+    """Raise unless gradients can follow the densities of both families and the transport between them."""
+    for name, chosen in zip(("family", "target_family"), families, strict=True):
+        if chosen.family.smoothness < 2:
+            raise TypeError(
+                f"`{name}` must have log-densities without kinks or jumps, and those of {chosen.family.__name__} "
+                "components have some. Sample a NumPyro program with `transport_factor` instead."
+            )
+    if points[0].ndim != 2 or points[1].ndim != 2 or points[0].shape[1] != points[1].shape[1]:
+        raise ValueError(
+            f"`x` and `y` must have shapes [n, d] and [m, d]; got {tuple(points[0].shape)} and "
+            f"{tuple(points[1].shape)}."
         )
-    assert isinstance(components, chosen.family)
+    blanks = [chosen.blank(1, points[0].shape[1], default_dtype()) for chosen in families]
+    check_differentiable(blanks[0], blanks[1])
 
 
 def _solve(
@@ -295,8 +225,9 @@ def _solve(
     uncoupled = transport(*alone, **epsilons, progress=False, throw=False)
     plan, num_searches, decrement = uncoupled, 0, 0.0
     if strength > 0:
-        plan, mode, num_searches = _joint_mode(models, points, uncoupled, strength, epsilons)
+        mixtures, mode, num_searches = _joint_mode(models, points, uncoupled, strength, epsilons)
         found, decrement = found and mode.found, mode.decrement
+        plan = transport(*mixtures, **epsilons, progress=False, throw=False)
     result = RESULTS.where(jnp.asarray(found), plan.result, RESULTS.mode_not_found)
     return CoupledFit(
         plan,
@@ -346,7 +277,7 @@ class _CoupledModel(eqx.Module):
 
     source: MixtureModel
     target: MixtureModel
-    penalty: Float[Array, ""] | None
+    penalty: Float[Array, ""]
     epsilon_components: Float[Array, ""]
     epsilon_weights: Float[Array, ""]
 
@@ -355,22 +286,22 @@ class _CoupledModel(eqx.Module):
         with relaxed():
             roots = numpyro.sample("roots", dist.Normal(jnp.zeros(shape), jnp.ones(shape)).to_event(2))
             numpyro.factor("size", 0.5 * jnp.log(jnp.sum(roots**2)))
-            weights = self._coupling(roots)
+            weights = self.coupling(roots)
             source = _scoped(self.source, "source", jnp.sum(weights, axis=1), x)
             target = _scoped(self.target, "target", jnp.sum(weights, axis=0), y)
-            if self.penalty is not None:
-                numpyro.factor("transport", -self.penalty * self._objective(weights, source, target))
+            numpyro.factor("transport", -self.penalty * self._objective(weights, source, target))
 
-    def sites(self, plan: TransportPlan, coupling: Float[Array, "K0 K1"]) -> dict[str, Array]:
-        """The sites that describe the mixtures of a plan and some coupling of their weights."""
+    def sites(self, mixtures: tuple[Mixture, Mixture], coupling: Float[Array, "K0 K1"]) -> dict[str, Array]:
+        """The sites that describe two mixtures and a coupling of their weights, its entries kept away from zero."""
+        coupling = jnp.maximum(coupling, _START_SHARE)
         sites = {"roots": jnp.sqrt(coupling / jnp.sum(coupling))}
-        for name, model, mixture in (("source", self.source, plan.source), ("target", self.target, plan.target)):
+        for name, model, mixture in zip(("source", "target"), (self.source, self.target), mixtures, strict=True):
             sites |= {f"{name}/{site}": value for site, value in model.sites(mixture).items() if site != "weights"}
         return sites
 
     def mixtures(self, sites: dict[str, Array]) -> tuple[Mixture, Mixture]:
         """The mixtures that sites describe."""
-        coupling = self._coupling(sites["roots"])
+        coupling = self.coupling(sites["roots"])
         source = {site: sites[f"source/{site}"] for site in self.source.parameter_names}
         target = {site: sites[f"target/{site}"] for site in self.target.parameter_names}
         return (
@@ -378,7 +309,8 @@ class _CoupledModel(eqx.Module):
             self.target.mixture({"weights": jnp.sum(coupling, axis=0), **target}),
         )
 
-    def _coupling(self, roots: Float[Array, "K0 K1"]) -> Float[Array, "K0 K1"]:
+    def coupling(self, roots: Any) -> Float[Array, "K0 K1"]:
+        """The coupling of the weights."""
         return roots**2 / jnp.sum(roots**2)
 
     def _objective(self, weights: Float[Array, "K0 K1"], source: Mixture, target: Mixture) -> Float[Array, ""]:
@@ -392,7 +324,8 @@ class _CoupledModel(eqx.Module):
 def _scoped(model: MixtureModel, name: str, weights: Float[Array, " K"], x: Float[Array, "n d"]) -> Mixture:
     """Run a model with given weights, their density being that of NumPyro's unconstrained coordinates."""
     numpyro.factor(f"{name}/volume", jnp.sum(jnp.log(weights)))
-    return handlers.scope(handlers.condition(model, {"weights": weights}), name)(x)
+    program: Any = handlers.scope(handlers.condition(model, {"weights": weights}), name)
+    return program(x)
 
 
 def _joint_mode(
@@ -401,20 +334,20 @@ def _joint_mode(
     start: TransportPlan,
     strength: float,
     epsilons: dict[str, Any],
-) -> tuple[TransportPlan, Mode, int]:
-    """The plan at the joint mode, the mode, and the number of searches."""
+) -> tuple[tuple[Mixture, Mixture], Mode, int]:
+    """The mixtures at the joint mode, the mode, and the number of searches."""
     penalty = jnp.asarray(strength * 0.5 * sum(len(x) for x in points))
     regularization = [jnp.asarray(float(epsilons[name])) for name in ("epsilon_components", "epsilon_weights")]
     model = _CoupledModel(models[0], models[1], penalty, *regularization)
-    sites = model.sites(start, jnp.maximum(start.weights, _START_SHARE))
-    # The sites are found without the penalty, which would be solved for nothing.
-    free = eqx.tree_at(lambda m: m.penalty, model, None)
-    target = dataclasses.replace(_target_of(free, sites, *points), model=model)
-    for num_searches in range(1, _SEARCHES + 1):
+    sites = model.sites((start.source, start.target), start.weights)
+    target = _target_of(model, sites, *points)
+    num_searches = 0
+    while True:
         mode = find_mode(target, target.unconstrain(sites))
-        plan = transport(*model.mixtures(target.constrain(mode.center)), **epsilons, progress=False, throw=False)
-        if mode.found:
-            break
-        # An entry that a step has carried to zero stays there, be it a saddle: go on from the best coupling.
-        sites = model.sites(plan, jnp.where(plan.weights > _NO_MASS, plan.weights, jnp.zeros_like(plan.weights)))
-    return plan, mode, num_searches
+        num_searches += 1
+        sites = target.constrain(mode.center)
+        mixtures = model.mixtures(sites)
+        if mode.found or num_searches == _SEARCHES:
+            return mixtures, mode, num_searches
+        # An entry that a step has carried to zero stays there, be it a saddle: go on with all a little away from it.
+        sites = model.sites(mixtures, model.coupling(sites["roots"]))

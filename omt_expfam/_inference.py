@@ -91,4 +91,9 @@ class AbstractMethod(eqx.Module):
 
 def sites_at(target: Target, u: Float[Array, "S p"]) -> dict[str, Array]:
     """The sites at many unconstrained vectors."""
-    return jax.vmap(target.constrain)(jnp.asarray(u))
+    return _sites_at(target, jnp.asarray(u))
+
+
+@eqx.filter_jit
+def _sites_at(target: Target, u: Float[Array, "S p"]) -> dict[str, Array]:
+    return jax.vmap(target.constrain)(u)

@@ -46,7 +46,8 @@ class MixtureDistribution(dist.Distribution):
         return self.mixture.sample(key, max(num, 1))[:num].reshape(*sample_shape, self.mixture.dim)
 
     def log_prob(self, value: Any, intermediates: Any = None) -> Array:
-        points = jnp.reshape(value, (-1, self.mixture.dim))
+        # A NumPy array has the precision of JAX's default from here on, and is judged by it.
+        points = jnp.reshape(jnp.asarray(value), (-1, self.mixture.dim))
         return log_density(self.mixture, points).reshape(jnp.shape(value)[:-1])
 
     @property

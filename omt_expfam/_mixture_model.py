@@ -1,5 +1,6 @@
 """Mixtures as NumPyro models, with priors on the scale of the data."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,14 +13,15 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
-from ._arrays import ArrayLike, as_count, as_floating, as_scalar, take
+from ._arrays import ArrayLike, as_count, as_floating, as_points, as_scalar
 from ._components import AbstractComponents
 from ._em import AbstractEMFamily
 from ._mixture import Mixture
 from ._mixture_distribution import MixtureDistribution
 from ._numpyro_components import NumPyroComponents
 from ._numpyro_law import relaxed
-from ._support import in_words
+from ._priors import ConjugatePrior
+from ._support import check_support, in_words
 from ._template import as_template, Template
 
 # Draws from a prior that must all be values which its parameter may have.
@@ -71,7 +73,8 @@ class MixtureModel(eqx.Module):
             with numpyro.plate("components", self.num_components):
                 sites: Any = {name: numpyro.sample(name, prior) for name, prior in self.priors.items()}
             mixture = self.mixture(sites | {"weights": weights})
-            num = x.shape[0] if x is not None else num_points
+            x = None if x is None else as_points("x", x, mixture.dim)
+            num = num_points if x is None else x.shape[0]
             if num is not None:
                 with numpyro.plate("data", num, subsample_size=batch_size):
                     batch = x if batch_size is None or x is None else numpyro.subsample(x, event_dim=1)
@@ -125,6 +128,8 @@ def mixture_model(
     """
     num_components = as_count("num_components", num_components)
     points = as_floating("x", x, "n d")
+    if not points.size:
+        raise ValueError(f"`x` must hold at least one point and one column; got shape {points.shape}.")
     concentration = _as_concentration(weight_concentration, num_components, points.dtype)
     if priors is not None and not isinstance(priors, Mapping):
         raise TypeError(f"`priors` must be a dictionary of NumPyro distributions; got {type(priors).__name__}.")
@@ -132,9 +137,12 @@ def mixture_model(
     for name, prior in given.items():
         if not isinstance(prior, dist.Distribution):
             raise TypeError(f"`priors[{name!r}]` must be a NumPyro distribution; got {type(prior).__name__}.")
+        if prior.is_discrete:
+            raise ValueError(f"`priors[{name!r}]` must be a continuous law; got {_law_name(prior)}.")
     if _is_builder(family):
         return _builder_model(family, num_components, points, given, concentration)
     blank = as_template(family).blank(num_components, points.shape[1], points.dtype)
+    check_support("x", np.asarray(points), type(blank))
     with relaxed():
         defaults = blank._priors(points)
         unknown = set(given) - set(defaults)
@@ -148,7 +156,7 @@ def mixture_model(
             for name, default in defaults.items()
         }
         for name in given:
-            _check_prior_support(name, complete[name], defaults[name].support)
+            _check_prior_support(name, complete[name], defaults[name])
     return MixtureModel(concentration, complete, blank, None)
 
 
@@ -185,14 +193,24 @@ def _expanded(name: str, prior: Any, event_shape: tuple[int, ...], num_component
         ) from None
 
 
-def _check_prior_support(name: str, prior: Any, support: Any) -> None:
-    """Raise ValueError unless draws from a prior are values that the parameter may have."""
-    draws = prior.sample(jax.random.key(0), (_NUM_CHECKS,))
-    inside = np.asarray(support(draws))
+def _check_prior_support(name: str, prior: Any, default: Any) -> None:
+    """Raise ValueError unless draws from a prior are values that the parameter of a default prior may have."""
+    draws = _prior_draws(name, prior, (_NUM_CHECKS,))
+    inside, where = np.asarray(default.support(draws)), _support_name(default.support)
+    if isinstance(default, ConjugatePrior):
+        inside = np.isfinite(default.log_prob(draws))
+        where = f"natural parameters of {type(default.component).__name__}"
     if not inside.all():
+        raise ValueError(f"`priors[{name!r}]` must be a law on {where}; {_law_name(prior)} draws other values.")
+
+
+def _prior_draws(name: str, prior: Any, shape: tuple[int, ...] = ()) -> Array:
+    try:
+        return prior.sample(jax.random.key(0), shape)
+    except NotImplementedError:
         raise ValueError(
-            f"`priors[{name!r}]` must be a law on {_support_name(support)}; {_law_name(prior)} draws other values."
-        )
+            f"`priors[{name!r}]` must be a law that can be sampled; {_law_name(prior)} cannot. Use a wide one."
+        ) from None
 
 
 def _support_name(support: Any) -> str:
@@ -215,6 +233,7 @@ def _builder_model(
     """A model whose components a function makes of named parameters."""
     if not priors:
         raise ValueError("`priors` must be given for a function that makes NumPyro distributions: one per parameter.")
+    _check_names(build, priors)
     with relaxed():
         for name, prior in priors.items():
             if prior.batch_shape not in ((), (num_components,)):
@@ -224,15 +243,31 @@ def _builder_model(
                 )
         complete = {name: prior.expand((num_components,)) for name, prior in priors.items()}
         model = MixtureModel(concentration, complete, None, build)
-        sites = {name: prior.sample(jax.random.key(0)) for name, prior in complete.items()}
-    mixture = model.mixture({"weights": concentration / jnp.sum(concentration), **sites})
-    if mixture.dim != points.shape[1]:
-        raise ValueError(f"`family` must make distributions in {points.shape[1]} dimensions; got {mixture.dim}.")
+        made = build(**{name: _prior_draws(name, prior) for name, prior in complete.items()})
+    components = NumPyroComponents(made)
+    if components.num_components != num_components:
+        raise ValueError(
+            f"`family` must make a distribution of batch shape ({num_components},); got {made.batch_shape}."
+        )
+    if components.dim != points.shape[1]:
+        raise ValueError(f"`family` must make distributions in {points.shape[1]} dimensions; got {components.dim}.")
     return model
+
+
+def _check_names(build: Any, priors: dict[str, Any]) -> None:
+    """Raise ValueError unless a function can be called with one argument for each prior."""
+    try:
+        inspect.signature(build).bind(**priors)
+    except TypeError:
+        names = ", ".join(inspect.signature(build).parameters)
+        raise ValueError(f"`priors` must name the parameters of `family`, {names}; got {', '.join(priors)}.") from None
 
 
 def stacked_mixtures(model: Any, sites: Mapping[str, Array]) -> Mixture:
     """Mixtures of many draws, stacked: every array has the draws' leading axis."""
-    first = model(take(dict(sites), 0))
-    stacked = jax.vmap(lambda s: jax.tree.leaves(model(s)))(dict(sites))
-    return jax.tree.unflatten(jax.tree.structure(first), stacked)
+    return _stacked(model, dict(sites))
+
+
+@eqx.filter_jit
+def _stacked(model: Any, sites: dict[str, Array]) -> Mixture:
+    return jax.vmap(lambda draw: model(draw))(sites)

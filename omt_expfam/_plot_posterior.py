@@ -88,6 +88,8 @@ def weights_posterior(
     *,
     ax: Optional["matplotlib.axes.Axes"] = None,
     probability: float = 0.9,
+    source_order: ArrayLike | None = None,
+    target_order: ArrayLike | None = None,
     annotate: bool | None = None,
     **style: Any,
 ) -> "matplotlib.axes.Axes":
@@ -100,18 +102,26 @@ def weights_posterior(
         posterior_plan: The posterior of the plan, its draws under common labels.
         ax: Axes to draw into.
         probability: Posterior probability of the intervals and of the frames.
+        source_order: The source components to show, from top to bottom; by default all, as numbered.
+        target_order: The target components to show, from left to right.
         annotate: Write into the cells; by default for up to 12 components on either side.
         **style: Options passed on to ``imshow``, such as ``cmap``.
 
     Returns:
         The axes.
+
+    Raises:
+        ValueError: If ``probability`` is none, or an order does not name components.
     """
     from matplotlib.patches import Rectangle
 
     from .plot import _axes, _color_map, TARGET_COLOR
 
     interval = posterior_plan.row_shares_interval(probability)
-    mean, lower, upper = (np.asarray(v, np.float64) for v in (interval.mean, interval.lower, interval.upper))
+    orders = (("source_order", source_order), ("target_order", target_order))
+    shown = [_check_order(*order, num) for order, num in zip(orders, interval.mean.shape, strict=True)]
+    tables = (interval.mean, interval.lower, interval.upper, posterior_plan.probability_of_sending())
+    mean, lower, upper, sends = (np.asarray(table, np.float64)[np.ix_(*shown)] for table in tables)
     rows, columns = mean.shape
     panel = _axes(ax)
     aspect = "equal" if max(rows, columns) <= 2 * min(rows, columns) else "auto"
@@ -125,12 +135,13 @@ def weights_posterior(
                 if largest <= _MAX_INTERVALS:
                     text += f"\n{lower[i, j]:.2f} to {upper[i, j]:.2f}"
                 panel.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
-    for i, j in np.argwhere(np.asarray(posterior_plan.probability_of_sending()) >= probability):
+    for i, j in np.argwhere(sends >= probability):
         frame = Rectangle((j - 0.47, i - 0.47), 0.94, 0.94, fill=False, edgecolor=TARGET_COLOR, linewidth=2.5)
         panel.add_patch(frame)
-    for axis, num in ((panel.xaxis, columns), (panel.yaxis, rows)):
+    for axis, numbers in zip((panel.yaxis, panel.xaxis), shown, strict=True):
+        num = len(numbers)
         step = next(s for s in (1, 2, 5, 10, 20, 50, 100, num) if num <= _MAX_TICKS * s)
-        axis.set_ticks(range(0, num, step))
+        axis.set_ticks(range(0, num, step), [str(number) for number in numbers[::step]])
     panel.tick_params(length=0)
     panel.set_xlabel("target component")
     panel.set_ylabel("source component")
@@ -139,3 +150,14 @@ def weights_posterior(
     bar.set_label("mean share of the source component")
     bar.outline.set_visible(False)
     return panel
+
+
+def _check_order(name: str, order: ArrayLike | None, num: int) -> np.ndarray:
+    """The components to show: all, or different ones of them."""
+    if order is None:
+        return np.arange(num)
+    numbers = np.asarray(order)
+    whole = numbers.ndim == 1 and numbers.size and numbers.dtype.kind in "iu"
+    if not whole or len(set(numbers.tolist())) != numbers.size or numbers.min() < 0 or numbers.max() >= num:
+        raise ValueError(f"`{name}` must list different components from 0 to {num - 1}; got {order}.")
+    return numbers

@@ -28,7 +28,8 @@ class PosteriorFit(eqx.Module):
         parameters: The draws of the model's sites by name, shape ``[S, ...]``, with the same labels.
         x: The points, shape ``[n, d]``, or ``None``.
         label_free: Convergence diagnostics of quantities that do not depend on labels.
-        statistics: Numbers per draw, shape ``[S]``: ``lp`` (log joint density), ``total_log_likelihood``, ``diverging`` ...
+        statistics: Numbers per draw, shape ``[S]``: ``lp`` (log joint density), ``total_log_likelihood``,
+            ``diverging``, and so on.
         traces: Numbers along the computation, such as the variational bound ``elbo``, in nats.
         num_relabelled: How many draws had to be relabelled.
         num_chains: Number of chains; 1 for methods whose draws are independent.

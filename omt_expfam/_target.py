@@ -12,6 +12,7 @@ from numpyro import handlers
 from numpyro.distributions import biject_to
 from numpyro.infer.util import potential_energy
 
+from ._arrays import is_traced
 from ._numpyro_law import relaxed
 
 
@@ -31,7 +32,7 @@ class Target(eqx.Module):
     args: tuple[Any, ...]
     options: tuple[tuple[str, Any], ...] = eqx.field(static=True)
     names: tuple[str, ...] = eqx.field(static=True)
-    supports: tuple[Any, ...] = eqx.field(static=True)
+    supports: tuple[Any, ...]
     shapes: tuple[tuple[int, ...], ...] = eqx.field(static=True)
 
     @classmethod
@@ -41,18 +42,28 @@ class Target(eqx.Module):
         Raises:
             ValueError: If a latent site is discrete.
         """
-        with relaxed(), handlers.block():
-            trace = handlers.trace(handlers.seed(model, jax.random.key(0))).get_trace(*args, **options)
-        latent = {n: s for n, s in trace.items() if s["type"] == "sample" and not s["is_observed"]}
-        for name, site in latent.items():
-            if site["fn"].support.is_discrete:
+        supports: dict[str, Any] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
+
+        def run(key: Array) -> None:
+            with relaxed(), handlers.block():
+                trace = handlers.trace(handlers.seed(model, key)).get_trace(*args, **options)
+            for name, site in trace.items():
+                if site["type"] == "sample" and not site["is_observed"]:
+                    supports[name] = site["fn"].support
+                    if not supports[name].is_discrete:
+                        shapes[name] = jax.eval_shape(biject_to(supports[name]).inv, site["value"]).shape
+
+        # Only shapes are wanted: nothing is computed, unless a support is.
+        jax.eval_shape(run, jax.random.key(0))
+        if is_traced(supports):
+            run(jax.random.key(0))
+        for name, support in supports.items():
+            if support.is_discrete:
                 raise ValueError(f"The model's site {name!r} is discrete; sum it out, as `mixture_model` does labels.")
-        supports = tuple(site["fn"].support for site in latent.values())
-        shapes = tuple(
-            jax.eval_shape(biject_to(s).inv, site["value"]).shape
-            for s, site in zip(supports, latent.values(), strict=True)
-        )
-        return cls(model, args, tuple(sorted(options.items())), tuple(latent), supports, shapes)
+        names = tuple(supports)
+        ordered = tuple(supports[n] for n in names), tuple(shapes[n] for n in names)
+        return cls(model, args, tuple(sorted(options.items())), names, *ordered)
 
     @property
     def dim(self) -> int:

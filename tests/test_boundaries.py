@@ -140,7 +140,7 @@ ALLOWED = {
         "_support",
         "_template",
     },
-    "_target": {"_numpyro_law"},
+    "_target": {"_arrays", "_numpyro_law"},
     "_mode": {"_mixture_distribution", "_target"},
     "_inference": {"_em", "_fit", "_mixture", "_mixture_model", "_target"},
     "_nuts": {"_arrays", "_inference", "_mode", "_numpyro_law", "_result"},

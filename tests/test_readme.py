@@ -14,9 +14,9 @@ TEXT = (Path(__file__).parents[1] / "README.md").read_text()
 @pytest.mark.loose
 def test_the_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+    first, second = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
     names = {}
-    exec(compile(block, "README.md", "exec"), names)
+    exec(compile(first, "README.md", "exec"), names)
     printed = capsys.readouterr().out
     assert "marginal error" in printed
     assert "of source" in printed
@@ -26,6 +26,11 @@ def test_the_example_runs(tmp_path, monkeypatch, capsys):
     gap = np.asarray(names["draws"]).mean(0) - names["y"].mean(0)
     assert (np.abs(gap) < 5 * names["y"].std(0) / np.sqrt(1000)).all()
     assert omt.load(tmp_path / "plan.omt").num_steps == names["plan"].num_steps
+    exec(compile(second, "README.md", "exec"), names)
+    printed = capsys.readouterr().out
+    assert "P(sends)" in printed
+    interval = names["plans"].cost_interval(0.99)
+    assert interval.lower < interval.mean < interval.upper
 
 
 def test_its_size():

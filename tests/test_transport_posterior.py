@@ -450,3 +450,10 @@ def test_shares_are_drawn_with_their_intervals(posterior, x64):
     axes = plt.subplots()[1]
     assert plot.weights_posterior(posterior, ax=axes, annotate=False) is axes
     assert not axes.texts
+    part = plot.weights_posterior(posterior, source_order=[2, 0], target_order=np.array([1, 2, 0]))
+    np.testing.assert_allclose(part.images[0].get_array(), mean[[2, 0]][:, [1, 2, 0]], rtol=1e-12)
+    assert [label.get_text() for label in part.get_yticklabels()] == ["2", "0"]
+    assert [label.get_text() for label in part.get_xticklabels()] == ["1", "2", "0"]
+    for wrong in ([0, 0], [0, 3], [-1], [0.0], []):
+        with pytest.raises(ValueError, match="`target_order` must list different components from 0 to 2"):
+            plot.weights_posterior(posterior, target_order=wrong)
