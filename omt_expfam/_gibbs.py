@@ -127,7 +127,7 @@ def _sums_statistics(components: AbstractRegularEMFamily) -> bool:
 
 def _no_gibbs(components: Any) -> TypeError:
     family = type(components).__name__
-    instead = "NUTS or the bootstrap" if getattr(components, "smooth", True) else "the bootstrap"
+    instead = "NUTS or the bootstrap" if getattr(components, "smoothness", 2) else "the bootstrap"
     return TypeError(
         f"Gibbs needs a regular exponential family, such as Gaussian or Gamma; got {family}. Use {instead}."
     )

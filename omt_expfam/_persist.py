@@ -109,7 +109,8 @@ def save(path: str | os.PathLike[str], object: Any) -> None:
     Args:
         path: The file, customarily with the extension ``.omt``; an existing one is replaced.
         object: A `Mixture`, `Fit`, `TransportPlan`, `PosteriorFit`, `PosteriorPlan`, weight coupling, or set of
-            components, also of a family of your own; or tuples, lists and dictionaries of these, arrays, numbers, strings and None.
+            components, also of a family of your own; or tuples, lists and dictionaries of these, arrays, numbers,
+            strings and None.
 
     Raises:
         TypeError: If the object holds something else, or traced arrays.

@@ -6,6 +6,7 @@ import numpy as np
 
 from ._arrays import ArrayLike, as_count, as_points
 from ._credible import check_probability
+from ._posterior_fit import PosteriorFit
 from ._posterior_plan import PosteriorPlan
 
 if TYPE_CHECKING:
@@ -161,3 +162,44 @@ def _check_order(name: str, order: ArrayLike | None, num: int) -> np.ndarray:
     if not whole or len(set(numbers.tolist())) != numbers.size or numbers.min() < 0 or numbers.max() >= num:
         raise ValueError(f"`{name}` must list different components from 0 to {num - 1}; got {order}.")
     return numbers
+
+
+def posterior_trace(
+    posterior: PosteriorFit, *, ax: Optional["matplotlib.axes.Axes"] = None, **style: Any
+) -> "matplotlib.axes.Axes":
+    """Draw how a posterior was found: the bound of variational inference, or a label-free quantity along each chain.
+
+    The quantity is the mean log-likelihood where the data are known, else the mean of the first coordinate.
+
+    Args:
+        posterior: The posterior.
+        ax: Axes to draw into.
+        **style: Options passed on to ``plot``.
+
+    Returns:
+        The axes.
+    """
+    from .plot import _axes, NEUTRAL_COLOR, SOURCE_COLOR, TARGET_COLOR
+
+    panel = _axes(ax)
+    if "elbo" in posterior.traces:
+        bound = np.asarray(posterior.traces["elbo"], np.float64)
+        panel.plot(bound, **{"color": NEUTRAL_COLOR, "linewidth": 0.5, "alpha": 0.5} | style)
+        width = max(len(bound) // 50, 1)
+        panel.plot(
+            np.arange(width - 1, len(bound)), np.convolve(bound, np.ones(width) / width, "valid"), color=SOURCE_COLOR
+        )
+        # The first steps are far below the rest.
+        panel.set_ylim(np.quantile(bound, 0.02), bound.max())
+        panel.set_xlabel("step")
+        panel.set_ylabel("evidence lower bound (nats)")
+        return panel
+    chains = np.asarray(posterior.label_free.draws[0], np.float64).reshape(posterior.num_chains, -1)
+    colors = (SOURCE_COLOR, TARGET_COLOR)
+    for index, chain in enumerate(chains):
+        panel.plot(chain, **{"color": colors[index % 2], "linewidth": 0.6, "alpha": 0.8} | style)
+    name = posterior.label_free.names[0]
+    panel.set_xlabel("draw")
+    panel.set_ylabel("mean log-likelihood (nats per point)" if name == "log_likelihood" else f"mixture {name}")
+    panel.set_title(posterior.label_free.in_words(), fontsize="small")
+    return panel

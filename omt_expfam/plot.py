@@ -13,7 +13,11 @@ from ._arrays import ArrayLike, as_count, as_floating, as_host_or_traced, as_key
 from ._fit import Fit
 from ._mixture import Mixture
 from ._plan import TransportPlan
-from ._plot_posterior import uncertain_map as uncertain_map, weights_posterior as weights_posterior
+from ._plot_posterior import (
+    posterior_trace as posterior_trace,
+    uncertain_map as uncertain_map,
+    weights_posterior as weights_posterior,
+)
 
 if TYPE_CHECKING:
     import matplotlib.axes

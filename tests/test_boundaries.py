@@ -191,7 +191,7 @@ ALLOWED = {
     "_draws": {"_arrays", "_mixture"},
     "_relabel": {"_arrays", "_blocks", "_components", "_draws", "_mixture", "_precision"},
     "_plan_draws": {"_arrays", "_couplings", "_draws", "_gaussian_couplings", "_mixture", "_plan", "_weights"},
-    "_plot_posterior": {"_arrays", "_credible", "_posterior_plan", "plot"},
+    "_plot_posterior": {"_arrays", "_credible", "_posterior_fit", "_posterior_plan", "plot"},
     "_posterior_correspondences": {"_credible"},
     "_posterior_plan": {
         "_arrays",

@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 from typing import Any
@@ -22,7 +23,7 @@ from matplotlib.quiver import Quiver
 
 import omt_expfam as omt
 from omt_expfam import plot as typed_plot
-from omt_expfam.families import Gaussian
+from omt_expfam.families import DiagonalGaussian, Gaussian
 
 # Matplotlib's types know little of what a picture holds.
 plot: Any = typed_plot
@@ -467,3 +468,20 @@ def test_points_that_do_not_fit_are_named(plans):
 def test_importing_the_module_does_not_import_matplotlib():
     code = "import sys, omt_expfam.plot, omt_expfam.metrics; sys.exit(bool({'matplotlib', 'ott'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.loose
+def test_posterior_trace():
+    """Chains are drawn draw by draw, with their diagnostics; a variational bound step by step."""
+    x = np.random.default_rng(0).standard_normal((60, 2)).astype("float32")
+    gibbs = omt.Gibbs(num_warmup=5, num_samples=8)
+    posterior = omt.fit_posterior(jax.random.key(0), x, DiagonalGaussian, 2, method=gibbs, throw=False)
+    panel = omt.plot.posterior_trace(posterior)
+    drawn = np.stack([line.get_ydata() for line in panel.lines])
+    np.testing.assert_allclose(drawn.ravel(), posterior.label_free.draws[0], rtol=1e-6)
+    assert "r-hat" in panel.get_title()
+    bound = jnp.sin(jnp.arange(100.0))
+    variational = dataclasses.replace(posterior, traces={"elbo": bound})
+    panel = omt.plot.posterior_trace(variational)
+    np.testing.assert_allclose(panel.lines[0].get_ydata(), bound, rtol=1e-6)
+    np.testing.assert_allclose(panel.lines[1].get_ydata()[0], np.mean(bound[:2]), rtol=1e-5)
