@@ -1,6 +1,5 @@
 """Fitting two mixtures together: their transport cost as a penalty on the likelihood."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +21,7 @@ from ._arrays import (
     default_dtype,
     KeyLike,
     safe_log,
+    ScalarLike,
 )
 from ._couplings import solve_couplings
 from ._em import AbstractEMFamily
@@ -42,6 +42,8 @@ from ._transport_factor import check_differentiable, check_epsilon_weights
 _NO_MASS = 1e-12
 # The least share that a component, or a pair of components, has at the start of the search: it must be able to grow.
 _START_SHARE = 1e-8
+# A penalty of less than so many nats in all is not searched for: it leaves the coupling as good as free.
+_FELT = 1e-2
 # How often the search may go on from where it stopped.
 _SEARCHES = 10
 
@@ -55,8 +57,9 @@ class CoupledFit(eqx.Module):
         log_likelihoods: Mean log-likelihood per point of the source and of the target data, in nats, shape ``[2]``.
         uncoupled_log_likelihoods: The same without penalty.
         strength: Strength of the penalty, in nats per point and squared distance.
-        decrement: What a further Newton step would gain, in nats: of the posterior density of all data.
-        num_searches: How many searches it took.
+        decrement: What a further Newton step would gain, in nats: of the posterior density of all data. For a penalty
+            of less than 0.01 nats in all, the penalty: the separate modes are then returned.
+        num_searches: How many searches it took; 0 for a penalty that is not felt.
         result: Why the search stopped.
     """
 
@@ -99,16 +102,16 @@ def fit_coupled(
     x: ArrayLike,
     y: ArrayLike,
     family: type[AbstractEMFamily] | Template | AbstractEMFamily,
-    num_components: int | tuple[int, int],
+    num_components: Any,
     *,
-    strength: float,
-    epsilon_components: float,
-    epsilon_weights: float,
+    strength: ScalarLike,
+    epsilon_components: ScalarLike,
+    epsilon_weights: ScalarLike,
     target_family: type[AbstractEMFamily] | Template | AbstractEMFamily | None = None,
     priors: Mapping[str, dist.Distribution] | None = None,
     target_priors: Mapping[str, dist.Distribution] | None = None,
     weight_concentration: ArrayLike = 1.0,
-    start: tuple[Mixture, Mixture] | None = None,
+    start: Any = None,
     progress: bool | None = None,
     throw: bool = True,
 ) -> CoupledFit:
@@ -218,14 +221,16 @@ def _solve(
     alone, found = [], True
     for model, x, mixture in zip(models, points, start, strict=True):
         sites = _inside(model.sites(mixture))
-        target = _target_of(model, sites, x)
+        target = Target.of(model, x)
         mode = find_mode(target, target.unconstrain(sites))
         alone.append(model.mixture(target.constrain(mode.center)))
         found = found and mode.found
     uncoupled = transport(*alone, **epsilons, progress=False, throw=False)
-    plan, num_searches, decrement = uncoupled, 0, 0.0
-    if strength > 0:
-        mixtures, mode, num_searches = _joint_mode(models, points, uncoupled, strength, epsilons)
+    penalty = strength * 0.5 * sum(len(x) for x in points)
+    # No mode can gain more over the separate ones than the penalty that these have.
+    plan, num_searches, decrement = uncoupled, 0, penalty * float(uncoupled.objective)
+    if decrement >= _FELT:
+        mixtures, mode, num_searches = _joint_mode(models, points, uncoupled, penalty, epsilons)
         found, decrement = found and mode.found, mode.decrement
         plan = transport(*mixtures, **epsilons, progress=False, throw=False)
     result = RESULTS.where(jnp.asarray(found), plan.result, RESULTS.mode_not_found)
@@ -249,12 +254,6 @@ def _inside(sites: dict[str, Array]) -> dict[str, Array]:
     """The same sites with weights away from zero, where unconstrained coordinates end."""
     weights = jnp.maximum(sites["weights"], _START_SHARE)
     return sites | {"weights": weights / jnp.sum(weights)}
-
-
-def _target_of(model: Any, sites: dict[str, Array], *points: Array) -> Target:
-    """The posterior density of a model whose priors need not be able to draw."""
-    with relaxed():
-        return dataclasses.replace(Target.of(handlers.substitute(model, data=sites), *points), model=model)
 
 
 class _CoupledModel(eqx.Module):
@@ -332,15 +331,14 @@ def _joint_mode(
     models: list[MixtureModel],
     points: list[Array],
     start: TransportPlan,
-    strength: float,
+    penalty: float,
     epsilons: dict[str, Any],
 ) -> tuple[tuple[Mixture, Mixture], Mode, int]:
     """The mixtures at the joint mode, the mode, and the number of searches."""
-    penalty = jnp.asarray(strength * 0.5 * sum(len(x) for x in points))
     regularization = [jnp.asarray(float(epsilons[name])) for name in ("epsilon_components", "epsilon_weights")]
-    model = _CoupledModel(models[0], models[1], penalty, *regularization)
+    model = _CoupledModel(models[0], models[1], jnp.asarray(penalty), *regularization)
     sites = model.sites((start.source, start.target), start.weights)
-    target = _target_of(model, sites, *points)
+    target = Target.of(model, *points)
     num_searches = 0
     while True:
         mode = find_mode(target, target.unconstrain(sites))
@@ -349,5 +347,6 @@ def _joint_mode(
         mixtures = model.mixtures(sites)
         if mode.found or num_searches == _SEARCHES:
             return mixtures, mode, num_searches
-        # An entry that a step has carried to zero stays there, be it a saddle: go on with all a little away from it.
-        sites = model.sites(mixtures, model.coupling(sites["roots"]))
+        # An entry that a step has carried to zero stays there, be it a saddle: go on from the best, all positive.
+        plan = transport(*mixtures, **epsilons, progress=False, throw=False)
+        sites = model.sites(mixtures, plan.weights)

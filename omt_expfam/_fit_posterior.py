@@ -10,10 +10,10 @@ import numpyro.distributions as dist
 
 from ._arrays import ArrayLike, as_count, as_key, default_dtype, KeyLike
 from ._em import AbstractEMFamily
-from ._fit import _as_data, Fit, fit
+from ._fit import _as_data, _as_start, Fit, fit
 from ._inference import AbstractMethod, PosteriorProblem, SiteDraws
 from ._label_free import LabelFree, LARGEST_R_HAT
-from ._methods import Gibbs, LaplaceApproximation
+from ._methods import Bootstrap, Gibbs, LaplaceApproximation
 from ._mixture import Mixture
 from ._mixture_model import mixture_model, MixtureModel, stacked_mixtures
 from ._numpyro_start import numpyro_start
@@ -22,7 +22,7 @@ from ._precision import narrow
 from ._relabel import relabel
 from ._result import ConvergenceError, RESULTS
 from ._support import check_support
-from ._template import Template
+from ._template import as_template, Template
 
 
 def fit_posterior(
@@ -50,7 +50,8 @@ def fit_posterior(
             returns a NumPyro distribution, which needs ``priors``.
         num_components: Number of components K.
         method: ``Gibbs()`` (default where the family and priors allow it), ``LaplaceApproximation()`` (the default
-            elsewhere), ``NUTS()``, ``SVI()`` or ``Bootstrap()``, with their settings.
+            elsewhere), ``NUTS()``, ``SVI()`` or ``Bootstrap()`` (the default where densities jump and no gradient can
+            be followed: `Exponential`), with their settings.
         priors: NumPyro distributions that replace default priors, by parameter name; see `mixture_model`.
         weight_concentration: Concentration of the Dirichlet prior on the weights, a number or shape ``[K]``.
         start: A mixture or fit to start from instead of fitting by EM.
@@ -93,16 +94,25 @@ def _widened(priors: Any) -> Any:
         array = jnp.asarray(leaf)
         return array.astype(np.float64) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
-    return {name: jax.tree.map(widen, prior) for name, prior in priors.items()}
+    return {n: jax.tree.map(widen, p) if isinstance(p, dist.Distribution) else p for n, p in priors.items()}
 
 
 def _problem(key: Any, x: Any, model: MixtureModel, start: Any, progress: bool | None) -> PosteriorProblem:
     """The model with its start."""
     if model.components is None:
+        if start is not None:
+            raise ValueError(
+                "`start` must be left out for a function that makes NumPyro distributions: a mixture does not tell the "
+                "parameters that it was made of."
+            )
         sites = numpyro_start(key, x, model)
         return PosteriorProblem(x, model, model.mixture(sites), None, sites, progress)
     check_support("x", np.asarray(x), type(model.components))
     optimum = start
+    if isinstance(start, Fit):
+        # The checks of `fit`.
+        place = np.zeros(x.shape[1]), np.ones(x.shape[1])
+        _as_start(start.mixture, as_template(model.components), model.num_components, x.shape[1], *place)
     if not isinstance(optimum, Fit):
         optimum = fit(
             key,
@@ -126,7 +136,7 @@ def _default_method(problem: PosteriorProblem) -> AbstractMethod:
     try:
         gibbs_problem(problem.x, problem.start, problem.model.priors, problem.model.concentration)
     except TypeError:
-        return LaplaceApproximation()
+        return Bootstrap() if problem.smoothness == 0 and problem.fit is not None else LaplaceApproximation()
     return Gibbs()
 
 
@@ -135,6 +145,9 @@ def _assemble(
 ) -> PosteriorFit:
     """Relabel the draws and diagnose them."""
     sites = stack_chains(draws.sites)
+    finite = all(bool(jnp.isfinite(values).all()) for values in sites.values())
+    if draws.result != RESULTS.successful and not finite:
+        raise ConvergenceError(RESULTS[draws.result])
     num_chains = next(iter(draws.sites.values())).shape[0]
     return assemble(
         stacked_mixtures(model.mixture, sites),

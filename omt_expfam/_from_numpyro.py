@@ -40,7 +40,8 @@ def posterior_from_numpyro(
             ``lambda s: omt.Mixture(s["w"], Gaussian(s["mu"], scale_tril=s["tril"]))``.
         x: The points, shape ``[n, d]``: for the log-likelihood in diagnostics, `PosteriorFit.loo` and ArviZ.
         reference: The mixture whose labels the draws shall follow; by default the first draw.
-        num_chains: For draws by name: how many chains of equal length stand one after the other.
+        num_chains: For draws by name: how many chains of equal length stand one after the other. Of draws in one piece
+            (the default) r-hat is shown but not judged: they may be independent, and few.
         key: Random key, to draw from a guide.
         num_samples: How many draws to take from a guide.
         throw: Raise when chains do not mix or diverge; otherwise the ``result`` tells.
@@ -50,10 +51,15 @@ def posterior_from_numpyro(
         ValueError: If draws differ in length, are not finite, or do not divide into the chains.
         ConvergenceError: If chains did not mix or diverged, and ``throw`` is true; its ``value`` is the posterior.
     """
+    if not callable(mixture):
+        raise TypeError(f"`mixture` must be a function of the sites of one draw; got {type(mixture).__name__}.")
+    if reference is not None and not isinstance(reference, Mixture):
+        raise TypeError(f"`reference` must be a Mixture; got {type(reference).__name__}.")
     sites, statistics, method, is_chain = _read(run, as_count("num_chains", num_chains), key, num_samples)
     num_chains = next(iter(sites.values())).shape[0]
     flat = stack_chains(sites)
     with relaxed():
+        _check_function(mixture, flat)
         mixtures = check_draws("run", stacked_mixtures(mixture, flat))
     first = take(mixtures, 0) if reference is None else reference
     points = None if x is None else as_points("x", x, first.dim, first.components.dtype)
@@ -78,6 +84,8 @@ def posterior_from_numpyro(
 def _read(run: Any, num_chains: int, key: Any, num_samples: int) -> tuple[dict[str, Any], dict[str, Any], str, bool]:
     """Sites ``[C, S, ...]``, statistics ``[C, S]``, the method's name, and whether draws form chains."""
     if isinstance(run, MCMC):
+        if run.last_state is None:
+            raise ValueError("`run` must have run; call its `run` first.")
         extra = run.get_extra_fields(group_by_chain=True)
         statistics = {"diverging": extra["diverging"]} if "diverging" in extra else {}
         samples = run.get_samples(group_by_chain=True)
@@ -105,6 +113,19 @@ def _read(run: Any, num_chains: int, key: Any, num_samples: int) -> tuple[dict[s
     raise TypeError(
         f"`run` must be an MCMC, a dictionary of draws, or a pair (guide, SVI result); got {type(run).__name__}."
     )
+
+
+def _check_function(mixture: Callable, sites: dict[str, Array]) -> None:
+    """Raise unless a function makes a mixture of the sites of one draw."""
+    try:
+        # Not traced: so the values of the first draw are checked too.
+        made = mixture(take(sites, 0))
+    except KeyError as error:
+        raise ValueError(
+            f"`mixture` asks for a site {error} that `run` does not have; it has {', '.join(sorted(sites))}."
+        ) from error
+    if not isinstance(made, Mixture):
+        raise TypeError(f"`mixture` must return a Mixture; got {type(made).__name__}.")
 
 
 def _parameters(mixtures: Mixture) -> dict[str, Array]:

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 from jaxtyping import Array, Float, Key
 
 from ._em import AbstractEMFamily
@@ -14,6 +15,10 @@ from ._fit import Fit
 from ._mixture import Mixture
 from ._mixture_model import MixtureModel
 from ._target import Target
+
+# NumPyro's distributions whose log-densities have kinks in the parameters, or jump.
+_KINKED = (dist.Laplace, dist.AsymmetricLaplace, dist.AsymmetricLaplaceQuantile)
+_JUMPING = (dist.Uniform, dist.Pareto)
 
 
 class PosteriorProblem(NamedTuple):
@@ -39,7 +44,12 @@ class PosteriorProblem(NamedTuple):
     def smoothness(self) -> int:
         """How many times log-densities are continuously differentiable in the parameters."""
         components = self.start.components
-        return components.smoothness if isinstance(components, AbstractEMFamily) else 2
+        if isinstance(components, AbstractEMFamily):
+            return components.smoothness
+        law = components.to_numpyro()
+        while hasattr(law, "base_dist"):
+            law = law.base_dist
+        return 0 if isinstance(law, _JUMPING) else 1 if isinstance(law, _KINKED) else 2
 
     def target(self, **options: Any) -> Target:
         """The posterior density over unconstrained numbers."""
@@ -49,9 +59,10 @@ class PosteriorProblem(NamedTuple):
         """Raise TypeError where no method can follow gradients."""
         if self.smoothness == 0:
             family = type(self.start.components).__name__
+            known = "Use Bootstrap()." if self.fit is not None else "Choose laws whose support is fixed."
             raise TypeError(
                 f"{method} follows gradients, and densities of {family} components jump where a parameter passes a "
-                "point. Use Bootstrap()."
+                f"point. {known}"
             )
 
 

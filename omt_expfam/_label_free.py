@@ -13,6 +13,8 @@ from ._mixture_distribution import log_density
 _NUM_POINTS = 2000
 # Chains with a larger r-hat have not mixed (Vehtari et al., 2021, are stricter; they ask for 1.01 before publication).
 LARGEST_R_HAT = 1.05
+# Shorter (half) chains cannot be judged.
+_LEAST_DRAWS = 4
 
 
 class LabelFree(eqx.Module):
@@ -74,6 +76,8 @@ def _diagnose(draws: np.ndarray, num_chains: int) -> tuple[np.ndarray, np.ndarra
     if num_chains == 1:
         half = chains.shape[2] // 2
         chains = chains[:, :, : 2 * half].reshape(len(draws), 2, half)
+    if chains.shape[2] < _LEAST_DRAWS:
+        return np.full(len(draws), np.nan), np.full(len(draws), np.nan)
     # A quantity that never changes carries no information about mixing.
     constant = np.ptp(draws, axis=1) <= 1e-12 * np.abs(draws).max(axis=1)
     sizes = [draws.shape[1] if c else effective_size(q) for c, q in zip(constant, chains, strict=True)]

@@ -64,15 +64,15 @@ def hessian(target: Target, u: Float[Array, " p"]) -> Float[np.ndarray, "p p"]:
 
 def curvature_factor(matrix: np.ndarray) -> tuple[np.ndarray, bool]:
     """A factor L of the inverse of a curvature and whether that is definite; if not, of its absolute value's."""
-    try:
-        lower = np.linalg.cholesky(matrix)
-        inverse = scipy.linalg.solve_triangular(lower, np.eye(len(matrix)), lower=True)
-        if np.isfinite(inverse).all():
-            return inverse.T, True
-    except np.linalg.LinAlgError:
-        pass
     if not np.isfinite(matrix).all():
         return np.eye(len(matrix)), False
+    if (np.diagonal(matrix) > 0).all():
+        unit = 1 / np.sqrt(np.diagonal(matrix))
+        scaled = matrix * unit[:, None] * unit
+        # Rounding may make a flat direction rise a little: that is no curvature.
+        if np.linalg.eigvalsh(scaled)[0] > _FLAT:
+            lower = np.linalg.cholesky(scaled)
+            return unit[:, None] * scipy.linalg.solve_triangular(lower, np.eye(len(matrix)), lower=True).T, True
     values, vectors = np.linalg.eigh(matrix)
     size = np.abs(values)
     return vectors / np.sqrt(np.maximum(size, _FLAT * max(size.max(), 1e-300))), False

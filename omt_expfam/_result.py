@@ -42,6 +42,10 @@ class RESULTS(eqx.Enumeration):
         "The bound of variational inference was still rising at its last step. Raise `num_steps` or `learning_rate`, "
         "or enlarge `batch_size`."
     )
+    variational_fell = (
+        "The bound of variational inference ended below where it began. Lower `learning_rate`, or raise `num_steps`, "
+        "`num_particles` or `batch_size`."
+    )
     refits_not_converged = (
         "EM did not converge for some draws of the bootstrap. Raise `max_steps`, or use fewer components."
     )

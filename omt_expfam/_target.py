@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from numpyro import handlers
 from numpyro.distributions import biject_to
+from numpyro.infer import init_to_feasible
 from numpyro.infer.util import potential_energy
 
 from ._arrays import is_traced
@@ -47,7 +48,9 @@ class Target(eqx.Module):
 
         def run(key: Array) -> None:
             with relaxed(), handlers.block():
-                trace = handlers.trace(handlers.seed(model, key)).get_trace(*args, **options)
+                # Not every prior can be sampled.
+                feasible = handlers.substitute(handlers.seed(model, key), substitute_fn=init_to_feasible)
+                trace = handlers.trace(feasible).get_trace(*args, **options)
             for name, site in trace.items():
                 if site["type"] == "sample" and not site["is_observed"]:
                     supports[name] = site["fn"].support

@@ -1,6 +1,8 @@
 """Posterior draws by stochastic variational inference, in coordinates whitened at the mode."""
 
+import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -19,7 +21,7 @@ from ._inference import AbstractMethod, PosteriorProblem, SiteDraws, sites_at
 from ._mode import find_mode
 from ._numpyro_law import relaxed
 from ._progress import progress_bar
-from ._result import RESULTS
+from ._result import ConvergenceError, RESULTS
 from ._target import Target
 
 _GUIDES: dict[str, Any] = {
@@ -89,7 +91,10 @@ class SVI(AbstractMethod):
             bound = Trace_ELBO(num_particles=self.num_particles, vectorize_particles=False)
             svi = numpyro.infer.SVI(model, guide, optax.adam(schedule), bound)
             state, bounds = _optimize(svi, svi.init(init_key), self.num_steps, problem.progress)
-            z = guide.sample_posterior(draw_key, svi.get_params(state), sample_shape=(self.num_samples,))["z"]
+            found = svi.get_params(state)
+            if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found)):
+                raise ConvergenceError(RESULTS[RESULTS.variational_not_finite])
+            z = guide.sample_posterior(draw_key, found, sample_shape=(self.num_samples,))["z"]
         sites = sites_at(target, center[None] + z @ factor.T)
         result = _verdict(bounds, np.asarray(z))
         return SiteDraws({n: v[None] for n, v in sites.items()}, {}, {"elbo": bounds}, result)
@@ -100,12 +105,14 @@ class _WhitenedModel:
 
     def __init__(self, target: Target, center: Array, factor: Array, batches: bool):
         self.target, self.center, self.factor, self.batches = target, center, factor, batches
+        # The density of z is that of the target times this volume: only with it do bounds bound the evidence.
+        self.log_volume = jnp.linalg.slogdet(factor)[1]
 
     def __call__(self) -> None:
         z = numpyro.sample("z", dist.ImproperUniform(constraints.real_vector, (), self.center.shape))
         assert z is not None
         key = numpyro.prng_key() if self.batches else None
-        numpyro.factor("log_density", -self.target.potential(self.center + self.factor @ z, key))
+        numpyro.factor("log_density", self.log_volume - self.target.potential(self.center + self.factor @ z, key))
 
 
 def _whitening(problem: PosteriorProblem) -> tuple[Array, Array]:
@@ -119,21 +126,21 @@ def _whitening(problem: PosteriorProblem) -> tuple[Array, Array]:
 
 def _scale_one(make: Any) -> dict[str, float]:
     """Guides that have a first scale start as the Laplace approximation."""
-    return {"init_scale": 1.0} if make in _GUIDES.values() else {}
+    return {"init_scale": 1.0} if "init_scale" in inspect.signature(make).parameters else {}
 
 
 def _optimize(svi: Any, state: Any, num_steps: int, progress: bool | None) -> tuple[Any, Float[np.ndarray, " steps"]]:
     """Run the optimizer; returns its state and the bound at each step, in nats."""
 
-    @jax.jit
-    def block(state: Any) -> tuple[Any, Array]:
+    @partial(jax.jit, static_argnums=1)
+    def block(state: Any, size: int) -> tuple[Any, Array]:
         return jax.lax.scan(lambda s, _: svi.stable_update(s), state, length=size)
 
-    size = min(_BLOCK, num_steps)
     losses = []
     with progress_bar(num_steps, "SVI", progress) as bar:
-        while len(losses) * size < num_steps:
-            state, loss = block(state)
+        for done in range(0, num_steps, _BLOCK):
+            size = min(_BLOCK, num_steps - done)
+            state, loss = block(state, size)
             losses.append(-np.asarray(loss))
             bar.update(size)
             bar.set_postfix_str(f"ELBO {losses[-1].mean():.6g}", refresh=False)
@@ -141,12 +148,19 @@ def _optimize(svi: Any, state: Any, num_steps: int, progress: bool | None) -> tu
 
 
 def _verdict(bounds: Float[np.ndarray, " steps"], z: np.ndarray) -> Any:
-    """Whether the bound is finite, and its second last and last tenth agree within noise."""
+    """Whether the bound is finite, its second last and last tenth agree within noise, and the first is not above."""
     part = max(len(bounds) // 10, 1)
-    last, before = bounds[-part:], bounds[-2 * part : -part]
+    last, before, first = bounds[-part:], bounds[-2 * part : -part], bounds[:part]
     if not np.isfinite(last).all() or not np.isfinite(z).all():
         return RESULTS.variational_not_finite
-    noise = np.hypot(last.std(), before.std()) / np.sqrt(part)
-    # Half a nat is nothing beside the spread of a log posterior density.
-    rising = before.size and last.mean() - before.mean() > 4 * noise + 0.5
-    return RESULTS.variational_not_settled if rising else RESULTS.successful
+
+    def above(some: np.ndarray, others: np.ndarray) -> bool:
+        if not others.size:
+            return False
+        noise = np.hypot(some.std(), others.std()) / np.sqrt(part)
+        # Half a nat is nothing beside the spread of a log posterior density.
+        return bool(some.mean() - others.mean() > 4 * noise + 0.5)
+
+    if above(first, last):
+        return RESULTS.variational_fell
+    return RESULTS.variational_not_settled if above(last, before) else RESULTS.successful
