@@ -15,11 +15,13 @@ import jax
 import numpy as np
 
 
-def parse(description: str | None) -> argparse.Namespace:
-    """The options that every benchmark takes."""
+def parse(description: str | None, figure: bool = False) -> argparse.Namespace:
+    """The options that every benchmark takes, and where to put a figure, for those that draw one."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="small sizes, a check that the script runs")
     parser.add_argument("--csv", type=Path, help="also write the table to this file")
+    if figure:
+        parser.add_argument("--figure", type=Path, help="also draw a figure into this file")
     return parser.parse_args()
 
 

@@ -104,8 +104,8 @@ def _first(laws: Laws) -> Laws:
 
 @contextlib.contextmanager
 def relaxed() -> Iterator[None]:
-    """NumPyro does not satisfy JAX's strict promotion modes, which a caller may have enabled."""
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+    """NumPyro does not satisfy JAX's strict modes, which a caller may have enabled."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"), jax.debug_key_reuse(False):
         yield
 
 

@@ -6,15 +6,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, Key
 
-from ._arrays import ArrayLike, as_count, as_key, as_points, KeyLike, power_of_two, take
+from ._arrays import ArrayLike, as_count, as_key, as_points, KeyLike, power_of_two, safe_log, take
 from ._credible import credible_interval, CredibleInterval
 from ._draws import count_draws
 from ._label_free import LabelFree
 from ._mixture import Mixture
 from ._mixture_distribution import log_density
 from ._result import RESULTS
+
+# Draws of the predictive law made at once.
+_BATCH = 256
 
 
 class PosteriorFit(eqx.Module):
@@ -98,8 +101,12 @@ class PosteriorFit(eqx.Module):
         """Points from the posterior predictive law, each from the mixture of a random draw."""
         which_key, key = jax.random.split(as_key(key))
         num = as_count("num_samples", num_samples)
-        which = jax.random.randint(which_key, (num,), 0, self.num_draws)
-        return _sample_each(self.mixtures, which, jax.random.split(key, num))
+        # Whole batches: all equal, and few shapes to compile.
+        size = min(_BATCH, power_of_two(num))
+        batches = -(-num // size)
+        which = jax.random.randint(which_key, (batches, size), 0, self.num_draws)
+        points = _sample_each(self.mixtures, which, jax.random.split(key, batches))
+        return points.reshape(-1, self.dim)[:num]
 
     def sample_draws(self, key: KeyLike, num_samples: int) -> Float[Array, "S n d"]:
         """Replicated data: ``num_samples`` points from the mixture of every draw."""
@@ -169,11 +176,17 @@ def _log_prob_draws(mixtures: Mixture, x: Float[Array, "n d"]) -> Float[Array, "
 
 
 @eqx.filter_jit
-def _sample_each(mixtures: Mixture, which: Array, keys: Array) -> Float[Array, "n d"]:
-    def one(item: tuple[Array, Array]) -> Float[Array, " d"]:
-        return take(mixtures, item[0]).sample(item[1], 1)[0]
+def _sample_each(mixtures: Mixture, which: Int[Array, "m b"], keys: Key[Array, " m"]) -> Float[Array, "m b d"]:
+    def one(draw: Mixture, key: Key[Array, ""]) -> Float[Array, " d"]:
+        label_key, key = jax.random.split(key)
+        label = jax.random.categorical(label_key, safe_log(draw.weights))
+        return draw.components.select(label)._sample(key)
 
-    return jax.lax.map(one, (which, keys), batch_size=min(256, power_of_two(which.shape[0])))
+    def batch(item: tuple[Array, Array]) -> Float[Array, "b d"]:
+        which, key = item
+        return jax.vmap(one)(take(mixtures, which), jax.random.split(key, which.shape[0]))
+
+    return jax.lax.map(batch, (which, keys))
 
 
 @eqx.filter_jit
