@@ -35,6 +35,7 @@ def fit_posterior(
     priors: Mapping[str, dist.Distribution] | None = None,
     weight_concentration: ArrayLike = 1.0,
     start: Mixture | Fit | None = None,
+    num_starts: int = 1,
     progress: bool | None = None,
     throw: bool = True,
 ) -> PosteriorFit:
@@ -55,6 +56,7 @@ def fit_posterior(
         priors: NumPyro distributions that replace default priors, by parameter name; see `mixture_model`.
         weight_concentration: Concentration of the Dirichlet prior on the weights, a number or shape ``[K]``.
         start: A mixture or fit to start from instead of fitting by EM.
+        num_starts: Number of EM fits; the best is where the method starts. Chains that leave a poor optimum do not mix.
         progress: Show progress bars; by default on a terminal, after two seconds.
         throw: Raise when a method fails or chains do not mix; otherwise the ``result`` tells.
 
@@ -77,7 +79,7 @@ def fit_posterior(
         wide = jnp.asarray(points, np.float64)
         priors = _widened(priors)
         model = mixture_model(wide, family, num_components, priors=priors, weight_concentration=weight_concentration)
-        problem = _problem(fit_key, wide, model, start, progress)
+        problem = _problem(fit_key, wide, model, start, as_count("num_starts", num_starts), progress)
         chosen = _default_method(problem) if method is None else method
         draws = chosen._draw(draw_key, problem)
         posterior = _assemble(problem.model, draws, problem.start, wide, chosen)
@@ -97,7 +99,9 @@ def _widened(priors: Any) -> Any:
     return {n: jax.tree.map(widen, p) if isinstance(p, dist.Distribution) else p for n, p in priors.items()}
 
 
-def _problem(key: Any, x: Any, model: MixtureModel, start: Any, progress: bool | None) -> PosteriorProblem:
+def _problem(
+    key: Any, x: Any, model: MixtureModel, start: Any, num_starts: int, progress: bool | None
+) -> PosteriorProblem:
     """The model with its start."""
     if model.components is None:
         if start is not None:
@@ -120,6 +124,7 @@ def _problem(key: Any, x: Any, model: MixtureModel, start: Any, progress: bool |
             model.components,
             model.num_components,
             start="merge" if start is None else start,
+            num_starts=num_starts,
             progress=progress,
         )
     mixture = narrow(optimum.mixture, np.float64)

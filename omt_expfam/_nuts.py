@@ -1,5 +1,6 @@
 """Posterior draws by the no-U-turn sampler, in coordinates whitened at the mode."""
 
+import sys
 from typing import Any
 
 import equinox as eqx
@@ -80,14 +81,14 @@ class NUTS(AbstractMethod):
             num_samples=self.num_samples,
             num_chains=self.num_chains,
             chain_method=self.chain_method,
-            progress_bar=bool(problem.progress),
+            progress_bar=sys.stderr.isatty() if problem.progress is None else problem.progress,
         )
         with relaxed():
             sampler.run(
                 run_key, init_params=start, extra_fields=("potential_energy", "diverging", "num_steps", "accept_prob")
             )
         z = jnp.asarray(sampler.get_samples(group_by_chain=True))
-        sites = jax.vmap(lambda chain: sites_at(target, mode.center + chain @ mode.factor.T))(z)
+        sites = jax.vmap(lambda chain: sites_at(target, mode.center[None] + chain @ mode.factor.T))(z)
         extra: dict[str, Any] = {k: np.asarray(v) for k, v in sampler.get_extra_fields(group_by_chain=True).items()}
         statistics = {
             "lp": -extra["potential_energy"],

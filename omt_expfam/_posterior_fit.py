@@ -97,6 +97,11 @@ class PosteriorFit(eqx.Module):
         points = as_points("x", x, self.dim, self.reference.components.dtype)
         return _log_prob_draws(self.mixtures, points)
 
+    def responsibilities(self, x: ArrayLike) -> Float[Array, "n K"]:
+        """Posterior component probabilities at points ``x[n, d]``, the mean over (relabelled) draws."""
+        points = as_points("x", x, self.dim, self.reference.components.dtype)
+        return _mean_responsibilities(self.mixtures, points)
+
     def sample(self, key: KeyLike, num_samples: int) -> Float[Array, "n d"]:
         """Points from the posterior predictive law, each from the mixture of a random draw."""
         which_key, key = jax.random.split(as_key(key))
@@ -173,6 +178,15 @@ class PosteriorFit(eqx.Module):
 @eqx.filter_jit
 def _log_prob_draws(mixtures: Mixture, x: Float[Array, "n d"]) -> Float[Array, "S n"]:
     return jax.lax.map(lambda m: log_density(m, x), mixtures)
+
+
+@eqx.filter_jit
+def _mean_responsibilities(mixtures: Mixture, x: Float[Array, "n d"]) -> Float[Array, "n K"]:
+    def add(total: Array, mixture: Mixture) -> tuple[Array, None]:
+        return total + mixture.responsibilities(x), None
+
+    zero = jnp.zeros((x.shape[0], mixtures.weights.shape[1]), x.dtype)
+    return jax.lax.scan(add, zero, mixtures)[0] / mixtures.weights.shape[0]
 
 
 @eqx.filter_jit

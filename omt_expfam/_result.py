@@ -50,8 +50,8 @@ class RESULTS(eqx.Enumeration):
         "EM did not converge for some draws of the bootstrap. Raise `max_steps`, or use fewer components."
     )
     chains_not_mixed = (
-        "The chains did not mix: r-hat of a label-free quantity exceeds 1.05. Draw and warm up longer, use fewer "
-        "components or tighter priors, or compare the chains' modes: the fit may have several."
+        "The chains did not mix: r-hat of a label-free quantity exceeds 1.05. Draw and warm up longer, start "
+        "at the best of several EM fits (`num_starts`), or use fewer components or tighter priors."
     )
     chains_diverged = (
         "More than 1 % of the transitions diverged. Raise `target_accept`, or use tighter priors or fewer components."
