@@ -9,6 +9,7 @@ from ._components import (
     AbstractExponentialFamily as AbstractExponentialFamily,
     AbstractRegularFamily as AbstractRegularFamily,
 )
+from ._coupled import CoupledFit as CoupledFit, fit_coupled as fit_coupled
 from ._covariance import (
     AbstractCovariance as AbstractCovariance,
     DenseCovariance as DenseCovariance,
@@ -45,6 +46,7 @@ from ._result import ConvergenceError as ConvergenceError, RESULTS as RESULTS
 from ._select import select_num_components as select_num_components, Selection as Selection
 from ._template import Template as Template, template as template
 from ._transport import BlockStart as BlockStart, transport as transport
+from ._transport_factor import transport_factor as transport_factor
 from ._transport_posterior import transport_posterior as transport_posterior
 from ._variational import SVI as SVI
 

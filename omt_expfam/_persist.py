@@ -26,6 +26,7 @@ import numpy as np
 from ._arrays import is_traced
 from ._blocks import BlockCouplings, Blocks
 from ._correspondences import Correspondences
+from ._coupled import CoupledFit
 from ._couplings import PairSelection
 from ._credible import CredibleInterval
 from ._displacement import Displacement
@@ -61,6 +62,7 @@ _CLASSES: dict[str, type] = {
         BlockStart,
         BlockTrace,
         Correspondences,
+        CoupledFit,
         CredibleInterval,
         Displacement,
         Fit,
