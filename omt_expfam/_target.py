@@ -58,7 +58,8 @@ class Target(eqx.Module):
                         shapes[name] = jax.eval_shape(biject_to(supports[name]).inv, site["value"]).shape
 
         # Only shapes are wanted: nothing is computed, unless a support is.
-        jax.eval_shape(run, jax.random.key(0))
+        with relaxed():
+            jax.eval_shape(run, jax.random.key(0))
         if is_traced(supports):
             run(jax.random.key(0))
         for name, support in supports.items():

@@ -1,3 +1,4 @@
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -196,6 +197,7 @@ def path():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("x64")
 def test_strength_lowers_the_cost_and_little_of_the_likelihood(path):
     """The objective falls by the definition of a minimum; the cost does so too, and the likelihood pays for it."""
     *_, fits = path
@@ -237,7 +239,7 @@ def test_it_is_the_mode_of_the_numpyro_program(path):
         strength = float(fitted.strength) * (len(x) + len(y)) / 2
         target = Target.of(program(*models, strength), jnp.asarray(x), jnp.asarray(y))
         u = target.unconstrain(sites(models, (fitted.source, fitted.target)))
-        potential = jax.jit(target.potential)
+        potential = eqx.filter_jit(target.potential)
         best = potential(u)
         start = sites(models, (fitted.uncoupled_plan.source, fitted.uncoupled_plan.target))
         assert best < potential(target.unconstrain(start)) - 0.5
@@ -261,15 +263,20 @@ def test_the_kink_of_small_regularizations_is_no_obstacle(epsilon_weights):
         np.testing.assert_allclose(fitted.source.weights, fitted.target.weights[order], atol=1e-4)
 
 
+def line():
+    """Two samples of one normal law each, the second one moved."""
+    rng = np.random.default_rng(4)
+    return rng.standard_normal((100, 1)), rng.standard_normal((100, 1)) + 2.0
+
+
 @pytest.mark.usefixtures("x64")
 def test_a_shift_shrinks_as_stated():
     """One component of variance s2 on each side: of the shift, 1 / (1 + 4 strength s2) is left."""
-    rng = np.random.default_rng(4)
-    x, y = rng.standard_normal((400, 1)), rng.standard_normal((400, 1)) + 2.0
+    x, y = line()
     fitted = fit_coupled(jax.random.key(0), x, y, Gaussian, 1, strength=0.5, **EPSILONS)
     shift = float(fitted.target.mean()[0] - fitted.source.mean()[0])
     variance = 0.5 * float(fitted.source.covariance()[0, 0] + fitted.target.covariance()[0, 0])
-    np.testing.assert_allclose(shift, (y.mean() - x.mean()) / (1 + 4 * 0.5 * variance), rtol=0.01)
+    np.testing.assert_allclose(shift, (y.mean() - x.mean()) / (1 + 4 * 0.5 * variance), rtol=0.02)
     assert "transport cost" in repr(fitted)
     assert fitted.num_searches >= 1
 
@@ -303,7 +310,7 @@ def test_other_families_sizes_and_precisions():
     assert isinstance(fitted.source.components, DiagonalGaussian)
     assert isinstance(fitted.target.components, Gaussian)
     assert fitted.plan.weights.shape == (3, 2)
-    assert {leaf.dtype for leaf in jax.tree.leaves(fitted) if jnp.issubdtype(leaf.dtype, jnp.floating)} == {jnp.float32}
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(fitted)} <= {"float32", "int32", "bool"}
 
     rng = np.random.default_rng(6)
     x, y = rng.gamma(3.0, 1.0, (60, 1)), rng.gamma(4.0, 1.0, (60, 1))
@@ -312,34 +319,40 @@ def test_other_families_sizes_and_precisions():
     assert fitted.plan.cost < fitted.uncoupled_plan.cost
 
 
-def test_bad_arguments_of_the_fit_are_named(monkeypatch):
+def test_bad_arguments_of_the_fit_are_named():
     x, y = blobs(7, 20, 20)
-    key, given = jax.random.key(0), {"strength": 0.1, **EPSILONS}
-    with pytest.raises(TypeError, match="`family` must have log-densities without kinks or jumps"):
-        fit_coupled(key, x, y, Laplace, 2, **given)
-    with pytest.raises(TypeError, match="`target_family` must have log-densities without kinks"):
-        fit_coupled(key, x, y, DiagonalGaussian, 2, target_family=Exponential, **given)
-    with pytest.raises(TypeError, match="coupled numerically"):
-        fit_coupled(key, x, y, Gaussian, 2, target_family=Gamma, **given)
-    with pytest.raises(ValueError, match="`epsilon_weights` must be positive"):
-        fit_coupled(key, x, y, Gaussian, 2, **given | {"epsilon_weights": 0})
-    with pytest.raises(ValueError, match="`strength`"):
-        fit_coupled(key, x, y, Gaussian, 2, **given | {"strength": -0.1})
-    with pytest.raises(ValueError, match="`num_components` must be one number or a pair"):
-        fit_coupled(key, x, y, Gaussian, (2, 2, 2), **given)
-    with pytest.raises(ValueError, match="`x` and `y` must have shapes"):
-        fit_coupled(key, x, y[:, :1], Gaussian, 2, **given)
-    with pytest.raises(TypeError, match="`start` must be a pair"):
-        fit_coupled(key, x, y, Gaussian, 2, start=gaussians(np.random.default_rng(0), 2), **given)
-    with pytest.raises(ValueError, match="must be finite"):
-        fit_coupled(key, np.where(x == x[0, 0], np.nan, x), y, Gaussian, 2, **given)
 
-    # A search that does not end at a maximum raises, or is told.
+    def refused(match, *arguments, error=ValueError, **options):
+        given = {"strength": 0.1, **EPSILONS} | options
+        with pytest.raises(error, match=match):
+            fit_coupled(jax.random.key(0), *arguments, **given)
+
+    refused("`family` must have log-densities without kinks or jumps", x, y, Laplace, 2, error=TypeError)
+    refused(
+        "`target_family` must have log-densities without kinks",
+        *(x, y, DiagonalGaussian, 2),
+        target_family=Exponential,
+        error=TypeError,
+    )
+    refused("coupled numerically", x, y, Gaussian, 2, target_family=Gamma, error=TypeError)
+    refused("`epsilon_weights` must be positive", x, y, Gaussian, 2, epsilon_weights=0)
+    refused("`strength` must be a finite number", x, y, Gaussian, 2, strength=-0.1)
+    refused("`num_components` must be one number or a pair", x, y, Gaussian, (2, 2, 2))
+    refused("`num_components` must be a whole number", x, y, Gaussian, 2.0, error=TypeError)
+    refused("`x` and `y` must have shapes", x, y[:, :1], Gaussian, 2)
+    start = gaussians(np.random.default_rng(0), 2)
+    refused("`start` must be a pair of mixtures", x, y, Gaussian, 2, start=start, error=TypeError)
+    refused("must be finite", np.where(x == x[0, 0], np.nan, x), y, Gaussian, 2)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_search_that_ends_nowhere_is_told(monkeypatch):
     lost = lambda target, u: find_mode(target, u)._replace(found=False)
     monkeypatch.setattr(_coupled, "find_mode", lost)
-    x, y = x[:, :1], y[:, :1]
+    monkeypatch.setattr(_coupled, "_SEARCHES", 2)
     with pytest.raises(ConvergenceError, match="no proper maximum"):
-        fit_coupled(key, x, y, Gaussian, 1, **given)
-    told = fit_coupled(key, x, y, Gaussian, 1, throw=False, **given)
+        fit_coupled(jax.random.key(0), *line(), Gaussian, 1, strength=0.5, **EPSILONS)
+    told = fit_coupled(jax.random.key(0), *line(), Gaussian, 1, strength=0.5, throw=False, **EPSILONS)
     assert not told.converged
     assert told.result == RESULTS.mode_not_found
+    assert told.num_searches == 2

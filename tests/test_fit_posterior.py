@@ -638,6 +638,8 @@ def test_leave_one_out_is_that_of_refits():
 @pytest.mark.slow
 @pytest.mark.loose
 @pytest.mark.filterwarnings("ignore:Estimated shape parameter:UserWarning")
+# ArviZ uses what pandas gives up.
+@pytest.mark.filterwarnings("ignore:.*inplace keyword")
 def test_comparison_finds_the_number_of_components():
     rng = np.random.default_rng(0)
     x = (np.repeat([-6.0, 6.0], 60)[:, None] + rng.normal(size=(120, 1))).astype("float32")
