@@ -46,7 +46,7 @@ class PosteriorProblem(NamedTuple):
         components = self.start.components
         if isinstance(components, AbstractEMFamily):
             return components.smoothness
-        law = components.to_numpyro()
+        law: Any = components.to_numpyro()
         while hasattr(law, "base_dist"):
             law = law.base_dist
         return 0 if isinstance(law, _JUMPING) else 1 if isinstance(law, _KINKED) else 2

@@ -378,6 +378,7 @@ def test_sparse_weights_empty_surplus_components():
 # -- which method, and which not ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_default_methods():
     x = data()[:, :1].astype("float32")
     assert posterior("Gibbs").method == "Gibbs"
@@ -472,6 +473,7 @@ def test_distributions_of_numpyro():
     np.testing.assert_allclose(exact.mean(axis=0), [[-3, -1.5], [0, 0]], atol=0.4)
 
 
+@pytest.mark.slow
 def test_kinks_of_numpyros_distributions_are_known(x64):
     """Second derivatives see nothing of a Laplace law's location but its prior."""
     x, _, deviations, _ = quadrature(Laplace)
@@ -488,6 +490,7 @@ def test_numpyros_distributions_that_jump_are_refused():
 # -- failures are reported ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_absurd_learning_rates_are_reported():
     x = data().astype("float32")
     with pytest.raises(omt.ConvergenceError, match="^Variational inference met a bound that is not finite"):

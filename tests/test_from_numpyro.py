@@ -157,14 +157,14 @@ def test_mcmc(num_chains):
     mcmc = MCMC(
         NUTS(program, init_strategy=start()),
         num_warmup=200,
-        num_samples=200,
+        num_samples=500,
         num_chains=num_chains,
         chain_method="sequential",
         progress_bar=False,
     )
     mcmc.run(jax.random.key(0), data())
     found = omt.posterior_from_numpyro(mcmc, of_program, x=data())
-    assert (found.num_chains, found.num_draws) == (num_chains, 200 * num_chains)
+    assert (found.num_chains, found.num_draws) == (num_chains, 500 * num_chains)
     assert found.method == "NUTS"
     assert found.converged
     assert found.statistics["diverging"].shape == (found.num_draws,)
@@ -174,7 +174,7 @@ def test_mcmc(num_chains):
     grouped = mcmc.get_samples(group_by_chain=True)["w"]
     np.testing.assert_allclose(np.sort(found.parameters["weights"]), np.sort(grouped.reshape(-1, 3)), rtol=1e-5)
     tree = found.to_arviz(log_likelihood=True)
-    assert tree["posterior"]["loc"].shape == (num_chains, 200, 3, DIM)
+    assert tree["posterior"]["loc"].shape == (num_chains, 500, 3, DIM)
     assert np.isfinite(float(found.log_prob(data()).sum()))
 
 
