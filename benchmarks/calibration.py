@@ -238,10 +238,11 @@ def draw(ranked_studies, repeated_studies, path):
         share = 100 * intervals(study)[0].mean(axis=0)
         axis.plot(share, np.arange(len(share)) + 0.2 * (m - 1), "os^D"[m], ms=4, label=method)
     axis.set_yticks(range(len(study.names)), study.names, fontsize=8)
-    axis.invert_yaxis()
+    # Room for the legend below.
+    axis.set_ylim(len(study.names) + 0.8, -0.8)
     axis.set_xlim(min(80, axis.get_xlim()[0]), 100)
     axis.set_title("coverage of 90 % intervals, percent", fontsize=9)
-    axis.legend(fontsize=7, loc="lower left")
+    axis.legend(fontsize=7, loc="lower center", ncols=2)
     figure.savefig(path, dpi=90)
 
 

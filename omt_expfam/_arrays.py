@@ -65,7 +65,9 @@ def as_floating(name: str, value: ArrayLike, shape: str, dtype: Any = None) -> j
         wide_enough = jnp.issubdtype(host.dtype, jnp.floating) and jnp.finfo(host.dtype).bits >= 32
         dtype = host.dtype if wide_enough else default_dtype()
     _check_values(name, host)
-    result = jnp.asarray(host, dtype=jax.dtypes.canonicalize_dtype(dtype))
+    # Numbers too large for the type become infinite, which the check below names.
+    with np.errstate(over="ignore"):
+        result = jnp.asarray(host, dtype=jax.dtypes.canonicalize_dtype(dtype))
     if not isinstance(host, jax.core.Tracer) and result.dtype != host.dtype:
         _check_values(name, result)
     return result
