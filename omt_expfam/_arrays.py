@@ -1,5 +1,6 @@
 """Conversion and checks of array arguments: one-line errors that name the argument."""
 
+from collections.abc import Callable
 from typing import Any, TYPE_CHECKING
 
 import jax
@@ -160,6 +161,16 @@ def power_of_two(size: int) -> int:
 def take(tree: Any, index: Any) -> Any:
     """One entry, or some, of everything that is stacked in a pytree."""
     return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def kept(owner: Any, name: str, compute: Callable[[], Any]) -> Any:
+    """Compute once and keep beside the fields of a module; nothing traced is ever kept."""
+    if is_traced(owner):
+        return compute()
+    if name not in owner.__dict__:
+        with jax.ensure_compile_time_eval():
+            object.__setattr__(owner, name, compute())
+    return owner.__dict__[name]
 
 
 def unfused(array: Any) -> Any:

@@ -11,6 +11,7 @@ import numpyro.distributions as dist
 from ._arrays import ArrayLike, as_count, as_key, default_dtype, KeyLike
 from ._em import AbstractEMFamily
 from ._fit import _as_data, _as_start, Fit, fit
+from ._gibbs import conditional_law
 from ._inference import AbstractMethod, PosteriorProblem, SiteDraws
 from ._label_free import LabelFree, LARGEST_R_HAT
 from ._methods import Bootstrap, Gibbs, LaplaceApproximation
@@ -136,17 +137,15 @@ def _problem(
 
 
 def _default_method(problem: PosteriorProblem) -> AbstractMethod:
-    from ._gibbs import gibbs_problem
-
     try:
-        gibbs_problem(problem.x, problem.start, problem.model.priors, problem.model.concentration)
+        conditional_law(problem.start.components, problem.model.priors, jnp.zeros_like(problem.x[0]))
     except TypeError:
         return Bootstrap() if problem.smoothness == 0 and problem.fit is not None else LaplaceApproximation()
     return Gibbs()
 
 
 def _assemble(
-    model: Any, draws: SiteDraws, reference: Mixture, x: Any, method: AbstractMethod, names: Any = None
+    model: MixtureModel, draws: SiteDraws, reference: Mixture, x: Any, method: AbstractMethod
 ) -> PosteriorFit:
     """Relabel the draws and diagnose them."""
     sites = stack_chains(draws.sites)

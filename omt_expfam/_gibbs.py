@@ -100,24 +100,34 @@ def gibbs_problem(
     Raises:
         TypeError: If the family or a prior admits no Gibbs sampling.
     """
-    natural = x.dtype == np.float64
     components: Any = start.components
-    if not isinstance(components, AbstractEMFamily):
-        raise _no_gibbs(components)
-    one = jnp.ones((components.dim,), x.dtype)
-    shifts = components.standardization in ("coordinate", "scalar")
-    origin = jnp.mean(x, axis=0) if shifts else jnp.zeros_like(one)
-    moved = components._affine(-origin, one) if shifts else components
-    hyper = moved._conjugate(priors, origin)
-    if hyper is not None:
-        conditional = Conjugate(hyper)
-    else:
-        if not isinstance(components, AbstractRegularEMFamily) or not _sums_statistics(components):
-            raise _no_gibbs(components)
-        origin, moved = jnp.zeros_like(one), components
-        conditional = Metropolis(components, priors)
+    shifts = getattr(components, "standardization", None) in ("coordinate", "scalar")
+    origin = jnp.mean(x, axis=0) if shifts else jnp.zeros_like(x[0])
+    conditional = conditional_law(components, priors, origin)
+    if isinstance(conditional, Metropolis):
+        shifts, origin = False, jnp.zeros_like(origin)
+    moved = components._affine(-origin, jnp.ones_like(origin)) if shifts else components
+    natural = x.dtype == np.float64
     data, used, prepared = _chunked(moved, x - origin[None], natural)
     return GibbsProblem(data, used, origin, concentration, conditional, natural, prepared), moved
+
+
+def conditional_law(
+    components: Any, priors: dict[str, dist.Distribution], origin: Float[Array, " d"]
+) -> Conjugate | Metropolis:
+    """How the parameters of a family are drawn given sums over points less ``origin``.
+
+    Raises:
+        TypeError: If the family or a prior admits no Gibbs sampling.
+    """
+    if not isinstance(components, AbstractEMFamily):
+        raise _no_gibbs(components)
+    hyper = components._conjugate(priors, origin)
+    if hyper is not None:
+        return Conjugate(hyper)
+    if not isinstance(components, AbstractRegularEMFamily) or not _sums_statistics(components):
+        raise _no_gibbs(components)
+    return Metropolis(components, priors)
 
 
 def _sums_statistics(components: AbstractRegularEMFamily) -> bool:

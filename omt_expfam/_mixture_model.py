@@ -15,6 +15,7 @@ from numpyro.distributions import constraints
 
 from ._arrays import ArrayLike, as_count, as_floating, as_points, as_scalar
 from ._components import AbstractComponents
+from ._conjugate import without_shape
 from ._em import AbstractEMFamily
 from ._mixture import Mixture
 from ._mixture_distribution import MixtureDistribution
@@ -222,9 +223,7 @@ def _support_name(support: Any) -> str:
 
 
 def _law_name(prior: Any) -> str:
-    while isinstance(prior, dist.Independent | dist.ExpandedDistribution):
-        prior = prior.base_dist
-    return type(prior).__name__
+    return type(without_shape(prior)).__name__
 
 
 def _builder_model(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._arrays import ArrayLike, as_count, as_key, as_points, as_scalar, is_traced, KeyLike, safe_log, ScalarLike
+from ._arrays import ArrayLike, as_count, as_key, as_points, as_scalar, is_traced, kept, KeyLike, safe_log, ScalarLike
 from ._components import log_prob_table
 from ._correspondences import Correspondences
 from ._couplings import AbstractComponentMaps, AbstractCouplings, select_pairs
@@ -257,19 +257,10 @@ class TransportPlan(eqx.Module):
 
     def component_maps(self) -> AbstractComponentMaps:
         """The barycentric map of each source component, collapsed over the target; kept once computed."""
-        return self._keep("_component_maps", lambda: self.couplings.component_maps(self.weight_coupling.row_shares))
+        return kept(self, "_component_maps", lambda: self.couplings.component_maps(self.weight_coupling.row_shares))
 
     def _reversed(self) -> "TransportPlan":
-        return self._keep("_reverse_plan", self.reverse)
-
-    def _keep(self, name: str, compute: Any) -> Any:
-        """Compute once and keep beside the fields; nothing traced is ever kept."""
-        if is_traced(self):
-            return compute()
-        if name not in self.__dict__:
-            with jax.ensure_compile_time_eval():
-                object.__setattr__(self, name, compute())
-        return self.__dict__[name]
+        return kept(self, "_reverse_plan", self.reverse)
 
     def __repr__(self) -> str:
         sides = (

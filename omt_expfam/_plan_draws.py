@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ._arrays import is_traced, power_of_two, take
+from ._arrays import kept, power_of_two, take
 from ._couplings import AbstractComponentMaps
 from ._draws import draws_at_once
 from ._gaussian_couplings import GaussianCouplings
@@ -210,16 +210,6 @@ class ListedPlans(AbstractPlanDraws):
             images = self.plans[s].sample(jax.random.fold_in(key, s), x[index])
             result[own] = np.asarray(images)[: len(own)]
         return jnp.asarray(result)
-
-
-def kept(owner: Any, name: str, compute: Callable[[], Any]) -> Any:
-    """Compute once and keep beside the fields of a module; nothing traced is ever kept."""
-    if is_traced(owner):
-        return compute()
-    if name not in owner.__dict__:
-        with jax.ensure_compile_time_eval():
-            object.__setattr__(owner, name, compute())
-    return owner.__dict__[name]
 
 
 def _stack(trees: list[Any]) -> Any:

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ._arrays import ArrayLike, as_count, as_key, as_points, as_scalar, KeyLike, ScalarLike
+from ._arrays import ArrayLike, as_count, as_key, as_points, as_scalar, kept, KeyLike, ScalarLike
 from ._components import AbstractComponents
 from ._couplings import select_pairs
 from ._credible import credible_interval, CredibleInterval, IntervalKind
 from ._mixture import Mixture
 from ._plan import TransportPlan
-from ._plan_draws import AbstractPlanDraws, kept
+from ._plan_draws import AbstractPlanDraws
 from ._posterior_correspondences import PosteriorCorrespondences
 from ._result import RESULTS
 

@@ -95,7 +95,7 @@ def transport(
     if source.dim != target.dim:
         raise ValueError(f"`target` must have the dimension of `source`, {source.dim}; got {target.dim}.")
     dtype = jnp.result_type(source.components.dtype, target.components.dtype)
-    source, target = (_cast(mixture, dtype) for mixture in (source, target))
+    source, target = (cast_mixture(mixture, dtype) for mixture in (source, target))
     epsilon_1 = jnp.asarray(as_scalar("epsilon_components", epsilon_components), dtype)
     exact = not is_traced(as_scalar("epsilon_weights", epsilon_weights)) and float(epsilon_weights) == 0
     epsilon_2 = jnp.asarray(epsilon_weights, dtype)
@@ -130,12 +130,13 @@ def transport(
     return raise_if_failed(plan, plan.result) if throw else plan
 
 
-def _cast(mixture: Mixture, dtype: Any) -> Mixture:
+def cast_mixture(mixture: Mixture, dtype: Any) -> Mixture:
+    """A mixture, or stacked mixtures, in another precision."""
     if all(leaf.dtype == dtype for leaf in jax.tree.leaves(mixture)):
         return mixture
     wide = jax.tree.map(lambda leaf: leaf.astype(dtype), mixture)
     # Weights that summed to one in float32 miss it by 1e-8 in float64: balance them again.
-    return eqx.tree_at(lambda m: m.weights, wide, wide.weights / jnp.sum(wide.weights))
+    return eqx.tree_at(lambda m: m.weights, wide, wide.weights / jnp.sum(wide.weights, axis=-1, keepdims=True))
 
 
 def _start_values(
@@ -223,7 +224,7 @@ def _solve_weights(
         # Rescaled in float64, so that the rounding of float32 weights does not unbalance the marginals.
         coupling = narrow(in_float64(_balanced_coupling, costs, a, b, epsilon, limit, start, steps), dtype)
     if not traced:
-        coupling = eqx.tree_at(lambda c: c.marginal_error, coupling, _measured_error(coupling.weights, a, b))
+        coupling = eqx.tree_at(lambda c: c.marginal_error, coupling, measured_error(coupling.weights, a, b))
     return coupling, "float64" if widen else str(dtype)
 
 
@@ -231,9 +232,9 @@ def _balanced_coupling(costs: Array, a: Array, b: Array, *rest: Array) -> Weight
     return entropic_coupling(costs, a / jnp.sum(a), b / jnp.sum(b), *rest)
 
 
-def _measured_error(weights: Array, a: Array, b: Array) -> Float[Array, ""]:
-    """The marginal error of the stored weights, summed in float64 and rounded up."""
+def measured_error(weights: Array, a: Array, b: Array) -> Float[Array, "*S"]:
+    """The marginal error of stored weights, one coupling or a stack, summed in float64 and rounded up."""
     host, left, right = (np.asarray(value, np.float64) for value in (weights, a, b))
-    error = np.abs(host.sum(1) - left).sum() + np.abs(host.sum(0) - right).sum()
-    stored = weights.dtype.type(error)
-    return jnp.asarray(stored if stored >= error else np.nextafter(stored, weights.dtype.type(np.inf)))
+    error = np.abs(host.sum(-1) - left).sum(-1) + np.abs(host.sum(-2) - right).sum(-1)
+    stored = error.astype(weights.dtype)
+    return jnp.asarray(np.where(stored >= error, stored, np.nextafter(stored, weights.dtype.type(np.inf))))

@@ -18,7 +18,7 @@ from ._precision import in_float64, narrow
 from ._progress import progress_bar
 from ._relabel import relabel as relabel_draws
 from ._result import ConvergenceError, RESULTS
-from ._transport import transport
+from ._transport import cast_mixture, measured_error, transport
 
 # Checked by hand, with a better message than a run-time type checker's.
 if TYPE_CHECKING:
@@ -180,13 +180,14 @@ def _solve_together(
             parts.append(take(narrow(numbers, dtype), slice(count)))
             bar.update(count)
     numbers = parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-    source, target = (_cast(mixture, dtype) for mixture in (source, target))
+    source, target = (cast_mixture(mixture, dtype) for mixture in (source, target))
     first, second = (jnp.asarray(i) for i in index)
     epsilon_1, epsilon_2 = (jnp.asarray(float(epsilon), dtype) for epsilon in epsilons)
     plans = StackedPlans(numbers, source, target, first, second, epsilon_1, epsilon_2)
     if dtype == np.float64:
         return plans
-    return eqx.tree_at(lambda p: p.numbers.weight_coupling.marginal_error, plans, _measured_errors(plans))
+    errors = measured_error(numbers.weight_coupling.weights, plans.source.weights, plans.target.weights)
+    return eqx.tree_at(lambda p: p.numbers.weight_coupling.marginal_error, plans, errors)
 
 
 @eqx.filter_jit
@@ -216,22 +217,6 @@ def _solve_chunk(
     num = source.weights.shape[0]
     item_size = 4 * source.weights.shape[1] * numbers_per_draw(target)
     return jax.lax.map(one, (source, target), batch_size=draws_at_once(item_size, num))
-
-
-def _cast(draws: Mixture, dtype: np.dtype) -> Mixture:
-    if draws.components.dtype == dtype:
-        return draws
-    wide = jax.tree.map(lambda leaf: leaf.astype(dtype), draws)
-    return eqx.tree_at(lambda m: m.weights, wide, wide.weights / jnp.sum(wide.weights, axis=1, keepdims=True))
-
-
-def _measured_errors(plans: StackedPlans) -> Float[Array, " S"]:
-    """The marginal errors of the stored weights, summed in float64 and rounded up."""
-    weights = plans.numbers.weight_coupling.weights
-    host, a, b = (np.asarray(v, np.float64) for v in (weights, plans.source.weights, plans.target.weights))
-    error = np.abs(host.sum(2) - a).sum(1) + np.abs(host.sum(1) - b).sum(1)
-    stored = error.astype(weights.dtype)
-    return jnp.asarray(np.where(stored >= error, stored, np.nextafter(stored, weights.dtype.type(np.inf))))
 
 
 # -- one draw after the other ------------------------------------------------------------------------------------------

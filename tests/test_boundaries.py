@@ -132,6 +132,7 @@ ALLOWED = {
     "_mixture_model": {
         "_arrays",
         "_components",
+        "_conjugate",
         "_em",
         "_mixture",
         "_mixture_distribution",
