@@ -8,14 +8,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, Key
 
 from omt_expfam._arrays import ArrayLike, as_floating, check_positive, check_shape
-from omt_expfam._conjugate import (
-    check_names,
-    draw_location,
-    draw_variance,
-    NormalPrior,
-    read_inverse_gamma,
-    read_normal,
-)
+from omt_expfam._conjugate import draw_location, draw_variance, read_moments
 from omt_expfam._covariance import DiagonalCovariance
 from omt_expfam._priors import location_prior, spread_of, variance_prior, within_scale
 from omt_expfam._product_form import NormalShape, ProductForm
@@ -118,10 +111,7 @@ class DiagonalGaussian(AbstractMomentGaussian):
         return {"loc": location_prior(center, scale), "variance": variance}
 
     def _conjugate(self, priors: dict[str, dist.Distribution], origin: Float[Array, " d"]) -> dict[str, Any]:
-        check_names(priors, "loc", "variance")
-        loc = read_normal("loc", priors["loc"], self.loc)
-        variance = read_inverse_gamma("variance", priors["variance"], self.variance)
-        return {"loc": NormalPrior(loc.mean - origin[None], loc.precision), "variance": variance}
+        return read_moments(priors, self.loc, self.variance, origin)
 
     def _conjugate_step(
         self, key: Key[Array, ""], counts: Float[Array, " K"], sums: Moments, hyper: dict[str, Any]

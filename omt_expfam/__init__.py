@@ -2,7 +2,7 @@
 
 import importlib.metadata
 
-from . import metrics as metrics, plot as plot
+from . import diagnostics as diagnostics, metrics as metrics, plot as plot
 from ._blocks import Blocks as Blocks
 from ._components import (
     AbstractComponents as AbstractComponents,

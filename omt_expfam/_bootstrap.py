@@ -8,14 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from ._arrays import ArrayLike, as_count, as_key, as_scalar, default_dtype, KeyLike, power_of_two
+from ._arrays import ArrayLike, as_count, as_key, KeyLike, power_of_two
 from ._em import AbstractEMFamily, AbstractRegularEMFamily, EMData, evaluate, initial_state, run
-from ._fit import _as_chunk_size, _as_data, _as_start, _as_weight, Fit
-from ._fit_problem import FitProblem, moved_start, Prior, standardization, to_data_units, working_precision
+from ._fit import _as_start, Fit, read_data
+from ._fit_problem import moved_start, Prior, to_data_units, working_precision
 from ._mixture import Mixture
 from ._precision import narrow
 from ._progress import progress_bar
-from ._support import check_support
 from ._template import as_template, Template
 
 # A draw is settled when a step changes its whole objective (not that per point) by less than this, in nats.
@@ -104,54 +103,45 @@ def bootstrap_mixtures(
         raise TypeError(f"`start` must be a Fit or a Mixture; got {type(start).__name__}.")
     key, num_draws, max_steps = as_key(key), as_count("num_draws", num_draws), as_count("max_steps", max_steps)
     chosen = as_template(mixture.components if family is None else family)
-    points = _as_data(x, mixture.num_components)
-    weight = _as_weight(sample_weight, points)
-    if dtype not in ("float64", "float32"):
-        raise ValueError(f'`dtype` must be "float64" or "float32"; got {dtype!r}.')
-    tolerance = max(_TOLERANCE / weight.sum(), 128 * float(np.finfo(dtype).eps)) if tolerance is None else tolerance
-    for name, value in (("regularization", regularization), ("tolerance", tolerance)):
-        as_scalar(name, value)
-    if covariance_prior is not None:
-        as_scalar("covariance_prior", covariance_prior)
-    check_support("x", points, chosen.family)
-    if chunk_size is not None:
-        chunk_size = _as_chunk_size(chunk_size, chosen.family, len(points))
-    block = _block_size(block_size, len(points) * mixture.num_components, num_draws)
-    shift, scale = standardization(chosen.family, points, weight, standardize)
+    data = read_data(
+        x,
+        chosen,
+        mixture.num_components,
+        sample_weight=sample_weight,
+        covariance_prior=covariance_prior,
+        regularization=regularization,
+        standardize=standardize,
+        tolerance=tolerance,
+        dtype=dtype,
+        chunk_size=chunk_size,
+    )
+    if tolerance is None:
+        tolerance = max(_TOLERANCE / data.weight.sum(), 128 * float(np.finfo(dtype).eps))
+    block = _block_size(block_size, len(data.points) * mixture.num_components, num_draws)
     moved, reference = (
-        _as_start(given, chosen, mixture.num_components, points.shape[1], shift, scale)
+        _as_start(given, chosen, mixture.num_components, data.points.shape[1], data.shift, data.scale)
         for given in (mixture, mixture if prior_from is None else prior_from)
     )
 
-    precision = "float32" if points.dtype == np.float32 else str(default_dtype())
     with working_precision(dtype):
-        problem = FitProblem(
-            chosen,
-            jnp.asarray((points - shift) / scale, dtype),
-            jnp.asarray(weight, dtype),
-            mixture.num_components,
-            covariance_prior,
-            jnp.asarray(regularization, dtype),
-            chunk_size,
-            dtype == "float64",
-        )
+        problem = data.problem()
         log_weights, components = moved_start(moved, problem.x.dtype)
-        data = problem.data(components)
+        chunks = problem.data(components)
         task = _Task(
             key,
             log_weights,
             components,
-            data,
-            problem.prior(*moved_start(reference, problem.x.dtype), data),
+            chunks,
+            problem.prior(*moved_start(reference, problem.x.dtype), chunks),
             problem.ridge,
             jnp.asarray(tolerance, dtype),
-            jnp.asarray(shift, dtype),
-            jnp.asarray(scale, dtype),
-            len(points),
-            _batch(components, data),
+            jnp.asarray(data.shift, dtype),
+            jnp.asarray(data.scale, dtype),
+            len(data.points),
+            _batch(components, chunks),
         )
         draws = _refit_all(task, num_draws, max_steps, block, progress)
-    return _checked(narrow(draws, precision), precision)
+    return _checked(narrow(draws, data.precision), data.precision)
 
 
 def _block_size(block_size: int | None, num_responsibilities: int, num_draws: int) -> int:

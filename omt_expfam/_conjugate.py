@@ -80,6 +80,16 @@ def read_inverse_wishart(name: str, prior: dist.Distribution, scale_tril: Float[
     return InverseWishartPrior(degrees, tril @ jnp.swapaxes(tril, 1, 2))
 
 
+def read_moments(
+    priors: dict[str, dist.Distribution], loc: Float[Array, "K d"], variance: Float[Array, "K *d"], origin: Array
+) -> dict[str, Any]:
+    """The hyperparameters of normal locations, less ``origin``, and inverse gamma variances."""
+    check_names(priors, "loc", "variance")
+    location = read_normal("loc", priors["loc"], loc)
+    own = read_inverse_gamma("variance", priors["variance"], variance)
+    return {"loc": NormalPrior(location.mean - origin[None], location.precision), "variance": own}
+
+
 def without_shape(prior: Any) -> Any:
     """The law inside `to_event` and `expand`."""
     while isinstance(prior, dist.Independent | dist.ExpandedDistribution):

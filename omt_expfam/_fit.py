@@ -1,6 +1,6 @@
 """Fitting a mixture to data by expectation-maximization."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -136,45 +136,113 @@ def fit(
     chosen = as_template(family)
     key = as_key(key)
     num_components = as_count("num_components", num_components)
-    points = _as_data(x, num_components)
-    weight = _as_weight(sample_weight, points)
-    if dtype not in ("float64", "float32"):
-        raise ValueError(f'`dtype` must be "float64" or "float32"; got {dtype!r}.')
-    for name, value in (("regularization", regularization), ("tolerance", tolerance)):
-        as_scalar(name, value)
-    if covariance_prior is not None:
-        as_scalar("covariance_prior", covariance_prior)
+    data = read_data(
+        x,
+        chosen,
+        num_components,
+        sample_weight=sample_weight,
+        covariance_prior=covariance_prior,
+        regularization=regularization,
+        standardize=standardize,
+        tolerance=tolerance,
+        dtype=dtype,
+        chunk_size=chunk_size,
+    )
     max_steps, num_starts = as_count("max_steps", max_steps), as_count("num_starts", num_starts)
-    check_support("x", points, chosen.family)
-    if chunk_size is not None:
-        chunk_size = _as_chunk_size(chunk_size, chosen.family, len(points))
-    shift, scale = standardization(chosen.family, points, weight, standardize)
-    given = _as_start(start, chosen, num_components, points.shape[1], shift, scale)
-
-    precision = "float32" if points.dtype == np.float32 else str(default_dtype())
+    given = _as_start(start, chosen, num_components, data.points.shape[1], data.shift, data.scale)
     with working_precision(dtype):
-        problem = FitProblem(
-            chosen,
-            jnp.asarray((points - shift) / scale, dtype),
-            jnp.asarray(weight, dtype),
-            num_components,
-            covariance_prior,
-            jnp.asarray(regularization, dtype),
-            chunk_size,
-            dtype == "float64",
-        )
+        problem = data.problem()
         fits = [
             solve_once(problem, own_key, given, jnp.asarray(tolerance, dtype), max_steps, progress)
             for own_key in jax.random.split(key, num_starts)
         ]
         best = max(fits, key=lambda f: float(f[0].objective))
-        fitted = _package(problem, *best, shift, scale, tolerance)
+        fitted = _package(problem, *best, data.shift, data.scale, tolerance)
         if fitted.converged:
             verify(fitted.mixture.components)
-    fitted = narrow(fitted, precision)
+    fitted = narrow(fitted, data.precision)
     if fitted.converged and not all(bool(jnp.isfinite(v).all()) for v in jax.tree.leaves(fitted.mixture)):
-        raise ValueError(f"`x` has values whose squares overflow {precision}. Rescale the data, or enable x64.")
+        raise ValueError(f"`x` has values whose squares overflow {data.precision}. Rescale the data, or enable x64.")
     return raise_if_failed(fitted, fitted.result) if throw else fitted
+
+
+class Data(NamedTuple):
+    """Checked points and settings of a fit.
+
+    Attributes:
+        template: The family with its fixed parameters.
+        num_components: Number of components K.
+        points: Points in their own units, shape ``[n, d]``.
+        weight: Their weights, shape ``[n]``.
+        shift: What standardization subtracts, shape ``[d]``.
+        scale: What it divides by, shape ``[d]``.
+        covariance_prior: As in `fit`.
+        regularization: As in `fit`.
+        chunk_size: As in `fit`.
+        dtype: The precision of the computation.
+    """
+
+    template: Template
+    num_components: int
+    points: np.ndarray
+    weight: np.ndarray
+    shift: np.ndarray
+    scale: np.ndarray
+    covariance_prior: float | None
+    regularization: float
+    chunk_size: int | None
+    dtype: str
+
+    @property
+    def precision(self) -> str:
+        """The precision of results: that of the points, or JAX's default."""
+        return "float32" if self.points.dtype == np.float32 else str(default_dtype())
+
+    def problem(self) -> FitProblem:
+        """The standardized problem; to be called where arrays have the precision of the computation."""
+        return FitProblem(
+            self.template,
+            jnp.asarray((self.points - self.shift) / self.scale, self.dtype),
+            jnp.asarray(self.weight, self.dtype),
+            self.num_components,
+            self.covariance_prior,
+            jnp.asarray(self.regularization, self.dtype),
+            self.chunk_size,
+            self.dtype == "float64",
+        )
+
+
+def read_data(
+    x: ArrayLike,
+    chosen: Template,
+    num_components: int,
+    *,
+    sample_weight: ArrayLike | None,
+    covariance_prior: float | None,
+    regularization: float,
+    standardize: bool,
+    tolerance: float | None,
+    dtype: str,
+    chunk_size: int | None,
+) -> Data:
+    """Check what `fit` and the bootstrap are given, all but where they start."""
+    points = _as_data(x, num_components)
+    weight = _as_weight(sample_weight, points)
+    if dtype not in ("float64", "float32"):
+        raise ValueError(f'`dtype` must be "float64" or "float32"; got {dtype!r}.')
+    for name, value in (
+        ("regularization", regularization),
+        ("tolerance", tolerance),
+        ("covariance_prior", covariance_prior),
+    ):
+        if value is not None:
+            as_scalar(name, value)
+    check_support("x", points, chosen.family)
+    if chunk_size is not None:
+        chunk_size = _as_chunk_size(chunk_size, chosen.family, len(points))
+    shift, scale = standardization(chosen.family, points, weight, standardize)
+    settings = covariance_prior, regularization, chunk_size, dtype
+    return Data(chosen, num_components, points, weight, shift, scale, *settings)
 
 
 def _as_data(x: ArrayLike, num_components: int) -> np.ndarray:

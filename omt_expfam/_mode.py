@@ -1,7 +1,8 @@
 """The mode of a posterior density, and its curvature there."""
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -132,12 +133,16 @@ def _measure(target: Target, center: np.ndarray, kinked: bool) -> tuple[np.ndarr
 def _descend(target: Target, center: np.ndarray, factor: np.ndarray) -> np.ndarray | None:
     """A step that lowers the potential, by L-BFGS in whitened coordinates; None where it is not finite."""
     origin, shape = jnp.asarray(center), jnp.asarray(factor)
-
-    def value(z: np.ndarray) -> tuple[float, np.ndarray]:
-        energy, slope = (np.asarray(v) for v in _whitened(target, origin, shape, jnp.asarray(z)))
-        finite = np.isfinite(energy) and np.isfinite(slope).all()
-        return (float(energy), slope) if finite else (np.inf, np.zeros_like(z))
-
-    options = {"maxiter": 50, "gtol": 1e-3}
-    found = scipy.optimize.minimize(value, np.zeros(len(center)), jac=True, method="L-BFGS-B", options=options)
+    found = minimize(lambda z: _whitened(target, origin, shape, z), np.zeros(len(center)), maxiter=50, gtol=1e-3)
     return factor @ found.x if np.isfinite(found.fun) else None
+
+
+def minimize(value_and_grad: Callable[[Array], tuple[Array, Array]], start: np.ndarray, **options: Any) -> Any:
+    """SciPy's L-BFGS on a JAX function; places where that is not finite count as infinitely high."""
+
+    def value(u: np.ndarray) -> tuple[float, np.ndarray]:
+        energy, slope = (np.asarray(v) for v in value_and_grad(jnp.asarray(u)))
+        finite = np.isfinite(energy) and np.isfinite(slope).all()
+        return (float(energy), slope) if finite else (np.inf, np.zeros_like(u))
+
+    return scipy.optimize.minimize(value, start, jac=True, method="L-BFGS-B", options=options)

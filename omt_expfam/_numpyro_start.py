@@ -6,12 +6,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 from jaxtyping import Array, Float, Key
 
 from ._fit import fit
 from ._mixture_distribution import density_table
 from ._mixture_model import MixtureModel
+from ._mode import minimize
 from ._numpyro_law import relaxed
 from ._target import Target
 
@@ -37,12 +37,7 @@ def numpyro_start(key: Key[Array, ""], x: Float[Array, "n d"], model: MixtureMod
             draws[name] = law.sample(own, (_NUM_PRIOR_DRAWS,))
     start = np.median(np.asarray(jax.vmap(prior.unconstrain)(draws)), axis=0)
 
-    def value(u: np.ndarray) -> tuple[float, np.ndarray]:
-        energy, slope = (np.asarray(v) for v in _expected(prior, x, responsibilities, jnp.asarray(u)))
-        finite = np.isfinite(energy) and np.isfinite(slope).all()
-        return (float(energy), slope) if finite else (np.inf, np.zeros_like(u))
-
-    found = scipy.optimize.minimize(value, start, jac=True, method="L-BFGS-B", options={"maxiter": 500})
+    found = minimize(lambda u: _expected(prior, x, responsibilities, u), start, maxiter=500)
     return prior.constrain(jnp.asarray(found.x))
 
 

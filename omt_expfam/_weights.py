@@ -76,7 +76,7 @@ class _Plan(NamedTuple):
 
 
 class _Path(NamedTuple):
-    """A point on the regularization path, and the last converged one to fall back to."""
+    """A point on the regularization path, and the one to fall back to: the last converged, or the path's start."""
 
     reduced: Float[Array, "K0 K1"]
     epsilon: Float[Array, ""]
@@ -84,6 +84,7 @@ class _Path(NamedTuple):
     factor: Float[Array, ""]
     stage_tolerance: Float[Array, ""]
     tries: Array
+    slow: Array
     safe_reduced: Float[Array, "K0 K1"]
     safe_epsilon: Float[Array, ""]
     num_steps: Array
@@ -176,8 +177,10 @@ def _advance(path: _Path, a: Array, b: Array, target: Array) -> _Path:
         new, tries = state
         return (jnp.sum(jnp.abs(at(new).residual)) > _GUARD) & (tries < 6)
 
+    # A last hop that is little longer than planned is taken at once, but not after a retreat: that would cycle.
+    reach = jnp.where(path.factor < _LEAST_FACTOR, 1.0, 1.5) * target
     wanted = epsilon / path.factor
-    wanted = jnp.where(wanted < 1.5 * target, target, wanted)
+    wanted = jnp.where(wanted < reach, target, wanted)
     new, shortened = jax.lax.while_loop(
         too_far, lambda s: (jnp.sqrt(s[0] * epsilon), s[1] + 1), (wanted, jnp.asarray(0))
     )
@@ -195,10 +198,11 @@ def _advance(path: _Path, a: Array, b: Array, target: Array) -> _Path:
 
 def _retreat(path: _Path, tolerance: Array) -> _Path:
     """Return to the last converged point, to leave it again by a shorter step and more exactly."""
+    factor = jnp.clip(jnp.sqrt(path.safe_epsilon / path.epsilon), 1.2, _FIRST_FACTOR)
     return path._replace(
         reduced=path.safe_reduced,
         epsilon=path.safe_epsilon,
-        factor=jnp.maximum(1.2, jnp.sqrt(path.safe_epsilon / path.epsilon)).astype(path.factor.dtype),
+        factor=factor.astype(path.factor.dtype),
         stage_tolerance=jnp.maximum(tolerance, 1e-2 * path.stage_tolerance),
         tries=jnp.zeros_like(path.tries),
     )
@@ -213,15 +217,17 @@ def _follow(
     def error_of(reduced: Array, at: Array) -> Array:
         return jnp.sum(jnp.abs(_evaluate(reduced, a, b, at).residual))
 
-    # A given start that is already good skips the path.
+    # A given start that is already good skips the path; should it deceive, the path is there to fall back to.
     warm = cost - start[None, :]
     good = error_of(warm, epsilon) < _GUARD
-    first = jnp.where(good, epsilon, jnp.maximum(epsilon, spread / 2))
+    top = jnp.maximum(epsilon, spread / 2)
+    first = jnp.where(good, epsilon, top)
     plan = _evaluate(jnp.where(good, warm, cost), a, b, first)
     error = jnp.sum(jnp.abs(plan.residual))
     factor = jnp.full_like(first, _FIRST_FACTOR)
     zero = jnp.asarray(0)
-    path = _Path(plan.reduced, first, error, factor, tolerance, zero, plan.reduced, first, zero)
+    slow = jnp.asarray(False)
+    path = _Path(plan.reduced, first, error, factor, tolerance, zero, slow, cost, top, zero)
 
     def going(path: _Path) -> Array:
         unfinished = (path.epsilon > epsilon) | ~(path.error <= tolerance)
@@ -229,9 +235,9 @@ def _follow(
 
     def step(path: _Path) -> _Path:
         arrived = path.error <= jnp.where(path.epsilon > epsilon, path.stage_tolerance, tolerance)
-        stuck = (path.tries >= _PATIENCE) & (path.safe_epsilon > path.epsilon)
+        stuck = (path.tries >= _PATIENCE) & path.slow & (path.safe_epsilon > path.epsilon)
         branch = jnp.where(arrived, 0, jnp.where(stuck, 1, 2))
-        path = jax.lax.switch(
+        new = jax.lax.switch(
             branch,
             [
                 lambda p: _advance(p, a, b, epsilon),
@@ -240,7 +246,8 @@ def _follow(
             ],
             path,
         )
-        return path._replace(error=error_of(path.reduced, path.epsilon), num_steps=path.num_steps + 1)
+        error = error_of(new.reduced, new.epsilon)
+        return new._replace(error=error, slow=error > 0.5 * path.error, num_steps=path.num_steps + 1)
 
     path = jax.lax.while_loop(going, step, path)
     return path.reduced, path.num_steps

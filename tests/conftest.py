@@ -5,6 +5,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import contextlib
+import gc
 from pathlib import Path
 
 import jax
@@ -19,6 +20,16 @@ def strict_jax(request):
         return
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"), jax.debug_key_reuse(True):
         yield
+
+
+@pytest.fixture(autouse=True)
+def bounded_programs():
+    """Drop compiled programs before they exhaust the memory maps of a process: Linux allows 65,530, XLA takes many."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 40_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(params=["float32", "float64"])

@@ -148,7 +148,7 @@ ALLOWED = {
     "_nuts": {"_arrays", "_inference", "_mode", "_numpyro_law", "_result"},
     "_variational": {"_arrays", "_inference", "_mode", "_numpyro_law", "_progress", "_result", "_target"},
     "_methods": {"_arrays", "_bootstrap", "_gibbs", "_inference", "_mode", "_result", "_target"},
-    "_numpyro_start": {"_fit", "_mixture_distribution", "_mixture_model", "_numpyro_law", "_target"},
+    "_numpyro_start": {"_fit", "_mixture_distribution", "_mixture_model", "_mode", "_numpyro_law", "_target"},
     "_arviz": set(),
     "_label_free": {"_arviz", "_mixture", "_mixture_distribution"},
     "_posterior_fit": {

@@ -235,3 +235,47 @@ def test_laplacian_of_wildly_different_edges(x64):
     difference = result - result[0]
     expected = np.array([float(v - solution[0]) for v in solution])
     np.testing.assert_allclose(difference[1:], expected[1:], rtol=1e-9)
+
+
+@pytest.mark.parametrize("epsilon", [0.299, 0.3, 0.301, 0.31])
+def test_a_slow_last_stage_is_not_given_up(epsilon, x64):
+    """A problem whose last hop needs many Newton steps: retreating from it and hopping again would cycle for ever."""
+    cost = np.array(
+        [
+            [2.456731532120402, 44.590404942716, 32.50296423510573, 13.369812981412338],
+            [3.7090942807280496, 12.965388129623735, 12.035609734526481, 4.787408156832411],
+            [10.890673138630447, 71.57473235722186, 41.008273479893845, 19.42457664009785],
+            [4.940354179496405, 24.25231207827364, 6.448563402087974, 0.7473336813697375],
+        ]
+    )
+    a = np.array([0.36764656553670727, 0.15846869526100194, 0.06320801340179599, 0.4106767258004949])
+    b = np.array([0.43084792379529224, 0.04962633946725858, 0.22038995447658405, 0.299135782260865])
+    coupling = solve(cost, a, b, epsilon)
+    assert coupling.result == RESULTS.successful
+    assert coupling.num_steps < 60
+    # Optimal: the right marginals, and log(Omega) + L / epsilon a sum of a function of i and one of j.
+    weights = np.asarray(coupling.weights)
+    np.testing.assert_allclose(weights.sum(1), a, atol=1e-10)
+    np.testing.assert_allclose(weights.sum(0), b, atol=1e-10)
+    total = np.log(weights) + cost / epsilon
+    np.testing.assert_allclose(total - total[:1] - total[:, :1] + total[0, 0], 0, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (3, 8)])
+def test_weights_of_any_size_converge(shape, dtype):
+    """Nearly all weight on one component makes any start look good; it must not be trusted for that."""
+    rng = np.random.default_rng(5)
+    k0, k1 = shape
+    size = 400
+    points = rng.normal(size=(size, k0, 1, 3)), rng.normal(size=(size, 1, k1, 3))
+    cost = ((points[0] - points[1]) ** 2).sum(-1)
+    concentration = 10 ** rng.uniform(-1, 1.5, size)
+    a = np.stack([rng.dirichlet(np.full(k0, c)) for c in concentration])
+    b = np.stack([rng.dirichlet(np.full(k1, c)) for c in concentration])
+    epsilon = np.ptp(cost, axis=(1, 2)) * 10 ** rng.uniform(-5, 0, size)
+    tolerance = 1e-9 if dtype == "float64" else 1e-5
+    couplings = jax.vmap(lambda *args: solve(*args, tolerance=tolerance))(
+        *(jnp.asarray(value, dtype) for value in (cost, a, b, epsilon))
+    )
+    assert np.all(couplings.marginal_error <= tolerance), np.nonzero(~(couplings.marginal_error <= tolerance))
+    assert np.max(couplings.num_steps) < 250

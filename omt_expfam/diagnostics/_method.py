@@ -1,0 +1,80 @@
+"""The method whose stability is studied: fit both mixtures, transport one to the other."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float
+
+from .._arrays import ArrayLike, as_count, as_key, as_scalar, KeyLike
+from .._fit import fit
+from .._plan import TransportPlan
+from .._transport import transport
+
+
+class MixtureTransport(eqx.Module):
+    """From two data sets to a plan, called as ``method(key, x, y)``.
+
+    The studies take any function of a key and two data sets that returns a `TransportPlan` or a map from points
+    ``[n, d]`` to points ``[n, d]``; this is the one that the library exists for.
+
+    Attributes:
+        family: A component family, or a pair of them for source and target, as in `omt_expfam.fit`.
+        num_components: Number of components, or a pair of numbers for source and target.
+        epsilon_components: Regularization of the component couplings, units of squared distance.
+        epsilon_weights: Regularization of the weights, same units.
+        fit_options: Options of `omt_expfam.fit` for both fits.
+        transport_options: Options of `omt_expfam.transport`.
+    """
+
+    family: Any
+    num_components: Any
+    epsilon_components: float
+    epsilon_weights: float
+    fit_options: dict[str, Any]
+    transport_options: dict[str, Any]
+
+    def __init__(
+        self,
+        family: Any,
+        num_components: Any,
+        *,
+        epsilon_components: float,
+        epsilon_weights: float,
+        fit_options: dict[str, Any] | None = None,
+        transport_options: dict[str, Any] | None = None,
+    ) -> None:
+        as_scalar("epsilon_components", epsilon_components)
+        as_scalar("epsilon_weights", epsilon_weights)
+        self.family = family
+        self.num_components = tuple(as_count("num_components", k) for k in _pair("num_components", num_components))
+        self.epsilon_components, self.epsilon_weights = epsilon_components, epsilon_weights
+        self.fit_options = {"progress": False, **(fit_options or {})}
+        self.transport_options = {"progress": False, **(transport_options or {})}
+
+    def __call__(
+        self, key: KeyLike, x: Float[Array, "n d"] | ArrayLike, y: Float[Array, "m d"] | ArrayLike
+    ) -> TransportPlan:
+        """Fit both mixtures and couple them."""
+        keys = jax.random.split(as_key(key))
+        families = _pair("family", self.family)
+        source, target = (
+            fit(k, points, family, num, **self.fit_options).mixture
+            for k, points, family, num in zip(keys, (x, y), families, self.num_components, strict=True)
+        )
+        return transport(
+            source,
+            target,
+            epsilon_components=self.epsilon_components,
+            epsilon_weights=self.epsilon_weights,
+            **self.transport_options,
+        )
+
+
+def _pair(name: str, value: Any) -> tuple[Any, Any]:
+    """Source's and target's value, of one given for both or of a pair."""
+    if not isinstance(value, (tuple, list)):
+        return value, value
+    if len(value) != 2:
+        raise ValueError(f"`{name}` must be one value or a pair for source and target; got {len(value)} values.")
+    return tuple(value)
