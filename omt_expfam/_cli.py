@@ -123,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_fit(commands, [points, saving, common])
     _add_transport(commands, [saving, common])
     _add_push(commands, [points, saving, common])
+    _add_diagnose(commands, [points, saving, common])
     return parser
 
 
@@ -163,14 +164,7 @@ def _add_transport(commands: Any, parents: list) -> None:
     parser = _add(commands, _transport, "transport", "transport one mixture to another", parents)
     parser.add_argument("source", metavar="SOURCE.omt", help="source: a saved fit or mixture")
     parser.add_argument("target", metavar="TARGET.omt", help="target: a saved fit or mixture")
-    for name, what in (("components", "the couplings of components"), ("weights", "the coupling of their weights")):
-        parser.add_argument(
-            f"--epsilon-{name}",
-            type=_nonnegative,
-            metavar="E",
-            required=True,
-            help=f"entropic regularization of {what}, {_EPSILON_HELP}",
-        )
+    _add_epsilons(parser)
     parser.add_argument("-o", "--out", metavar="FILE", default="plan.omt", help="the plan (default: %(default)s)")
     parser.add_argument(
         "--min-weight",
@@ -201,6 +195,39 @@ def _add_push(commands: Any, parents: list) -> None:
         "components (default: %(default)s)",
     )
     parser.add_argument("--seed", type=_seed, default=0, help="seed of --method sample (default: 0)")
+
+
+def _add_diagnose(commands: Any, parents: list) -> None:
+    summary = "report how unique, stable and sensitive the transport of two data sets is"
+    parser = _add(commands, _diagnose, "diagnose", summary, parents)
+    parser.add_argument("source", metavar="SOURCE", help=_POINTS_HELP)
+    parser.add_argument("target", metavar="TARGET", help="points of the target, likewise")
+    parser.add_argument(
+        "-K", "--components", type=_count, nargs="+", required=True, metavar="K", help="number of components, or two"
+    )
+    _add_epsilons(parser)
+    parser.add_argument(
+        "--family",
+        choices=[name for name in _FAMILIES if name != "low-rank"],
+        default="gaussian",
+        help="component family (default: %(default)s)",
+    )
+    parser.add_argument("--repeats", type=_count, default=3, help="repeats of each disturbance (default: 3)")
+    parser.add_argument("--seed", type=_seed, default=0, help="seed of everything random (default: 0)")
+    parser.add_argument(
+        "-o", "--out", metavar="DIR", default="omt-report", help="folder of the report (default: %(default)s)"
+    )
+
+
+def _add_epsilons(parser: Any) -> None:
+    for name, what in (("components", "the couplings of components"), ("weights", "the coupling of their weights")):
+        parser.add_argument(
+            f"--epsilon-{name}",
+            type=_nonnegative,
+            metavar="E",
+            required=True,
+            help=f"entropic regularization of {what}, {_EPSILON_HELP}",
+        )
 
 
 def _whole_number(text: str, minimum: int) -> int:
@@ -346,6 +373,40 @@ def _push(arguments: argparse.Namespace) -> None:
     write_points(arguments.out, images)
     print(f"mapped {images.shape[0]} points in {images.shape[1]} dimensions")
     print(f"saved {arguments.out}")
+
+
+def _diagnose(arguments: argparse.Namespace) -> None:
+    if len(arguments.components) > 2:
+        arguments.parser.error("-K takes one number, or two for source and target")
+    report = os.path.join(arguments.out, "report.md")
+    if os.path.lexists(report) and not arguments.force:
+        raise FileExistsError(f"{report}: the file exists already; replace it with --force.")
+    import jax
+
+    import families
+
+    from ._diagnose import run_diagnose, Study
+    from ._points import read_points
+    from .diagnostics import MixtureTransport
+
+    x, y = (
+        read_points(path, array=arguments.array, header=arguments.header).astype(arguments.precision)
+        for path in (arguments.source, arguments.target)
+    )
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(
+            f"{arguments.target}: must have {x.shape[1]} columns, as {arguments.source}; got {y.shape[1]}."
+        )
+    method = MixtureTransport(
+        getattr(families, _FAMILIES[arguments.family]),
+        tuple(arguments.components) if len(arguments.components) == 2 else arguments.components[0],
+        epsilon_components=arguments.epsilon_components,
+        epsilon_weights=arguments.epsilon_weights,
+    )
+    names = os.path.basename(arguments.source), os.path.basename(arguments.target)
+    with jax.enable_x64(arguments.precision == "float64"):
+        run_diagnose(arguments.out, Study(names, x, y, method, arguments.repeats, arguments.seed))
+    print(f"saved {report}")
 
 
 def _check_output(arguments: argparse.Namespace) -> None:

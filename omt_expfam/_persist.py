@@ -47,6 +47,7 @@ from ._product_couplings import ProductCouplings
 from ._result import RESULTS
 from ._transport import BlockStart
 from ._weights import WeightCoupling
+from .diagnostics import Biconvexity, Envelope, Sensitivity, SideSensitivity, Stability, Sweep, Uniqueness, WorstCase
 
 FORMAT, FORMAT_VERSION = "omt-expfam", 1
 _MANIFEST = "manifest.json"
@@ -57,6 +58,7 @@ _LOCAL_HEADER_LENGTH = 30
 _CLASSES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
+        Biconvexity,
         BlockCouplings,
         Blocks,
         BlockStart,
@@ -65,6 +67,7 @@ _CLASSES: dict[str, type] = {
         CoupledFit,
         CredibleInterval,
         Displacement,
+        Envelope,
         Fit,
         GaussianCouplings,
         LabelFree,
@@ -81,9 +84,15 @@ _CLASSES: dict[str, type] = {
         PosteriorFit,
         PosteriorPlan,
         ProductCouplings,
+        Sensitivity,
+        SideSensitivity,
+        Stability,
         StackedPlans,
+        Sweep,
         TransportPlan,
+        Uniqueness,
         WeightCoupling,
+        WorstCase,
     )
 }
 _ENUMERATIONS = {"RESULTS": RESULTS}

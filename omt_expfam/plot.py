@@ -13,11 +13,17 @@ from ._arrays import ArrayLike, as_count, as_floating, as_host_or_traced, as_key
 from ._fit import Fit
 from ._mixture import Mixture
 from ._plan import TransportPlan
+from ._plot_diagnostics import (
+    sensitivity_map as sensitivity_map,
+    uniqueness_histogram as uniqueness_histogram,
+    worst_case_curve as worst_case_curve,
+)
 from ._plot_posterior import (
     posterior_trace as posterior_trace,
     uncertain_map as uncertain_map,
     weights_posterior as weights_posterior,
 )
+from ._plot_stability import modulus as modulus, stability_curves as stability_curves, sweep_chart as sweep_chart
 
 if TYPE_CHECKING:
     import matplotlib.axes

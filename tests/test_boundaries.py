@@ -249,12 +249,31 @@ ALLOWED = {
 }
 
 
-def relative_imports(path):
+# The diagnostics, a package of their own beside the engine: which of them may import which.
+DIAGNOSTICS = {
+    "_perturbations": set(),
+    "_method": set(),
+    "_starts": set(),
+    "_parameters": set(),
+    "_descent": set(),
+    "_biconvexity": {"_parameters", "_starts"},
+    "_uniqueness": {"_descent", "_parameters", "_starts"},
+    "_sensitivity": {"_parameters"},
+    "_worst_case": {"_parameters"},
+    "_distances": set(),
+    "_study": set(),
+    "_stability": {"_distances", "_method", "_perturbations", "_study"},
+    "_envelope": {"_stability"},
+    "_sweep": {"_distances", "_method", "_study"},
+}
+
+
+def relative_imports(path, level=1):
     tree = ast.parse(path.read_text())
     return {
         node.module.split(".")[0]
         for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module
+        if isinstance(node, ast.ImportFrom) and node.level == level and node.module
     }
 
 
@@ -263,10 +282,38 @@ def test_the_engine_imports_one_way():
         assert relative_imports(ROOT / "omt_expfam" / f"{name}.py") <= allowed, name
 
 
+def test_the_diagnostics_import_one_way():
+    found = {path.stem for path in (ROOT / "omt_expfam" / "diagnostics").glob("_[a-z]*.py")}
+    assert found == set(DIAGNOSTICS)
+    for name, allowed in DIAGNOSTICS.items():
+        path = ROOT / "omt_expfam" / "diagnostics" / f"{name}.py"
+        assert relative_imports(path) <= allowed, name
+        # Only unfinished studies are kept in files.
+        outer = {"_persist"} if name == "_study" else set()
+        assert relative_imports(path, level=2) <= set(ALLOWED) | outer, name
+    seen = set()
+    for name, allowed in DIAGNOSTICS.items():
+        assert allowed <= seen, f"{name} comes before what it imports"
+        seen.add(name)
+
+
 def test_only_the_outer_layer_is_free():
     """What is not in the table reads everything and is read by nobody but the facade and the command line."""
     outer = {p.stem for p in (ROOT / "omt_expfam").glob("*.py")} - set(ALLOWED)
-    assert outer <= {"__init__", "__main__", "families", "metrics", "plot", "_persist", "_cli", "_demo", "_points"}
+    assert outer <= {
+        "__init__",
+        "__main__",
+        "families",
+        "metrics",
+        "plot",
+        "_persist",
+        "_cli",
+        "_demo",
+        "_diagnose",
+        "_plot_diagnostics",
+        "_plot_stability",
+        "_points",
+    }
 
 
 @pytest.mark.parametrize("module", ["families", "matplotlib", "ott", "arviz", "sklearn", "ot"])

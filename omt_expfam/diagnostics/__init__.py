@@ -1,5 +1,7 @@
-"""Diagnostics: is the minimizer unique, how far does the map move, and what does it hang on."""
+"""Diagnostics: whether the minimizer is unique, how far the map moves when its inputs do, and what it hangs on."""
 
+from ._biconvexity import Biconvexity as Biconvexity, biconvexity as biconvexity
+from ._envelope import Envelope as Envelope, fit_envelope as fit_envelope, Violation as Violation
 from ._method import MixtureTransport as MixtureTransport
 from ._perturbations import (
     AbstractPerturbation as AbstractPerturbation,
@@ -10,3 +12,8 @@ from ._perturbations import (
     Reseeding as Reseeding,
     Subsampling as Subsampling,
 )
+from ._sensitivity import Sensitivity as Sensitivity, sensitivity as sensitivity, SideSensitivity as SideSensitivity
+from ._stability import Stability as Stability, stability as stability
+from ._sweep import Sweep as Sweep, sweep as sweep
+from ._uniqueness import Uniqueness as Uniqueness, uniqueness as uniqueness
+from ._worst_case import worst_case as worst_case, WorstCase as WorstCase

@@ -6,8 +6,9 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float
 
-from .._arrays import ArrayLike, as_count, as_key, as_scalar, KeyLike
-from .._fit import fit
+from .._arrays import ArrayLike, as_count, as_key, as_scalar, KeyLike, ScalarLike
+from .._fit import Fit, fit
+from .._mixture import Mixture
 from .._plan import TransportPlan
 from .._transport import transport
 
@@ -39,8 +40,8 @@ class MixtureTransport(eqx.Module):
         family: Any,
         num_components: Any,
         *,
-        epsilon_components: float,
-        epsilon_weights: float,
+        epsilon_components: ScalarLike,
+        epsilon_weights: ScalarLike,
         fit_options: dict[str, Any] | None = None,
         transport_options: dict[str, Any] | None = None,
     ) -> None:
@@ -55,13 +56,26 @@ class MixtureTransport(eqx.Module):
     def __call__(
         self, key: KeyLike, x: Float[Array, "n d"] | ArrayLike, y: Float[Array, "m d"] | ArrayLike
     ) -> TransportPlan:
-        """Fit both mixtures and couple them."""
-        keys = jax.random.split(as_key(key))
-        families = _pair("family", self.family)
-        source, target = (
-            fit(k, points, family, num, **self.fit_options).mixture
-            for k, points, family, num in zip(keys, (x, y), families, self.num_components, strict=True)
-        )
+        """Fit both mixtures, with one half of the key each, and couple them."""
+        source_key, target_key = jax.random.split(as_key(key))
+        return self.couple(self.fit_source(source_key, x).mixture, self.fit_target(target_key, y).mixture)
+
+    def fit_source(self, key: KeyLike, x: Float[Array, "n d"] | ArrayLike, **options: Any) -> Fit:
+        """Fit the source mixture; ``method(key, x, y)`` gives it the first of the two keys that its own splits into.
+
+        Args:
+            key: Random key.
+            x: Points, shape ``[n, d]``.
+            **options: Override ``fit_options``.
+        """
+        return fit(key, x, _pair("family", self.family)[0], self.num_components[0], **self.fit_options | options)
+
+    def fit_target(self, key: KeyLike, y: Float[Array, "m d"] | ArrayLike, **options: Any) -> Fit:
+        """Fit the target mixture, likewise; ``method(key, x, y)`` gives it the second key."""
+        return fit(key, y, _pair("family", self.family)[1], self.num_components[1], **self.fit_options | options)
+
+    def couple(self, source: Mixture, target: Mixture) -> TransportPlan:
+        """Couple two mixtures."""
         return transport(
             source,
             target,

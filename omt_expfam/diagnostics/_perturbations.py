@@ -7,6 +7,7 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from .._arrays import as_count, as_scalar
@@ -167,13 +168,17 @@ class MassShift(AbstractPerturbation):
         source = next(k for k in order if k != self.target) if self.source is None else self.source
         target = next(k for k in order if k != source) if self.target is None else self.target
         # Each point belongs to a component drawn from its responsibilities.
-        labels = jax.random.categorical(label_key, jnp.log(mixture.responsibilities(x)))
-        losing, gaining = (jnp.flatnonzero(labels == k) for k in (source, target))
+        labels = np.asarray(jax.random.categorical(label_key, jnp.log(mixture.responsibilities(x))))
+        losing, gaining = (np.flatnonzero(labels == k) for k in (source, target))
         if losing.size == 0 or gaining.size == 0:
             return x
-        out = jax.random.permutation(out_key, losing)[: round(self.share * losing.size)]
-        copies = jax.random.choice(in_key, gaining, (out.size,))
-        return x.at[out].set(x[copies])
+        # Chosen on the host: the numbers of points differ from draw to draw, and each would compile its own programs.
+        order = np.asarray(jax.random.permutation(out_key, x.shape[0]))
+        out = order[labels[order] == source][: round(self.share * losing.size)]
+        picks = np.asarray(jax.random.uniform(in_key, (x.shape[0],)), np.float64)[: out.size]
+        host = np.array(x)
+        host[out] = host[gaining[(picks * gaining.size).astype(int)]]
+        return jnp.asarray(host)
 
 
 def _check_share(name: str, value: float, strict: bool = False) -> None:

@@ -1,0 +1,221 @@
+r"""Joint descents on $(\Omega, P)$ that know nothing of the solvers: what the block iteration is checked against.
+
+Two of them. Gaussian components: a quasi-Newton method on the cross-covariances and the coupling of the weights
+together, through coordinates that keep both admissible. Any components: mirror descent on the transport of finite
+samples of them, where both blocks are plain tables.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float, Int
+
+# Sweeps of proportional fitting inside the descents, until the marginals hold to this error or so many were made.
+_MARGINAL_ERROR, _MAX_SWEEPS = 1e-13, 20_000
+# Mirror descent goes on from couplings that are scaled this far; only its last must be exact.
+_INNER_SWEEPS = 50
+
+
+class Descent(NamedTuple):
+    """Where a joint descent ended: the coupling of the weights, the component objectives, and the objective."""
+
+    weights: np.ndarray
+    costs: np.ndarray
+    objective: float
+    num_steps: int
+
+
+def _scale(
+    table: Float[Array, "*p m q"],
+    left: Float[Array, "*p m"],
+    right: Float[Array, "*p q"],
+    start: Float[Array, "*p q"],
+    max_sweeps: int,
+) -> tuple[Array, Array]:
+    """Add to log-tables what gives them their (log) marginals: the tables, and the columns' part of what was added.
+
+    ``start`` is a guess of that part, by which iterative proportional fitting begins; the answer does not depend on it.
+    """
+
+    def rows(columns: Array) -> Array:
+        return left - logsumexp(table + columns[..., None, :], axis=-1)
+
+    def going(state: tuple[Array, Array, Array]) -> Array:
+        _, error, sweeps = state
+        return (error > _MARGINAL_ERROR) & (sweeps < max_sweeps)
+
+    def sweep(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        columns, _, sweeps = state
+        new = right - logsumexp(table + rows(columns)[..., :, None], axis=-2)
+        # With exact rows, the columns were off by the factor that corrects them.
+        error = jnp.max(jnp.sum(jnp.exp(right) * jnp.abs(jnp.expm1(columns - new)), axis=-1))
+        return new, error, sweeps + 1
+
+    first = start, jnp.asarray(jnp.inf, table.dtype), jnp.asarray(0)
+    columns = jax.lax.while_loop(going, sweep, first)[0]
+    return table + rows(columns)[..., :, None] + columns[..., None, :], columns
+
+
+# -- Gaussian components: gradient descent on C and Omega ---------------------------------------------------------
+
+
+class GaussianProblem(NamedTuple):
+    """Two Gaussian mixtures, by weights, means and Cholesky factors."""
+
+    a: Array
+    b: Array
+    source_mean: Array
+    target_mean: Array
+    source_root: Array
+    target_root: Array
+    epsilon_components: Array
+    epsilon_weights: Array
+
+
+@jax.jit
+def _joint_step(table: Array, matrices: Array, columns: Array, problem: GaussianProblem) -> tuple:
+    r"""The objective at free coordinates of both blocks and its gradient there.
+
+    With $R = M F^{-T}$ for the Cholesky factor F of $I + M^T M$, $C = L_0 R L_1^T$ is admissible for every matrix M,
+    and $-\frac12 \log\det(I - R R^T) = \frac12 \log\det(I + M^T M)$. Omega is the exponential of a free table,
+    scaled to its marginals, from the scaling ``columns`` of a neighboring table.
+    """
+    a, b = problem.a, problem.b
+    base = jnp.log(a)[:, None] + jnp.log(b)[None, :]
+    logs, columns = _scale(table + base, jnp.log(a), jnp.log(b), columns, _MAX_SWEEPS)
+    weights = jnp.exp(logs)
+    costs, pull = jax.vjp(lambda m: _pair_objectives(m, problem), matrices)
+    density = logs - base
+    value = jnp.sum(weights * costs) + problem.epsilon_weights * jnp.sum(weights * density)
+    # Moving the table moves Omega along the coupling constraints only: the slope loses what is constant in rows and
+    # in columns, in the metric of Omega.
+    slope = costs + problem.epsilon_weights * density
+    system = jnp.block([[jnp.diag(jnp.sum(weights, axis=1)), weights], [weights.T, jnp.diag(jnp.sum(weights, axis=0))]])
+    sums = jnp.concatenate([jnp.sum(weights * slope, axis=1), jnp.sum(weights * slope, axis=0)])
+    level = jnp.linalg.lstsq(system, sums)[0]
+    tangent = weights * (slope - level[: len(a), None] - level[None, len(a) :])
+    return value, (tangent, pull(weights)[0]), weights, costs, columns
+
+
+def _pair_objectives(matrices: Array, problem: GaussianProblem) -> Array:
+    """L_ij at given free coordinates of the cross-covariances, shape ``[K0, K1, d, d]``."""
+
+    def pair(mean: Array, other: Array, root: Array, other_root: Array, matrix: Array) -> Array:
+        factor = jnp.linalg.cholesky(jnp.eye(mean.shape[0]) + matrix.T @ matrix)
+        correlation = jax.scipy.linalg.solve_triangular(factor, matrix.T, lower=True).T
+        cross = root @ correlation @ other_root.T
+        cost = jnp.sum((mean - other) ** 2) + jnp.sum(root**2) + jnp.sum(other_root**2) - 2 * jnp.trace(cross)
+        return cost + problem.epsilon_components * jnp.sum(jnp.log(jnp.diagonal(factor)))
+
+    row = jax.vmap(pair, in_axes=(None, 0, None, 0, 0))
+    return jax.vmap(row, in_axes=(0, None, 0, None, 0))(
+        problem.source_mean, problem.target_mean, problem.source_root, problem.target_root, matrices
+    )
+
+
+def descend_gaussian(problem: GaussianProblem, rng: np.random.Generator, max_steps: int = 3000) -> Descent:
+    """Minimize over all cross-covariances and the coupling of the weights at once, from a random start.
+
+    SciPy's L-BFGS; arrays in float64.
+    """
+    k0, k1, dim = len(problem.a), len(problem.b), problem.source_mean.shape[1]
+    split = k0 * k1
+    columns = jnp.zeros(k1)
+
+    def evaluate(vector: np.ndarray) -> tuple:
+        nonlocal columns
+        table, matrices = vector[:split].reshape(k0, k1), vector[split:].reshape(k0, k1, dim, dim)
+        step = _joint_step(jnp.asarray(table), jnp.asarray(matrices), columns, problem)
+        columns = step[-1]
+        return step
+
+    def function(vector: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient, *_ = evaluate(vector)
+        return float(value), np.concatenate([np.asarray(part).ravel() for part in gradient])
+
+    start = rng.standard_normal(split * (1 + dim * dim))
+    options = {"maxiter": max_steps, "maxfun": 2 * max_steps, "maxcor": 30, "ftol": 0.0, "gtol": 1e-10}
+    answer = scipy.optimize.minimize(function, start, jac=True, method="L-BFGS-B", options=options)
+    value, _, weights, costs, _ = evaluate(answer.x)
+    return Descent(np.asarray(weights), np.asarray(costs), float(value), int(answer.nit))
+
+
+# -- finite samples: mirror descent -------------------------------------------------------------------------------
+
+
+class SampleProblem(NamedTuple):
+    """Two mixtures whose components are m equally weighted points each: squared distances ``[K0, K1, m, m]``."""
+
+    a: Array
+    b: Array
+    distances: Array
+    epsilon_components: Array
+    epsilon_weights: Array
+
+
+def _sample_marginals(problem: SampleProblem) -> Array:
+    shape = problem.distances.shape[:3]
+    return jnp.full(shape, -jnp.log(shape[-1] * 1.0))
+
+
+def _sample_objectives(logs: Array, problem: SampleProblem) -> Array:
+    """L_ij of given (log) couplings of the samples."""
+    plan = jnp.exp(logs)
+    # Against the product of uniform laws on m points.
+    divergence = jnp.sum(plan * (logs + 2 * jnp.log(logs.shape[-1] * 1.0)), axis=(-2, -1))
+    return jnp.sum(plan * problem.distances, axis=(-2, -1)) + problem.epsilon_components * divergence
+
+
+@jax.jit
+def mirror_descent(
+    log_weights: Float[Array, "K0 K1"],
+    logs: Float[Array, "K0 K1 m m"],
+    problem: SampleProblem,
+    rate: Float[Array, ""],
+    num_steps: Int[Array, ""],
+) -> tuple[Array, Array, Array]:
+    r"""Steps of mirror descent with the entropy on both blocks at once, from given (log) tables.
+
+    The gradient of each component coupling is that of its own objective (the factor $\omega_{ij}$, which changes no
+    stationary point, is left out); the step size is ``rate`` over each regularization. Both gradients are taken at the
+    same point: no block is ever minimized.
+
+    Returns:
+        The coupling of the weights, the objective, and the component objectives.
+    """
+    a, b = problem.a, problem.b
+    uniform = _sample_marginals(problem)
+    log_a, log_b = jnp.log(a), jnp.log(b)
+
+    def scale(table: Array, tables: Array, columns: tuple[Array, Array], max_sweeps: int) -> tuple:
+        weights, of_weights = _scale(table, log_a, log_b, columns[0], max_sweeps)
+        couplings, of_couplings = _scale(tables, uniform, uniform, columns[1], max_sweeps)
+        return weights, couplings, (of_weights, of_couplings)
+
+    def step(_: Array, state: tuple[Array, Array, tuple]) -> tuple[Array, Array, tuple]:
+        table, tables, columns = state
+        _, couplings, columns = scale(table, tables, columns, _INNER_SWEEPS)
+        # What scaling adds to a table changes neither the next scaled table nor, therefore, the descent.
+        slope = _sample_objectives(couplings, problem) / problem.epsilon_weights - log_a[:, None] - log_b[None, :]
+        slopes = problem.distances / problem.epsilon_components
+        return table - rate * (slope + table), tables - rate * (slopes + tables), columns
+
+    start = log_weights, logs, (jnp.zeros_like(b), jnp.zeros_like(uniform))
+    table, couplings, _ = scale(*jax.lax.fori_loop(0, num_steps, step, start), _MAX_SWEEPS)
+    weights, costs = jnp.exp(table), _sample_objectives(couplings, problem)
+    value = jnp.sum(weights * costs) + problem.epsilon_weights * jnp.sum(
+        jax.scipy.special.rel_entr(weights, a[:, None] * b[None, :])
+    )
+    return weights, value, costs
+
+
+@jax.jit
+def solve_samples(problem: SampleProblem) -> Float[Array, "K0 K1"]:
+    """The component objectives at their own minima: the P-block of the sample problem, by Sinkhorn's iteration."""
+    uniform = _sample_marginals(problem)
+    logs, _ = _scale(-problem.distances / problem.epsilon_components, uniform, uniform, 0 * uniform, _MAX_SWEEPS)
+    return _sample_objectives(logs, problem)

@@ -1,0 +1,122 @@
+"""A mixture as named arrays of parameters that derivatives are taken in, and how far a mixture moves with them."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from .._components import AbstractComponents
+from .._covariance import DenseCovariance
+from .._mixture import Mixture
+
+Parameters = dict[str, Array]
+
+
+class Direction(NamedTuple):
+    """One coordinate of one parameter of one component."""
+
+    name: str
+    component: int
+    index: tuple[int, ...]
+
+
+def check_pair(source: Mixture, target: Mixture) -> None:
+    """Raise unless both are mixtures of one dimension."""
+    for name, mixture in (("source", source), ("target", target)):
+        if not isinstance(mixture, Mixture):
+            raise TypeError(f"`{name}` must be a Mixture; got {type(mixture).__name__}.")
+    if source.dim != target.dim:
+        raise ValueError(f"`target` must have the dimension of `source`, {source.dim}; got {target.dim}.")
+
+
+def balanced(mixture: Mixture) -> Mixture:
+    """A widened mixture whose weights sum to one again: those of float32 miss it by 1e-8."""
+    return eqx.tree_at(lambda m: m.weights, mixture, mixture.weights / jnp.sum(mixture.weights))
+
+
+def read(mixture: Mixture) -> Parameters:
+    """Weights and component parameters by name; full covariance matrices instead of Cholesky factors."""
+    components = mixture.components
+    if _dense(components):
+        return {"weights": mixture.weights, "mean": components.mean(), "covariance": components.covariance()}
+    return {"weights": mixture.weights, **dict(zip(_names(components), jax.tree.leaves(components), strict=True))}
+
+
+def build(mixture: Mixture, parameters: Parameters) -> Mixture:
+    """The mixture of the same family with other parameters (weights as they are: no check that they sum to one)."""
+    components = mixture.components
+    if _dense(components):
+        form = DenseCovariance(jnp.linalg.cholesky(parameters["covariance"]))
+        components = components.with_gaussian_form(parameters["mean"], form)
+    else:
+        leaves = [parameters[name] for name in _names(components)]
+        components = jax.tree.unflatten(jax.tree.structure(components), leaves)
+    return eqx.tree_at(lambda m: (m.weights, m.components), mixture, (parameters["weights"], components))
+
+
+def _names(components: AbstractComponents) -> list[str]:
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(components)[0]]
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path in paths]
+    return ["mean" if name == "loc" and components.gaussian_form() is not None else name for name in names]
+
+
+def _dense(components: AbstractComponents) -> bool:
+    return isinstance(components.gaussian_form(), DenseCovariance)
+
+
+def directions(parameters: Parameters) -> list[Direction]:
+    """All coordinates; of symmetric matrices only those on and below the diagonal."""
+    found = []
+    for name, value in parameters.items():
+        for component in range(value.shape[0]):
+            indices = [()] if value.ndim == 1 else [tuple(int(i) for i in j) for j in np.ndindex(*value.shape[1:])]
+            if name == "covariance":
+                indices = [(i, j) for i, j in indices if j <= i]
+            found += [Direction(name, component, index) for index in indices]
+    return found
+
+
+def tangent(parameters: Parameters, direction: Direction) -> Parameters:
+    """The unit step along a direction: weights move from all components in proportion, matrices stay symmetric."""
+    step = {name: jnp.zeros_like(value) for name, value in parameters.items()}
+    name, component, index = direction
+    if name == "weights":
+        step[name] = (-parameters[name]).at[component].add(1)
+    elif name == "covariance":
+        step[name] = step[name].at[(component, *index)].add(0.5).at[(component, *index[::-1])].add(0.5)
+    else:
+        step[name] = step[name].at[(component, *index)].set(1)
+    return step
+
+
+@eqx.filter_jit
+def transport_metric(mixture: Mixture, parameters: Parameters, steps: Parameters) -> tuple[Array, Array]:
+    r"""Rates of the moments that make the local metric of $W_2$, for stacked steps of the component parameters.
+
+    A component that moves by a small step is displaced by $(\delta^T \delta + \frac12 \sum_{ab} d\Sigma_{ab}^2 /
+    (\lambda_a + \lambda_b))^{1/2}$ to first order in W2, with the step of the covariance in the eigenbasis of the
+    covariance (the Bures metric): exact for location-scale families, a lower bound for others (Gelbrich, 1990).
+
+    Returns:
+        The rates of all means times the roots of the weights, shape ``[P, K, d]``, and of all covariances in units in
+        which their squares add up, shape ``[P, K, d, d]``.
+    """
+
+    def moments(values: Parameters) -> tuple[Array, Array]:
+        components = build(mixture, values).components
+        return components.mean(), components.covariance()
+
+    (_, covariance), push = jax.linearize(moments, parameters)
+    eigenvalues, basis = jnp.linalg.eigh(covariance)
+    scale = jnp.sqrt(0.5 / (eigenvalues[:, :, None] + eigenvalues[:, None, :]))
+    root = jnp.sqrt(parameters["weights"])
+
+    def one(step: Parameters) -> tuple[Array, Array]:
+        d_mean, d_covariance = push(step)
+        rotated = jnp.swapaxes(basis, 1, 2) @ d_covariance @ basis
+        return root[:, None] * d_mean, root[:, None, None] * scale * rotated
+
+    return jax.lax.map(one, steps)

@@ -1,0 +1,228 @@
+"""How the plan follows its inputs: derivatives of couplings, cost and map in every parameter of both mixtures."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._arrays import ArrayLike, as_count, as_points, as_scalar, ScalarLike
+from .._mixture import Mixture
+from .._numerical_couplings import NumericalSettings
+from .._precision import in_float64
+from .._result import raise_if_failed
+from .._transport import transport
+from ._parameters import balanced, build, check_pair, Direction, directions, Parameters, read, tangent, transport_metric
+
+# Directions of the metric below this share of the largest do not move the mixture.
+_SINGULAR = 1e-10
+
+
+class SideSensitivity(eqx.Module):
+    """Derivatives in the parameters of one of the two mixtures, by the parameter's name.
+
+    The names are ``weights`` and those of the family: ``mean`` and ``covariance`` for Gaussians with full covariances,
+    its fields otherwise. A derivative in ``weights[k]`` is that per unit of mass brought to component k from all
+    components in proportion to their weights. Derivatives in a covariance are symmetric matrices G: a symmetric step S
+    changes the quantity by the sum of G * S.
+
+    Attributes:
+        cost: Of the transport cost, shape ``[K, ...]``.
+        weights: Of the coupling of the weights, shape ``[K0, K1, K, ...]``.
+        map: Of T at the points, shape ``[n, d, K, ...]``.
+        lipschitz: Largest root-mean-square displacement of T per unit of distance that the mixture moves with its
+            weights held, to first order; see `Sensitivity`.
+        table: Largest effects on map, cost and coupling of one parameter of one component, shape
+            ``[K, parameters, 3]``: per unit of distance that the mixture moves, for weights per unit of mass.
+        names: Names of the parameters, in the order of the table.
+    """
+
+    cost: dict[str, np.ndarray]
+    weights: dict[str, np.ndarray]
+    map: dict[str, np.ndarray]
+    lipschitz: Float[np.ndarray, ""]
+    table: Float[np.ndarray, "K p 3"]
+    names: tuple[str, ...] = eqx.field(static=True)
+
+
+class Sensitivity(eqx.Module):
+    r"""Derivatives of a plan in all its inputs, in closed form.
+
+    The distance that a mixture moves is to first order that between old and new components under their weights,
+    $(\sum_k \alpha_k W_2^2(\mu_k, \mu_k'))^{1/2}$, an upper bound of its own $W_2$. Families that are not
+    location-scale have the distance of their means and covariances instead, a lower bound of $W_2(\mu_k, \mu_k')$:
+    their effects are overstated rather than understated. Displacements of the map are root mean squares over the
+    points, at least as large as the means that the stability theorem bounds.
+
+    Attributes:
+        source: Derivatives in the parameters of the source mixture.
+        target: Derivatives in the parameters of the target mixture.
+        points: Where the map was differentiated, shape ``[n, d]``.
+        epsilon_components: Regularization of the component couplings.
+        epsilon_weights: Regularization of the weights.
+    """
+
+    source: SideSensitivity
+    target: SideSensitivity
+    points: Float[np.ndarray, "n d"]
+    epsilon_components: float = eqx.field(static=True)
+    epsilon_weights: float = eqx.field(static=True)
+
+    @property
+    def lipschitz(self) -> float:
+        """Local Lipschitz constant of the map in the source mixture, with its weights held."""
+        return float(self.source.lipschitz)
+
+    def ranking(self) -> list[tuple[str, int, str, float, float, float]]:
+        """Rows ``(side, component, parameter, map, cost, weights)`` of the table, by falling effect on the map.
+
+        Effects of component parameters are per unit of distance, effects of weights per unit of mass.
+        """
+        rows = [
+            (name, k, parameter, *(float(v) for v in np.asarray(side.table)[k, p]))
+            for name, side in (("source", self.source), ("target", self.target))
+            for p, parameter in enumerate(side.names)
+            for k in range(len(side.table))
+        ]
+        return sorted(rows, key=lambda row: -row[3])
+
+    def summary(self, num_rows: int = 10) -> str:
+        """The largest effects, as a table."""
+        lines = [
+            f"Local Lipschitz constant of the map: {self.lipschitz:.3g} in the source, "
+            f"{float(self.target.lipschitz):.3g} in the target (weights held).",
+            f"{'side':>6} {'component':>9} {'parameter':>12} {'map':>9} {'cost':>9} {'weights':>9}",
+        ]
+        for side, k, parameter, *effects in self.ranking()[:num_rows]:
+            numbers = " ".join(f"{value:9.3g}" for value in effects)
+            lines.append(f"{side:>6} {k:>9} {parameter:>12} {numbers}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        side, k, parameter, *_ = self.ranking()[0]
+        return f"Sensitivity(map Lipschitz {self.lipschitz:.3g}, most sensitive to {parameter} of {side} component {k})"
+
+
+def sensitivity(
+    source: Mixture,
+    target: Mixture,
+    *,
+    epsilon_components: ScalarLike,
+    epsilon_weights: ScalarLike,
+    points: ArrayLike | None = None,
+    num_points: int = 200,
+    numerical: NumericalSettings | None = None,
+) -> Sensitivity:
+    """Differentiate the plan in the weights and component parameters of both mixtures.
+
+    Exact derivatives by implicit differentiation: of the closed forms or the dual solves of the component couplings,
+    and of the marginal constraints of the weights. In float64.
+
+    Args:
+        source: Source mixture.
+        target: Target mixture.
+        epsilon_components: Regularization of the component couplings, units of squared distance.
+        epsilon_weights: Regularization of the weights, same units; positive, as the linear program at zero has a
+            coupling that jumps or stands still.
+        points: Where to differentiate the map, shape ``[n, d]``; by default draws of the source with a fixed key.
+        num_points: How many draws.
+        numerical: Settings of component couplings that are solved numerically.
+
+    Raises:
+        TypeError: If an argument is not of the stated type.
+        ValueError: If an argument is out of range, or the dimensions differ.
+        ConvergenceError: If a solve fails.
+    """
+    check_pair(source, target)
+    as_scalar("epsilon_components", epsilon_components)
+    as_scalar("epsilon_weights", epsilon_weights, strict=True)
+    options = {
+        "epsilon_components": float(epsilon_components),
+        "epsilon_weights": float(epsilon_weights),
+        "numerical": numerical,
+        "progress": False,
+    }
+    if points is None:
+        points = source.sample(jax.random.key(0), as_count("num_points", num_points))
+    places = as_points("points", points, source.dim)
+    return in_float64(lambda *args: _study(*args, options), source, target, places)
+
+
+class _Outputs(NamedTuple):
+    cost: Array
+    weights: Array
+    map: Array
+
+
+def _study(source: Mixture, target: Mixture, points: Array, options: dict[str, Any]) -> Sensitivity:
+    source, target = balanced(source), balanced(target)
+    plan = transport(source, target, **options)
+    raise_if_failed(plan, plan.result)
+
+    def outputs(own: Parameters, others: Parameters) -> _Outputs:
+        new = transport(build(source, own), build(target, others), throw=False, **options)
+        return _Outputs(new.cost, new.weights, new.push_forward(points))
+
+    parameters = read(source), read(target)
+    sides = []
+    for which, mixture in enumerate((source, target)):
+
+        def moved(values: Parameters, which: int = which) -> _Outputs:
+            return outputs(*((values, parameters[1]) if which == 0 else (parameters[0], values)))
+
+        sides.append(_side(mixture, parameters[which], moved))
+    return Sensitivity(*sides, np.asarray(points), options["epsilon_components"], options["epsilon_weights"])
+
+
+def _side(mixture: Mixture, parameters: Parameters, outputs: Any) -> SideSensitivity:
+    along = directions(parameters)
+    steps = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[tangent(parameters, d) for d in along])
+
+    # One direction at a time: the plan is recomputed with its derivative, and memory stays that of one plan.
+    @jax.jit
+    def derivatives(values: Parameters, stacked: Parameters) -> _Outputs:
+        return jax.lax.map(lambda step: jax.jvp(outputs, (values,), (step,))[1], stacked)
+
+    rates = derivatives(parameters, steps)
+    cost, weights, images = ({n: _gather(n, v, along, parameters) for n in parameters} for v in rates)
+    d_mean, d_covariance = transport_metric(mixture, parameters, steps)
+    moments = np.concatenate([np.asarray(v).reshape(len(along), -1) for v in (d_mean, d_covariance)], axis=1)
+    metric = moments @ moments.T
+    root_n = np.sqrt(rates.map.shape[1])
+    flat = [np.asarray(v).reshape(len(along), -1) for v in (rates.map / root_n, rates.cost, rates.weights)]
+    names = tuple(parameters)
+    table = np.empty((mixture.num_components, len(names), 3))
+    for k in range(mixture.num_components):
+        for p, name in enumerate(names):
+            rows = [i for i, d in enumerate(along) if d.component == k and d.name == name]
+            for q, values in enumerate(flat):
+                one = np.ones((1, 1)) if name == "weights" else metric[np.ix_(rows, rows)]
+                table[k, p, q] = _largest_gain(values[rows], one)
+    inner = [i for i, d in enumerate(along) if d.name != "weights"]
+    lipschitz = _largest_gain(flat[0][inner], metric[np.ix_(inner, inner)])
+    return SideSensitivity(cost, weights, images, np.asarray(lipschitz), table, names)
+
+
+def _gather(name: str, rates: Array, along: list[Direction], parameters: Parameters) -> np.ndarray:
+    """Derivatives of one quantity in one parameter: the quantity's axes, then the parameter's."""
+    shape = parameters[name].shape
+    host = np.asarray(rates)
+    table = np.zeros((*shape, *host.shape[1:]))
+    for row, (own, component, index) in enumerate(along):
+        if own == name:
+            table[(component, *index)] = host[row]
+            if name == "covariance":
+                table[(component, *index[::-1])] = host[row]
+    return np.moveaxis(table, range(len(shape)), range(-len(shape), 0))
+
+
+def _largest_gain(rates: np.ndarray, metric: np.ndarray) -> float:
+    """Largest norm of ``step @ rates`` over steps of length one in the metric; infinite where a step has no length."""
+    values, vectors = np.linalg.eigh(metric)
+    kept = values > _SINGULAR * max(values[-1], np.finfo(float).tiny)
+    free = vectors[:, ~kept].T @ rates
+    if np.abs(free).max(initial=0) > 1e-8 * np.abs(rates).max(initial=0):
+        return float("inf")
+    return float(np.linalg.norm((vectors[:, kept] / np.sqrt(values[kept])).T @ rates, 2))

@@ -1,0 +1,443 @@
+"""How far the map moves when the data are disturbed and both mixtures are fitted again."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TYPE_CHECKING
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Key
+
+from .._arrays import ArrayLike, as_count, as_floating, as_key, KeyLike
+from .._fit import Fit
+from .._mixture import Mixture
+from .._plan import TransportPlan
+from .._progress import progress_bar
+from .._result import RESULTS
+from ._distances import cloud_distances, Distances, mixture_distances, weights_change
+from ._method import MixtureTransport
+from ._perturbations import AbstractPerturbation, Reseeding
+from ._study import (
+    Checkpoint,
+    FAILURES,
+    image_spread,
+    images_of,
+    mean_displacement,
+    mean_squared_error,
+    points_or,
+    relative_change,
+    true_images,
+    two_sides,
+)
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    import xarray
+
+    Method = Callable[..., Any]
+    Perturbations = Sequence[AbstractPerturbation]
+    Side = Literal["source", "target"]
+else:
+    # Checked by `stability`, with better messages than a run-time type checker's.
+    Method = Perturbations = Side = Any
+
+# What is recorded of each run, with its units.
+COLUMNS = {
+    "w2_lower": "units of the data",
+    "w2": "units of the data",
+    "w2_upper": "units of the data",
+    "displacement": "units of the data",
+    "weights_change": "share of the mass, 0 to 2",
+    "mse": "squared units of the data",
+    "mse_change": "relative to the undisturbed fit",
+    "cost": "squared units of the data",
+    "cost_change": "relative to the undisturbed fit",
+    "converged": "1 if every solve met its tolerance",
+    "seconds": "seconds",
+}
+
+
+class Stability(eqx.Module):
+    r"""How far a map moved, for P perturbations, each repeated R times. A failed run has NaN in its columns.
+
+    Attributes:
+        perturbations: What was done to the data, in words.
+        kinds: The kind of each perturbation.
+        sizes: How strong each is, in its own units, shape ``[P]``.
+        side: The side whose data were disturbed.
+        w2_lower: Lower bounds of W2 between the two fits of the disturbed side, units of the data, shape ``[P, R]``:
+            W2 of the normal laws with their moments.
+        w2: Estimates of it, within the bounds.
+        w2_upper: Upper bounds: $D_M^{1/2}$, from their transport without regularization.
+        displacement: Mean over the points of $\|T(x) - T'(x)\|$, units of the data.
+        weights_change: L1 distance of the couplings of the weights, under the best labels, 0 to 2.
+        mse: Mean squared distance of $T'(x)$ from the true images, squared units of the data.
+        mse_change: Relative change of that error.
+        cost: Transport cost of the refitted plan.
+        cost_change: Relative change of the cost.
+        converged: Whether all solves of a run met their tolerances.
+        seconds: Wall-clock time of each run; the first one of a size compiles.
+        reasons: Why a run failed or did not converge, ``""`` if it did; ``reasons[p][r]``.
+        image_spread: Root mean squared distance of T(x) from its mean, units of the data: the scale of displacements.
+        reference_cost: The cost without disturbance.
+        reference_mse: The error without disturbance.
+        num_points: The number of points that maps were compared at.
+    """
+
+    perturbations: tuple[str, ...] = eqx.field(static=True)
+    kinds: tuple[str, ...] = eqx.field(static=True)
+    sizes: Float[np.ndarray, " P"]
+    side: str = eqx.field(static=True)
+    w2_lower: Float[np.ndarray, "P R"]
+    w2: Float[np.ndarray, "P R"]
+    w2_upper: Float[np.ndarray, "P R"]
+    displacement: Float[np.ndarray, "P R"]
+    weights_change: Float[np.ndarray, "P R"]
+    mse: Float[np.ndarray, "P R"]
+    mse_change: Float[np.ndarray, "P R"]
+    cost: Float[np.ndarray, "P R"]
+    cost_change: Float[np.ndarray, "P R"]
+    converged: Bool[np.ndarray, "P R"]
+    seconds: Float[np.ndarray, "P R"]
+    reasons: tuple[tuple[str, ...], ...] = eqx.field(static=True)
+    image_spread: float
+    reference_cost: float
+    reference_mse: float
+    num_points: int = eqx.field(static=True)
+
+    @property
+    def num_repeats(self) -> int:
+        """How often each perturbation was repeated, R."""
+        return self.displacement.shape[1]
+
+    @property
+    def failed(self) -> Bool[np.ndarray, "P R"]:
+        """Which runs gave no map, shape ``[P, R]``."""
+        return np.isnan(self.displacement)
+
+    def select(self, *kinds: str) -> "Stability":
+        """The part of the study with perturbations of some kinds.
+
+        Raises:
+            ValueError: If there are none of a kind.
+        """
+        for kind in kinds:
+            if kind not in self.kinds:
+                raise ValueError(f"`kinds` must be among {', '.join(dict.fromkeys(self.kinds))}; got {kind!r}.")
+        rows = [row for row, kind in enumerate(self.kinds) if kind in kinds]
+        parts = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray):
+                parts[field.name] = value[rows]
+            elif isinstance(value, tuple):
+                parts[field.name] = tuple(value[row] for row in rows)
+            else:
+                parts[field.name] = value
+        return type(self)(**parts)
+
+    def to_dataset(self) -> "xarray.Dataset":
+        """All columns as an xarray data set with dimensions ``perturbation`` and ``repeat``; units are attributes."""
+        import xarray
+
+        dims = ("perturbation", "repeat")
+        columns = {name: (dims, getattr(self, name), {"units": units}) for name, units in COLUMNS.items()}
+        columns["converged"] = (dims, self.converged, {})
+        columns["reason"] = (dims, np.array(self.reasons, dtype=str), {})
+        names = np.array(self.perturbations, dtype=str)
+        coords = {
+            "perturbation": names,
+            "kind": ("perturbation", np.array(self.kinds, dtype=str)),
+            "size": ("perturbation", self.sizes),
+            "repeat": np.arange(self.num_repeats),
+        }
+        attributes = {
+            name: getattr(self, name)
+            for name in ("side", "num_points", "image_spread", "reference_cost", "reference_mse")
+        }
+        return xarray.Dataset(columns, coords, attributes)
+
+    def summary(self) -> str:
+        """A table for people: mean and standard deviation over the repeats that gave a map."""
+        shown = {
+            "W2": self.w2,
+            "displacement": self.displacement,
+            "of spread": self.displacement / self.image_spread if self.image_spread else self.displacement * np.nan,
+            "weights": self.weights_change,
+            "cost change": self.cost_change,
+            "MSE change": self.mse_change,
+        }
+        shown = {name: values for name, values in shown.items() if not np.isnan(values).all()}
+        width = max(len(name) for name in ("perturbation", *self.perturbations))
+        lines = [f"{'perturbation':<{width}}" + "".join(f"  {name:>18}" for name in shown) + "  failed"]
+        for row, name in enumerate(self.perturbations):
+            cells = "".join(f"  {_mean_and_deviation(values[row]):>18}" for values in shown.values())
+            lines.append(f"{name:<{width}}{cells}  {int(self.failed[row].sum()):>6}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        failed = int(self.failed.sum())
+        text = f"Stability({len(self.perturbations)} perturbations of the {self.side}, {self.num_repeats} repeats"
+        return text + (f", {failed} failed)" if failed else ")")
+
+
+def stability(
+    key: KeyLike,
+    x: ArrayLike,
+    y: ArrayLike,
+    method: Method,
+    perturbations: Perturbations,
+    *,
+    num_repeats: int = 10,
+    points: ArrayLike | None = None,
+    true_map: Callable[..., Any] | ArrayLike | None = None,
+    side: Side = "source",
+    warm_start: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
+    throw: bool = True,
+) -> Stability:
+    r"""Disturb the data, fit and transport again, and measure how far the map moved on undisturbed points.
+
+    The reference is ``method(key', x, y)`` with one key derived from ``key``. Every disturbed run is fitted with that
+    same key, so that without disturbance nothing moves; `Reseeding` is the exception, whose point is another key. The
+    repeats of two perturbations share their random numbers. A `MixtureTransport` is refitted on the disturbed side
+    only.
+
+    Args:
+        key: Random key.
+        x: Source points, shape ``[n, d]``.
+        y: Target points, shape ``[m, d]``.
+        method: A `MixtureTransport`, or any function of a key and two data sets that returns a `TransportPlan` or a map
+            from points ``[n, d]`` to points ``[n, d]``. Of a map only displacement, errors and time are recorded, and
+            distances are those of the point clouds.
+        perturbations: What to do to the data.
+        num_repeats: Number of repeats R of each.
+        points: Points where the maps are compared, on the source side, shape ``[k, d]``; by default ``x``.
+        true_map: The true map, if known: a function of points, or its images of ``points``.
+        side: Which data are disturbed.
+        warm_start: Start all fits of the disturbed side, also that of the reference, at the undisturbed mixture, where
+            the method is a `MixtureTransport`. By default fits are made from scratch, as a user would; they may then
+            end in another optimum of EM, which moves the map by about as much as `Reseeding` does, however small the
+            disturbance. A warm start leaves most of that part out. `Reseeding` is not affected.
+        checkpoint: A file that keeps finished runs; an interrupted study continues from it, and a longer one (more
+            repeats or perturbations) reuses it. It is tied to the inputs; of a function that is the method only name
+            and code are compared, and the map on undisturbed data.
+        progress: Show a progress bar; by default on a terminal, after two seconds.
+        throw: Raise when a disturbed run fails; otherwise its row holds NaN and the reason. The reference must succeed.
+
+    Returns:
+        The study.
+
+    Raises:
+        TypeError: If an argument is not of the stated type.
+        ValueError: If shapes do not match, a value is out of range, or ``checkpoint`` belongs to another study.
+        ConvergenceError: If a fit or a transport fails; likewise whatever else the method raises.
+    """
+    source, target = two_sides(x, y)
+    if not callable(method):
+        raise TypeError(f"`method` must be a MixtureTransport or a function; got {type(method).__name__}.")
+    if isinstance(perturbations, AbstractPerturbation):
+        raise TypeError("`perturbations` must be a sequence of perturbations; got a single one.")
+    listed = tuple(perturbations)
+    if not listed:
+        raise ValueError("`perturbations` must hold at least one perturbation; got none.")
+    for item in listed:
+        if not isinstance(item, AbstractPerturbation):
+            raise TypeError(f"`perturbations` must hold perturbations such as GaussianNoise(0.1); got {item!r}.")
+    if warm_start and not isinstance(method, MixtureTransport):
+        raise TypeError(f"`warm_start` needs a MixtureTransport as `method`; got {type(method).__name__}.")
+    if side not in ("source", "target"):
+        raise ValueError(f'`side` must be "source" or "target"; got {side!r}.')
+    num_repeats = as_count("num_repeats", num_repeats)
+    shown = points_or(points, source)
+    truth = true_images(true_map, shown)
+    inputs = {"key": as_key(key), "x": source, "y": target, "method": method, "points": shown, "true_map": truth}
+    kept = Checkpoint(checkpoint, "stability", tuple(COLUMNS), {**inputs, "side": side, "warm_start": warm_start})
+    names = _names(listed)
+    runs = [(p, r) for p in range(len(listed)) for r in range(num_repeats)]
+    missing = [(p, r) for p, r in runs if _run_name(names[p], r) not in kept.rows]
+    if missing or kept.reference is None:
+        task = _Task(key, (source, target), method, shown, truth, 0 if side == "source" else 1, warm_start)
+        kept.set_reference(task.reference_numbers)
+        with progress_bar(len(runs), "stability", progress) as bar:
+            bar.update(len(runs) - len(missing))
+            for p, r in missing:
+                try:
+                    numbers, reason = task.run(listed[p], r)
+                except FAILURES as error:
+                    if throw:
+                        error.add_note(f"This was repeat {r} of {names[p]}; throw=False records failures instead.")
+                        raise
+                    numbers, reason = dict.fromkeys(COLUMNS, float("nan")), str(error).strip() or type(error).__name__
+                kept.add(_run_name(names[p], r), numbers, reason)
+                bar.update()
+    return _collect(kept, listed, names, num_repeats, side, len(shown))
+
+
+class _Task:
+    """The undisturbed run, and what disturbed ones are compared with."""
+
+    def __init__(
+        self,
+        key: KeyLike,
+        data: tuple[Float[Array, "n d"], Float[Array, "m d"]],
+        method: Callable[..., Any],
+        points: Float[Array, "k d"],
+        truth: np.ndarray | None,
+        side: int,
+        warm_start: bool,
+    ) -> None:
+        self._fit_key, self._noise_key, self._other_key, self._distance_key = jax.random.split(as_key(key), 4)
+        self._data, self._points, self._truth, self._side = data, points, truth, side
+        self._method: Any = method
+        self._fits: tuple[Any, ...] = ()
+        self._start: Mixture | None = None
+        if isinstance(method, MixtureTransport):
+            source_key, target_key = jax.random.split(jax.random.clone(self._fit_key))
+            self._fits = method.fit_source(source_key, data[0]), method.fit_target(target_key, data[1])
+            if warm_start:
+                # Fitted the same way as what is compared with it, so that without disturbance nothing moves.
+                self._start = self._fits[side].mixture
+                again = self._fit_side(jax.random.clone(self._fit_key), data[side], self._start)
+                self._fits = (again, self._fits[1]) if side == 0 else (self._fits[0], again)
+            self._reference = method.couple(*(fit.mixture for fit in self._fits))
+        else:
+            self._reference = method(jax.random.clone(self._fit_key), *data)
+        self._images = images_of(self._reference, points)
+        plan = self._reference if isinstance(self._reference, TransportPlan) else None
+        self.reference_numbers = {
+            "image_spread": image_spread(self._images),
+            "cost": float("nan") if plan is None else float(plan.cost),
+            "mse": mean_squared_error(self._images, truth),
+        }
+
+    def run(self, perturbation: AbstractPerturbation, repeat: int) -> tuple[dict[str, float], str]:
+        """Everything that is recorded of one run, and why it did not converge."""
+        begin = time.perf_counter()
+        data = list(self._data)
+        disturbed = perturbation(_folded(self._noise_key, repeat), data[self._side], self._mixture(self._reference))
+        disturbed = data[self._side] = as_floating("perturbations", disturbed, "n d", data[self._side].dtype)
+        if disturbed.shape[1] != self._data[0].shape[1]:
+            raise ValueError(f"`perturbations` must keep the dimension; got shape {tuple(disturbed.shape)}.")
+        fit_key, start = jax.random.clone(self._fit_key), self._start
+        if isinstance(perturbation, Reseeding):
+            fit_key, start = _folded(self._other_key, repeat), None
+        result, reason = self._refit(fit_key, data, start)
+        images = images_of(result, self._points)
+        seconds = time.perf_counter() - begin
+        error = mean_squared_error(images, self._truth)
+        lower, estimate, upper = self._distances(perturbation, result, disturbed, repeat)
+        numbers = {
+            "w2_lower": lower,
+            "w2": estimate,
+            "w2_upper": upper,
+            "displacement": mean_displacement(self._images, images),
+            "weights_change": float("nan"),
+            "mse": error,
+            "mse_change": relative_change(error, self.reference_numbers["mse"]),
+            "cost": float("nan"),
+            "cost_change": float("nan"),
+            "converged": float(not reason),
+            "seconds": seconds,
+        }
+        if isinstance(result, TransportPlan) and isinstance(self._reference, TransportPlan):
+            cost = float(result.cost)
+            numbers["weights_change"] = weights_change(self._reference, result)
+            numbers["cost"], numbers["cost_change"] = cost, relative_change(cost, self.reference_numbers["cost"])
+        return numbers, reason
+
+    def _refit(self, fit_key: Key[Array, ""], data: list[Any], start: Mixture | None) -> tuple[Any, str]:
+        """What the method returns, and why it did not converge; the side that is not disturbed is not fitted again."""
+        outcomes = []
+        if isinstance(self._method, MixtureTransport):
+            fits = list(self._fits)
+            fits[self._side] = self._fit_side(fit_key, data[self._side], start)
+            outcomes.append(fits[self._side].result)
+            result: Any = self._method.couple(*(fit.mixture for fit in fits))
+        else:
+            result = self._method(fit_key, *data)
+        if isinstance(result, TransportPlan):
+            outcomes.append(result.result)
+        return result, " ".join(RESULTS[outcome] for outcome in outcomes if outcome != RESULTS.successful)
+
+    def _fit_side(self, fit_key: Key[Array, ""], points: Float[Array, "n d"], start: Mixture | None) -> Fit:
+        """Fit the disturbed side as the method does, or from a start."""
+        own_key = jax.random.split(fit_key)[self._side]
+        refit = self._method.fit_target if self._side else self._method.fit_source
+        return refit(own_key, points, **({} if start is None else {"start": start}))
+
+    def _mixture(self, result: Any) -> Mixture | None:
+        """The mixture of the disturbed side, where the method fits one."""
+        if not isinstance(result, TransportPlan):
+            return None
+        return result.target if self._side else result.source
+
+    def _distances(
+        self, perturbation: AbstractPerturbation, result: Any, disturbed: Float[Array, "n d"], repeat: int
+    ) -> Distances:
+        first, second = self._mixture(self._reference), self._mixture(result)
+        if first is not None and second is not None:
+            return mixture_distances(_folded(self._distance_key, repeat), first, second)
+        clouds = [np.asarray(points, np.float64) for points in (self._data[self._side], disturbed)]
+        return cloud_distances(*clouds, paired=perturbation.keeps_rows)
+
+
+def _folded(key: Key[Array, ""], number: int) -> Key[Array, ""]:
+    return jax.random.fold_in(jax.random.clone(key), number)
+
+
+def _names(perturbations: tuple[AbstractPerturbation, ...]) -> list[str]:
+    """Each perturbation in words: its kind and the fields that are set."""
+    names = []
+    for item in perturbations:
+        fields = {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
+        texts = [f"{name}={_short(value)}" for name, value in fields.items() if value is not None]
+        names.append(f"{item.name}({', '.join(texts)})")
+    return names
+
+
+def _short(value: Any) -> str:
+    return f"{float(value):.6g}" if np.ndim(value) == 0 and not isinstance(value, str) else str(value)
+
+
+def _run_name(perturbation: str, repeat: int) -> str:
+    return f"{perturbation}, repeat {repeat}"
+
+
+def _collect(
+    kept: Checkpoint,
+    perturbations: tuple[AbstractPerturbation, ...],
+    names: list[str],
+    num_repeats: int,
+    side: str,
+    num_points: int,
+) -> Stability:
+    rows = [[kept.rows[_run_name(name, r)] for r in range(num_repeats)] for name in names]
+    table = np.array([[values for values, _ in row] for row in rows])
+    columns = {name: table[:, :, i] for i, name in enumerate(COLUMNS)}
+    columns["converged"] = columns["converged"] == 1
+    reference = kept.reference or {}
+    return Stability(
+        tuple(names),
+        tuple(item.name for item in perturbations),
+        np.array([item.size for item in perturbations]),
+        side,
+        **columns,
+        reasons=tuple(tuple(reason for _, reason in row) for row in rows),
+        image_spread=reference["image_spread"],
+        reference_cost=reference["cost"],
+        reference_mse=reference["mse"],
+        num_points=num_points,
+    )
+
+
+def _mean_and_deviation(values: np.ndarray) -> str:
+    kept = values[~np.isnan(values)]
+    if not kept.size:
+        return "-"
+    return f"{kept.mean():.3g}" + (f" +- {kept.std(ddof=1):.2g}" if kept.size > 1 else "")

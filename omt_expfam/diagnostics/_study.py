@@ -1,0 +1,208 @@
+"""What the studies share: descriptions of inputs, finished runs kept in a file, checks of what methods return."""
+
+import dataclasses
+import functools
+import hashlib
+import os
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._arrays import ArrayLike, as_floating, as_points, default_dtype
+from .._plan import TransportPlan
+
+# What a fit or a solve that fails raises; mistakes in a program (TypeError and the like) are none of these.
+FAILURES = (RuntimeError, ValueError, ArithmeticError)
+
+
+class Checkpoint:
+    """Finished runs of a study, by name, kept in a file when there is one.
+
+    Attributes:
+        rows: Numbers of each finished run, and why it failed, ``""`` if it did not.
+        reference: Numbers of the run that all others are compared with; ``None`` before it is known.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str] | None, kind: str, columns: tuple[str, ...], inputs: dict[str, Any]
+    ) -> None:
+        """Read the file, if there is one.
+
+        Raises:
+            ValueError: If the file holds something else, or a study of other inputs.
+        """
+        self._path, self._kind, self._columns = path, kind, columns
+        self._inputs = {name: describe(value) for name, value in {"precision": default_dtype(), **inputs}.items()}
+        self.rows: dict[str, tuple[np.ndarray, str]] = {}
+        self.reference: dict[str, float] | None = None
+        if path is not None and os.path.exists(path):
+            self._read(os.fspath(path))
+
+    def _read(self, path: str) -> None:
+        from .._persist import load
+
+        held = load(path)
+        if not isinstance(held, dict) or held.get("study") != self._kind or held.get("columns") != list(self._columns):
+            raise ValueError(f"`checkpoint` must be a file of this kind of study ({self._kind}); {path} is none.")
+        differing = [name for name, text in self._inputs.items() if held["inputs"].get(name) != text]
+        if differing:
+            names = ", ".join(f"`{name}`" for name in differing)
+            raise ValueError(f"`checkpoint` {path} holds a study of other inputs: {names}. Give another file.")
+        self.reference = held["reference"]
+        self.rows = {
+            name: (values, reason)
+            for name, values, reason in zip(held["names"], held["values"], held["reasons"], strict=True)
+        }
+
+    def set_reference(self, numbers: dict[str, float]) -> None:
+        """Keep the numbers of the reference.
+
+        Raises:
+            ValueError: If finished runs were compared with another reference: the method does not repeat itself.
+        """
+        if self.reference is None:
+            self.reference = numbers
+            self._write()
+        old = np.array([self.reference[name] for name in numbers])
+        if not np.allclose(list(numbers.values()), old, rtol=1e-4, atol=0.0, equal_nan=True):
+            raise ValueError(
+                f"`checkpoint` {self._path} holds runs of another method: on the undisturbed data this one gives other "
+                "images. Give another file."
+            )
+
+    def add(self, name: str, values: Mapping[str, float], reason: str) -> None:
+        """Keep one finished run."""
+        self.rows[name] = np.array([values[column] for column in self._columns], np.float64), reason
+        self._write()
+
+    def _write(self) -> None:
+        if self._path is None:
+            return
+        from .._persist import save
+
+        values = [values for values, _ in self.rows.values()]
+        held = {
+            "study": self._kind,
+            "columns": list(self._columns),
+            "inputs": self._inputs,
+            "reference": self.reference,
+            "names": list(self.rows),
+            "values": np.array(values, np.float64).reshape(-1, len(self._columns)),
+            "reasons": [reason for _, reason in self.rows.values()],
+        }
+        save(self._path, held)
+
+
+def describe(value: Any) -> str:
+    """A text that differs where objects do, and is the same in every process.
+
+    Of functions only the name, the code and plain enclosed values enter.
+    """
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return f"key {describe(np.asarray(jax.random.key_data(jax.random.clone(value))))}"
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        host = np.ascontiguousarray(value)
+        return f"{host.dtype}{list(host.shape)} {hashlib.sha256(host.tobytes()).hexdigest()[:32]}"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key!r}: {describe(item)}' for key, item in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"({', '.join(describe(item) for item in value)})"
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, functools.partial):
+        return f"partial({describe(value.func)}, {describe(value.args)}, {describe(value.keywords)})"
+    if isinstance(value, types.MethodType):
+        return f"{describe(value.__self__)}.{value.__name__}"
+    if isinstance(value, types.FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        plain = [
+            item if isinstance(item, bool | int | float | str | np.ndarray | jax.Array) else None for item in cells
+        ]
+        code = hashlib.sha256(value.__code__.co_code).hexdigest()[:16]
+        return f"{value.__module__}.{value.__qualname__} {code} {describe(plain)} {describe(value.__defaults__)}"
+    if dataclasses.is_dataclass(value):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return f"{describe(type(value))}{describe(fields)}"
+    if hasattr(value, "__dict__"):
+        return f"{describe(type(value))}{describe(vars(value))}"
+    return repr(value)
+
+
+def images_of(result: Any, points: Float[Array, "n d"]) -> np.ndarray:
+    """The images of points under what a method returned, a plan or a map.
+
+    Raises:
+        TypeError: If it is neither.
+        ValueError: If the images have another shape than the points, or are not finite.
+    """
+    function: Any = result.push_forward if isinstance(result, TransportPlan) else result
+    if not callable(function):
+        raise TypeError(f"`method` must return a TransportPlan or a map of points; got {type(result).__name__}.")
+    images = np.asarray(function(points), np.float64)
+    if images.shape != points.shape:
+        raise ValueError(
+            f"`method` must return a map that sends points of shape {tuple(points.shape)} to that shape; "
+            f"got {images.shape}."
+        )
+    if not np.isfinite(images).all():
+        raise ValueError("`method` returned a map whose images are not finite.")
+    return images
+
+
+def true_images(true_map: Callable[..., Any] | ArrayLike | None, points: Float[Array, "n d"]) -> np.ndarray | None:
+    """True images of the points, from a function of them or from an array of one image per point."""
+    if true_map is None:
+        return None
+    function: Any = true_map
+    given = function(points) if callable(true_map) else true_map
+    images = as_floating("true_map", given, "n d")
+    if images.shape != points.shape:
+        raise ValueError(f"`true_map` must give images of shape {tuple(points.shape)}; got {tuple(images.shape)}.")
+    return np.asarray(images, np.float64)
+
+
+def two_sides(x: ArrayLike, y: ArrayLike) -> tuple[Float[Array, "n d"], Float[Array, "m d"]]:
+    """Source and target points of one dimension."""
+    source = as_floating("x", x, "n d")
+    target = as_points("y", y, source.shape[1])
+    for name, points in (("x", source), ("y", target)):
+        if not points.shape[0]:
+            raise ValueError(f"`{name}` must have at least one point; got shape {tuple(points.shape)}.")
+    return source, target
+
+
+def points_or(points: ArrayLike | None, x: Float[Array, "n d"]) -> Float[Array, "m d"]:
+    """The points where maps are compared: given ones, or the source's."""
+    if points is None:
+        return x
+    given = as_points("points", points, x.shape[1], x.dtype)
+    if not given.shape[0]:
+        raise ValueError(f"`points` must have at least one point; got shape {tuple(given.shape)}.")
+    return given
+
+
+def relative_change(new: float, old: float) -> float:
+    """``new / old - 1``; 0 where both are zero."""
+    if new == old:
+        return 0.0
+    return new / old - 1 if old else float("inf")
+
+
+def image_spread(images: np.ndarray) -> float:
+    """Root mean squared distance of images from their mean."""
+    return float(np.sqrt(np.mean(np.sum((images - images.mean(axis=0)) ** 2, axis=1))))
+
+
+def mean_displacement(images: np.ndarray, others: np.ndarray) -> float:
+    """Mean distance between two images of each point."""
+    return float(np.linalg.norm(images - others, axis=1).mean())
+
+
+def mean_squared_error(images: np.ndarray, truth: np.ndarray | None) -> float:
+    """Mean squared distance from the true images, NaN where these are unknown."""
+    return float("nan") if truth is None else float(np.mean(np.sum((images - truth) ** 2, axis=1)))

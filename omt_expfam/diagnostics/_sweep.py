@@ -1,0 +1,553 @@
+"""What the answer hangs on: the same data under other numbers of components, regularizations, families and seeds."""
+
+import itertools
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TYPE_CHECKING
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from .._arrays import ArrayLike, as_count, as_key, as_points, as_scalar, KeyLike
+from .._fit import Fit
+from .._plan import TransportPlan
+from .._progress import progress_bar
+from .._result import RESULTS
+from ._distances import gelbrich_distance
+from ._method import _pair, MixtureTransport
+from ._study import (
+    Checkpoint,
+    describe,
+    FAILURES,
+    image_spread,
+    images_of,
+    mean_displacement,
+    mean_squared_error,
+    points_or,
+    true_images,
+    two_sides,
+)
+
+if TYPE_CHECKING:
+    import xarray
+
+    Method = Callable[..., Any]
+    Alternatives = Mapping[str, Any]
+    HeldOut = float | tuple[ArrayLike, ArrayLike]
+else:
+    # Checked by `sweep`, with better messages than a run-time type checker's.
+    Method = Alternatives = HeldOut = Any
+
+# Points at which the conditional laws of two plans are compared.
+_LAW_POINTS = 200
+# Options whose alternatives are merged into those of the base.
+_OPTIONS = ("fit_options", "transport_options")
+_KNOBS = ("family", "num_components", "epsilon_components", "epsilon_weights", "seed", *_OPTIONS)
+SEVERAL, METHOD = "several", "method"
+
+# What is recorded of each choice, with its units.
+COLUMNS = {
+    "num_source_components": "components",
+    "num_target_components": "components",
+    "held_out_source": "nats per point",
+    "held_out_target": "nats per point",
+    "held_out_change": "nats per point, against the base",
+    "held_out_error": "nats per point",
+    "mse": "squared units of the data",
+    "cost": "squared units of the data",
+    "objective": "squared units of the data",
+    "displacement": "units of the data, against the base",
+    "law_change": "units of the data, against the base",
+    "converged": "1 if every solve met its tolerance",
+    "seconds": "seconds",
+}
+
+
+class Sweep(eqx.Module):
+    r"""What became of C choices; the first one is the base, with which others are compared. NaN where a run failed.
+
+    Attributes:
+        choices: Each choice in words.
+        knobs: What each choice changes: a field of `MixtureTransport`, ``"seed"``, ``"several"`` or ``"method"``;
+            ``""`` for the base.
+        num_source_components: Source components K0, shape ``[C]``.
+        num_target_components: Target components K1.
+        held_out_source: Mean log-likelihood of left-out source points, nats per point.
+        held_out_target: Mean log-likelihood of left-out target points, nats per point.
+        held_out_change: The sum of both, minus that of the base.
+        held_out_error: Standard error of that change, from the differences point by point.
+        mse: Mean squared distance from the true images, squared units of the data.
+        cost: Transport cost, squared units of the data.
+        objective: Minimized objective, same units; comparable between equal regularizations only.
+        displacement: Mean over the points of $\|T_{base}(x) - T(x)\|$, units of the data.
+        law_change: Mean over (up to 200 of) the points of the W2 distance between normal laws with the means and
+            covariances of $\pi_{base}(y | x)$ and $\pi(y | x)$, units of the data; it asks for no labels.
+        converged: Whether all solves of a choice met their tolerances.
+        seconds: Wall-clock time of each choice; fits that several choices share count for the first of them.
+        reasons: Why a choice failed or did not converge, ``""`` if it did.
+        image_spread: Root mean squared distance of the base's T(x) from its mean: the scale of displacements.
+        num_points: The number of points that maps were compared at.
+    """
+
+    choices: tuple[str, ...] = eqx.field(static=True)
+    knobs: tuple[str, ...] = eqx.field(static=True)
+    num_source_components: Float[np.ndarray, " C"]
+    num_target_components: Float[np.ndarray, " C"]
+    held_out_source: Float[np.ndarray, " C"]
+    held_out_target: Float[np.ndarray, " C"]
+    held_out_change: Float[np.ndarray, " C"]
+    held_out_error: Float[np.ndarray, " C"]
+    mse: Float[np.ndarray, " C"]
+    cost: Float[np.ndarray, " C"]
+    objective: Float[np.ndarray, " C"]
+    displacement: Float[np.ndarray, " C"]
+    law_change: Float[np.ndarray, " C"]
+    converged: Bool[np.ndarray, " C"]
+    seconds: Float[np.ndarray, " C"]
+    reasons: tuple[str, ...] = eqx.field(static=True)
+    image_spread: float
+    num_points: int = eqx.field(static=True)
+
+    @property
+    def relative_displacement(self) -> Float[np.ndarray, " C"]:
+        """Displacements in units of the spread of the base's images."""
+        return self.displacement / (self.image_spread or np.nan)
+
+    @property
+    def failed(self) -> Bool[np.ndarray, " C"]:
+        """Which choices gave no map."""
+        return np.isnan(self.displacement)
+
+    def as_likely(self, tolerance: float = 0.05) -> Bool[np.ndarray, " C"]:
+        """Which choices the held-out points do not tell from the base.
+
+        Args:
+            tolerance: Log-likelihoods count as equal within this many nats per point, or within two standard errors.
+        """
+        margin = np.maximum(2 * self.held_out_error, float(as_scalar("tolerance", tolerance)))
+        return np.abs(self.held_out_change) <= margin
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know before the base's answer is believed, with the default thresholds of `find_warnings`."""
+        return self.find_warnings()
+
+    def find_warnings(self, displacement: float = 0.1, tolerance: float = 0.05) -> tuple[str, ...]:
+        """Sentences that say where the answer hangs on a choice.
+
+        Where other random starts were tried (``seed``), choices that need another fit must move the map by half as much
+        again as those did: less says nothing about the choice.
+
+        Args:
+            displacement: The map counts as moved when its images move by more than this share of their spread.
+            tolerance: Log-likelihoods count as equal as in `as_likely`.
+        """
+        limit, moved = float(as_scalar("displacement", displacement)), self.relative_displacement
+        alike, knobs = self.as_likely(tolerance), np.array(self.knobs)
+        # Regularizations leave the mixtures alone, and with them the likelihoods.
+        refitted = (self.held_out_change != 0) | (self.held_out_error != 0)
+        floor = 1.5 * np.nanmax(moved[knobs == "seed"], initial=0.0)
+        limits = np.where(refitted & (knobs != "seed"), max(limit, floor), limit)
+        found = []
+        for knob in dict.fromkeys(self.knobs[1:]):
+            hanging = np.flatnonzero((knobs == knob) & alike & (moved > limits))
+            if hanging.size:
+                worst = hanging[np.argmax(moved[hanging])]
+                undecided = "no likelihood decides between the two"
+                if refitted[worst]:
+                    change, error = self.held_out_change[worst], self.held_out_error[worst]
+                    undecided = f"held-out points cannot tell them apart ({change:+.2g} +- {error:.1g} nats per point)"
+                found.append(
+                    f"The map hangs on {_in_words(knob)}: with {self.choices[worst]} images move by "
+                    f"{moved[worst]:.0%} of their spread, and {undecided}."
+                )
+        better = self.held_out_change - np.maximum(2 * np.nan_to_num(self.held_out_error), tolerance)
+        if np.nanmax(better, initial=0.0) > 0:
+            best = int(np.nanargmax(better))
+            found.append(
+                f"The base is not the best description of the data: {self.choices[best]} gains "
+                f"{self.held_out_change[best]:.2g} nats per held-out point, and images move by {moved[best]:.0%} of "
+                "their spread."
+            )
+        found.extend(self._coarseness(limits, better, alike))
+        failed = [name for name, lost in zip(self.choices, self.failed, strict=True) if lost]
+        if failed:
+            found.append(f"No map: {', '.join(failed)}; see `reasons`.")
+        return tuple(found)
+
+    def _coarseness(self, limits: np.ndarray, better: np.ndarray, alike: np.ndarray) -> list[str]:
+        """Whether the source has components enough for its map, if that was measured."""
+        base = self.num_source_components[0]
+        if np.isnan(base):
+            return []
+        blend = f"T is a blend of as many affine maps as the source has components, here {base:.0f}"
+        finer = (self.num_source_components > base) & np.isin(self.knobs, ("num_components", SEVERAL)) & ~self.failed
+        if not finer.any():
+            return [f"{blend}; whether that is too coarse was not measured: no choice had more source components."]
+        # A choice that overfits moves the map too, without being finer in any useful sense.
+        fair = np.flatnonzero(finer & (alike | (better > 0)))
+        if not fair.size:
+            return [f"{blend}; whether that is too coarse cannot be told: those with more describe the data worse."]
+        finest = fair[np.argmax(self.num_source_components[fair])]
+        moved = self.relative_displacement[finest]
+        if moved <= limits[finest]:
+            return []
+        return [
+            f"The map is coarse: {blend}; with {self.num_source_components[finest]:.0f} images move by {moved:.0%} of "
+            "their spread. Use more source components, or draws of the plan (`plan.sample`) in place of T."
+        ]
+
+    def to_dataset(self) -> "xarray.Dataset":
+        """All columns as an xarray data set with the dimension ``choice``; units are attributes."""
+        import xarray
+
+        columns = {name: ("choice", getattr(self, name), {"units": units}) for name, units in COLUMNS.items()}
+        columns["converged"] = ("choice", self.converged, {})
+        columns["reason"] = ("choice", np.array(self.reasons, dtype=str), {})
+        coords = {
+            "choice": np.array(self.choices, dtype=str),
+            "knob": ("choice", np.array(self.knobs, dtype=str)),
+        }
+        return xarray.Dataset(columns, coords, {"num_points": self.num_points, "image_spread": self.image_spread})
+
+    def summary(self) -> str:
+        """A table for people, and the warnings."""
+        shown = {
+            "held-out change": self.held_out_change,
+            "moved, of spread": self.relative_displacement,
+            "law change": self.law_change,
+            "cost": self.cost,
+            "MSE": self.mse,
+        }
+        shown = {name: values for name, values in shown.items() if not np.isnan(values).all()}
+        width = max(len(name) for name in self.choices)
+        lines = [" " * width + "".join(f"  {name:>16}" for name in shown)]
+        for row, name in enumerate(self.choices):
+            cells = ["-" if np.isnan(values[row]) else f"{values[row]:.4g}" for values in shown.values()]
+            lines.append(f"{name:<{width}}" + "".join(f"  {cell:>16}" for cell in cells))
+        return "\n".join([*lines, *(f"- {sentence}" for sentence in self.warnings)])
+
+    def __repr__(self) -> str:
+        failed = int(self.failed.sum())
+        return f"Sweep({len(self.choices)} choices" + (f", {failed} failed)" if failed else ")")
+
+
+def sweep(
+    key: KeyLike,
+    x: ArrayLike,
+    y: ArrayLike,
+    base: Method,
+    alternatives: Alternatives,
+    *,
+    product: bool = False,
+    held_out: HeldOut = 0.2,
+    points: ArrayLike | None = None,
+    true_map: Callable[..., Any] | ArrayLike | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
+    throw: bool = True,
+) -> Sweep:
+    """Transport the same data under other choices, and compare each with a base choice.
+
+    Choices that share a fit share its computation: other regularizations cost a transport only.
+
+    Args:
+        key: Random key; it splits off the held-out points, and starts the fits of all choices alike.
+        x: Source points, shape ``[n, d]``.
+        y: Target points, shape ``[m, d]``.
+        base: The choice to compare with: a `MixtureTransport`, or any method that `stability` takes.
+        alternatives: Values to try, by name: ``{"num_components": [(3, 15), (15, 15)], "epsilon_weights": [0.1]}``.
+            Names are ``family``, ``num_components``, ``epsilon_components``, ``epsilon_weights``, ``seed`` (whole
+            numbers) and ``fit_options`` or ``transport_options`` (dictionaries, merged into those of the base). Or
+            whole methods, each under a name of its own: ``{"merged": MixtureTransport(...)}``; methods that return bare
+            maps have no likelihoods.
+        product: Try all combinations; by default each value alone, with all else as in the base.
+        held_out: Share of the points that fits do not see, whose likelihood is compared; or held-out points of your
+            own, ``(x, y)``, and all data are fitted.
+        points: Points where the maps are compared, shape ``[k, d]``; by default all of ``x``.
+        true_map: The true map, if known: a function of points, or its images of ``points``.
+        checkpoint: A file that keeps finished choices, as in `stability`.
+        progress: Show a progress bar; by default on a terminal, after two seconds.
+        throw: Raise when a choice fails; otherwise its row holds NaN and the reason. The base must succeed.
+
+    Returns:
+        The comparison; ``print(result.summary())`` to read it, with its warnings.
+
+    Raises:
+        TypeError: If an argument is not of the stated type.
+        ValueError: If a name or value is none that can be tried, or shapes do not match.
+        ConvergenceError: If a fit or a transport fails; likewise whatever else a method raises.
+    """
+    source, target = two_sides(x, y)
+    if not callable(base):
+        raise TypeError(f"`base` must be a MixtureTransport or a function; got {type(base).__name__}.")
+    choices = _choices(base, alternatives, product)
+    shown = points_or(points, source)
+    truth = true_images(true_map, shown)
+    split_key, fit_key = jax.random.split(as_key(key))
+    data, left = _split(split_key, source, target, held_out)
+    inputs = {"key": key, "x": source, "y": target, "base": base, "points": shown, "true_map": truth}
+    kept = Checkpoint(checkpoint, "sweep", tuple(COLUMNS), {**inputs, "held_out": left})
+    # Choices of one name and of different values (families of one name, long arrays) are told apart by what they are.
+    names = [f"{choice.name} | {describe((choice.method, choice.seed))}" for choice in choices]
+    missing = [i for i, name in enumerate(names) if name not in kept.rows]
+    if missing or kept.reference is None:
+        task = _Task(fit_key, data, left, choices[0], shown, truth)
+        kept.set_reference(task.reference_numbers)
+        with progress_bar(len(choices), "sweep", progress) as bar:
+            bar.update(len(choices) - len(missing))
+            for i in missing:
+                try:
+                    numbers, reason = task.run(choices[i])
+                except FAILURES as error:
+                    if throw:
+                        error.add_note(f"This was {choices[i].name}; throw=False records failures instead.")
+                        raise
+                    numbers = dict.fromkeys(COLUMNS, float("nan")) | _sizes(choices[i].method)
+                    reason = str(error).strip() or type(error).__name__
+                kept.add(names[i], numbers, reason)
+                bar.update()
+    table = np.array([kept.rows[name][0] for name in names])
+    columns = {name: table[:, i] for i, name in enumerate(COLUMNS)}
+    columns["converged"] = columns["converged"] == 1
+    return Sweep(
+        tuple(choice.name for choice in choices),
+        tuple(choice.knob for choice in choices),
+        **columns,
+        reasons=tuple(kept.rows[name][1] for name in names),
+        image_spread=(kept.reference or {})["image_spread"],
+        num_points=len(shown),
+    )
+
+
+class _Choice(NamedTuple):
+    """One way to do it."""
+
+    name: str
+    knob: str
+    method: Callable[..., Any]
+    seed: int | None = None
+
+
+def _choices(base: Method, alternatives: Alternatives, product: bool) -> list[_Choice]:
+    """The base and all that is to be compared with it, each once."""
+    if not isinstance(alternatives, Mapping) or not alternatives:
+        raise TypeError(f"`alternatives` must be a dictionary that is not empty; got {alternatives!r}.")
+    methods = [callable(value) for value in alternatives.values()]
+    if all(methods):
+        if "base" in alternatives:
+            raise ValueError('`alternatives` must not name a method "base": that is what `base` is called.')
+        return [_Choice("base", "", base), *(_Choice(str(n), METHOD, m) for n, m in alternatives.items())]
+    if any(methods):
+        raise TypeError("`alternatives` must hold either methods or sequences of values, not both.")
+    if not isinstance(base, MixtureTransport):
+        raise TypeError(
+            f"`base` must be a MixtureTransport for its fields to be varied; got {type(base).__name__}. Give "
+            "`alternatives` that are methods instead."
+        )
+    for knob, values in alternatives.items():
+        if knob not in _KNOBS:
+            raise ValueError(f"`alternatives` must name {', '.join(_KNOBS)}; got {knob!r}.")
+        if isinstance(values, str) or not isinstance(values, Sequence) or not len(values):
+            raise TypeError(f"`alternatives` must give a sequence of values for {knob!r}; got {values!r}.")
+    if product:
+        combinations = itertools.product(*alternatives.values())
+        settings = [dict(zip(alternatives, values, strict=True)) for values in combinations]
+    else:
+        settings = [{knob: value} for knob, values in alternatives.items() for value in values]
+    choices, seen = [_Choice("base", "", base)], {describe((base, None))}
+    for setting in settings:
+        choice = _varied(base, setting)
+        text = describe((choice.method, choice.seed))
+        # The base itself, and what is listed twice, is done once.
+        if text not in seen:
+            seen.add(text)
+            choices.append(choice)
+    return choices
+
+
+def _varied(base: MixtureTransport, setting: dict[str, Any]) -> _Choice:
+    fields: dict[str, Any] = {name: getattr(base, name) for name in _KNOBS if name != "seed"}
+    seed, words = None, []
+    for knob, value in setting.items():
+        if knob == "seed":
+            seed = as_count("seed", value, minimum=0)
+        elif knob in _OPTIONS:
+            if not isinstance(value, Mapping):
+                raise TypeError(f"`alternatives` must give dictionaries for {knob!r}; got {value!r}.")
+            fields[knob] = {**fields[knob], **value}
+            words.append(", ".join(f"{name}={_in_short(item)}" for name, item in value.items()))
+            continue
+        else:
+            fields[knob] = value
+        words.append(f"{knob}={_in_short(value)}")
+    return _Choice(", ".join(words), next(iter(setting)) if len(setting) == 1 else SEVERAL, _build(fields), seed)
+
+
+def _build(fields: dict[str, Any]) -> MixtureTransport:
+    family, num_components = fields.pop("family"), fields.pop("num_components")
+    return MixtureTransport(family, num_components, **fields)
+
+
+def _in_short(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"({', '.join(_in_short(item) for item in value)})"
+    if isinstance(value, type):
+        return value.__name__
+    if isinstance(value, float | np.floating):
+        return f"{value:.4g}"
+    family = getattr(value, "family", None)
+    if isinstance(family, type):
+        return family.__name__
+    return type(value).__name__ if hasattr(value, "shape") and np.ndim(value) else str(value)
+
+
+def _in_words(knob: str) -> str:
+    words = {
+        "num_components": "the numbers of components",
+        "seed": "the random start of the fits",
+        "family": "the family",
+        METHOD: "the method",
+        SEVERAL: "a combination of choices",
+    }
+    return words.get(knob, f"`{knob}`")
+
+
+def _split(key: Any, x: Array, y: Array, held_out: Any) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Points to fit, and points to compare likelihoods on."""
+    if isinstance(held_out, tuple | list):
+        if len(held_out) != 2:
+            raise ValueError(f"`held_out` must be a share or a pair of point sets; got {len(held_out)} items.")
+        left = tuple(as_points("held_out", points, x.shape[1], x.dtype) for points in held_out)
+        if not all(len(points) for points in left):
+            raise ValueError("`held_out` must have at least one point on each side.")
+        return (x, y), (left[0], left[1])
+    share = float(as_scalar("held_out", held_out, strict=True))
+    if share >= 1:
+        raise ValueError(f"`held_out` must be less than 1; got {share:g}.")
+    parts = []
+    for own_key, points in zip(jax.random.split(key), (x, y), strict=True):
+        num = max(1, round(share * len(points)))
+        order = jax.random.permutation(own_key, len(points))
+        parts.append((points[jnp.sort(order[num:])], points[jnp.sort(order[:num])]))
+        if not len(parts[-1][0]):
+            raise ValueError(f"`held_out` = {share:g} leaves no points to fit.")
+    (x_in, x_out), (y_in, y_out) = parts
+    return (x_in, y_in), (x_out, y_out)
+
+
+class _Outcome(NamedTuple):
+    """What one choice gave."""
+
+    result: Any
+    images: np.ndarray
+    likelihoods: tuple[np.ndarray, np.ndarray] | None
+    law: tuple[np.ndarray, np.ndarray] | None
+    reason: str
+
+
+class _Task:
+    """The base's run, and what other choices are compared with."""
+
+    def __init__(
+        self,
+        key: Any,
+        data: tuple[Array, Array],
+        left: tuple[Array, Array],
+        base: _Choice,
+        points: Float[Array, "k d"],
+        truth: np.ndarray | None,
+    ) -> None:
+        self._key, self._data, self._left, self._points, self._truth = key, data, left, points, truth
+        num = points.shape[0]
+        self._law_points = points[:: -(-num // _LAW_POINTS)]
+        self._fits: dict[str, Fit] = {}
+        begin = time.perf_counter()
+        self._base = self._outcome(base)
+        self._base_choice, self._base_seconds = base, time.perf_counter() - begin
+        self.reference_numbers = {
+            "image_spread": image_spread(self._base.images),
+            "mean_image": float(self._base.images.mean()),
+        }
+
+    def run(self, choice: _Choice) -> tuple[dict[str, float], str]:
+        """Everything that is recorded of one choice, and why it did not converge."""
+        begin, base = time.perf_counter(), self._base
+        if choice is self._base_choice:
+            own, seconds = base, self._base_seconds
+        else:
+            own = self._outcome(choice)
+            seconds = time.perf_counter() - begin
+        numbers = dict.fromkeys(COLUMNS, float("nan"))
+        if isinstance(own.result, TransportPlan):
+            numbers |= {
+                "num_source_components": float(own.result.source.num_components),
+                "num_target_components": float(own.result.target.num_components),
+                "cost": float(own.result.cost),
+                "objective": float(own.result.objective),
+            }
+        if own.likelihoods is not None:
+            numbers["held_out_source"], numbers["held_out_target"] = (float(v.mean()) for v in own.likelihoods)
+            if base.likelihoods is not None:
+                gains = [v - w for v, w in zip(own.likelihoods, base.likelihoods, strict=True)]
+                numbers["held_out_change"] = float(sum(gain.mean() for gain in gains))
+                numbers["held_out_error"] = float(np.sqrt(sum(gain.var() / len(gain) for gain in gains)))
+        if own.law is not None and base.law is not None:
+            numbers["law_change"] = _law_change(base.law, own.law)
+        numbers["mse"] = mean_squared_error(own.images, self._truth)
+        numbers["displacement"] = mean_displacement(base.images, own.images)
+        return numbers | {"converged": float(not own.reason), "seconds": seconds}, own.reason
+
+    def _outcome(self, choice: _Choice) -> _Outcome:
+        key = jax.random.clone(self._key)
+        if choice.seed is not None:
+            key = jax.random.fold_in(key, choice.seed)
+        method, outcomes = choice.method, []
+        if isinstance(method, MixtureTransport):
+            fits = [self._fit(method, side, own_key) for side, own_key in enumerate(jax.random.split(key))]
+            outcomes += [fit.result for fit in fits]
+            result: Any = method.couple(*(fit.mixture for fit in fits))
+        else:
+            result = method(key, *self._data)
+        images = images_of(result, self._points)
+        likelihoods = law = None
+        if isinstance(result, TransportPlan):
+            outcomes.append(result.result)
+            sides = zip((result.source, result.target), self._left, strict=True)
+            source, target = (np.asarray(mixture.log_prob(points), np.float64) for mixture, points in sides)
+            likelihoods = source, target
+            law = _law(result, self._law_points)
+        reason = " ".join(RESULTS[outcome] for outcome in outcomes if outcome != RESULTS.successful)
+        return _Outcome(result, images, likelihoods, law, reason)
+
+    def _fit(self, method: MixtureTransport, side: int, key: Any) -> Fit:
+        """A fit, made once for all choices that share it."""
+        settings = _pair("family", method.family)[side], method.num_components[side], method.fit_options
+        name = describe((side, key, settings))
+        if name not in self._fits:
+            refit = method.fit_target if side else method.fit_source
+            self._fits[name] = refit(key, self._data[side])
+        return self._fits[name]
+
+
+def _sizes(method: Any) -> dict[str, float]:
+    if not isinstance(method, MixtureTransport):
+        return {}
+    source, target = method.num_components
+    return {"num_source_components": float(source), "num_target_components": float(target)}
+
+
+def _law(plan: TransportPlan, points: Float[Array, "k d"]) -> tuple[np.ndarray, np.ndarray]:
+    """Means and covariances of the conditional laws at some points."""
+    mean, covariance = plan.push_forward(points), plan.conditional_covariance(points)
+    return np.asarray(mean, np.float64), np.asarray(covariance, np.float64)
+
+
+def _law_change(base: tuple[np.ndarray, np.ndarray], law: tuple[np.ndarray, np.ndarray]) -> float:
+    if all(np.array_equal(ours, theirs) for ours, theirs in zip(base, law, strict=True)):
+        return 0.0
+    return float(gelbrich_distance(*base, *law).mean())

@@ -1,0 +1,464 @@
+"""Whether there is one minimizer, and one update of each block reaches it."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import logsumexp, rel_entr
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from .._arrays import as_count, as_key, as_scalar, KeyLike, safe_log, ScalarLike
+from .._couplings import independent_costs, solve_couplings
+from .._covariance import to_dense
+from .._gaussian_couplings import cross_covariance_terms
+from .._linear_program import exact_coupling
+from .._mixture import Mixture
+from .._numerical_couplings import NumericalSettings
+from .._precision import in_float64
+from .._progress import progress_bar
+from .._result import ConvergenceError, raise_if_failed, RESULTS
+from .._weights import entropic_coupling
+from ._descent import descend_gaussian, GaussianProblem, mirror_descent, SampleProblem, solve_samples
+from ._parameters import balanced, check_pair
+from ._starts import random_couplings, random_cross_covariances
+
+# A reduced cost, or a change of the objective, below this share of the largest cost is zero.
+_ROUNDING = 1e-10
+# The weight solve of the block iteration: sweeps on the dual from the given start, and the marginals' error at the end.
+_DUAL_SWEEPS, _MARGINAL_ERROR = 200, 1e-12
+# Mirror descent: the step size in units of one over the regularization, and how many steps.
+_RATE, _MIRROR_STEPS = 0.4, 80
+
+
+class Uniqueness(eqx.Module):
+    """What many starts, and other algorithms, made of one transport problem.
+
+    Numbers are NumPy's, in float64. "Spread" is the largest difference between two of the answers, over all entries.
+
+    Attributes:
+        weights: Where the block iteration ended, one coupling of the weights per start, shape ``[S, K0, K1]``. Without
+            regularization of the weights: optimal couplings as near to the starts as the linear program has them.
+        objectives: The objective at each start and after each block update, shape ``[S, 1 + 2 * num_sweeps]``, units of
+            squared distance; the blocks alternate, component couplings first.
+        component_objectives: Component objectives L_ij at the minimum of their own block, shape ``[K0, K1]``.
+        updates: Updates of the component couplings and of the weights until nothing changed, shape ``[S, 2]``; 1 and 1
+            by the theorem.
+        descent_weights: The same coupling by a joint quasi-Newton descent on cross-covariances and weights from random
+            starts, shape ``[D, K0, K1]``; no rows unless all components are Gaussian.
+        descent_component_objectives: Their component objectives, shape ``[D, K0, K1]``.
+        descent_objectives: The objectives that these descents reached, shape ``[D]``.
+        sample_weights: The problem between finite samples of the components by the block iteration, shape
+            ``[K0, K1]``.
+        sample_objective: Its objective.
+        mirror_weights: The same problem by joint mirror descent from random starts, shape ``[D, K0, K1]``.
+        mirror_objectives: The objectives that mirror descent reached, shape ``[D]``.
+        reduced_costs: What it would cost per unit of mass to send it along each pair, against the unregularized
+            optimum, shape ``[K0, K1]``, units of squared distance.
+        near_ties: Pairs that the unregularized optimum leaves out, though they would cost less than ``epsilon_weights``
+            per unit of mass.
+        epsilon_components: Regularization of the component couplings.
+        epsilon_weights: Regularization of the weights.
+    """
+
+    weights: Float[np.ndarray, "S K0 K1"]
+    objectives: Float[np.ndarray, "S steps"]
+    component_objectives: Float[np.ndarray, "K0 K1"]
+    updates: Int[np.ndarray, "S 2"]
+    descent_weights: Float[np.ndarray, "D K0 K1"]
+    descent_component_objectives: Float[np.ndarray, "D K0 K1"]
+    descent_objectives: Float[np.ndarray, " D"]
+    sample_weights: Float[np.ndarray, "K0 K1"]
+    sample_objective: Float[np.ndarray, ""]
+    mirror_weights: Float[np.ndarray, "E K0 K1"]
+    mirror_objectives: Float[np.ndarray, " E"]
+    reduced_costs: Float[np.ndarray, "K0 K1"]
+    near_ties: Bool[np.ndarray, "K0 K1"]
+    epsilon_components: float = eqx.field(static=True)
+    epsilon_weights: float = eqx.field(static=True)
+
+    @property
+    def weights_spread(self) -> float:
+        """Spread of the coupling of the weights over the starts of the block iteration."""
+        return _spread(self.weights)
+
+    @property
+    def objective_spread(self) -> float:
+        """Spread of the final objective over the starts, units of squared distance."""
+        return _spread(self.objectives[:, -1])
+
+    @property
+    def descent_gap(self) -> float:
+        """Largest difference of a coupling found by joint descent from that of the block iteration; NaN without any."""
+        return _gap(self.descent_weights, self.weights[0])
+
+    @property
+    def descent_components_gap(self) -> float:
+        """The same for the component objectives, weighted by the coupling of the weights: units of squared distance.
+
+        A pair that carries no mass is not felt by a joint descent, and does not matter to the plan.
+        """
+        gap = np.abs(np.asarray(self.descent_component_objectives) - np.asarray(self.component_objectives))
+        return float((np.asarray(self.weights[0]) * gap).sum(axis=(1, 2)).max()) if len(gap) else float("nan")
+
+    @property
+    def lowest_excess(self) -> float:
+        """Lowest objective of all descents less that of the block iteration on the same problem; NaN without descents.
+
+        Below zero by more than rounding it would refute the theorem.
+        """
+        excess = [np.asarray(self.descent_objectives) - float(self.objectives[0, -1])]
+        excess += [np.asarray(self.mirror_objectives) - float(self.sample_objective)]
+        joined = np.concatenate(excess)
+        return float(joined.min()) if len(joined) else float("nan")
+
+    @property
+    def mirror_gap(self) -> float:
+        """Largest difference of mirror descent from the block iteration on the finite samples; NaN without any."""
+        return _gap(self.mirror_weights, self.sample_weights)
+
+    @property
+    def num_optima(self) -> int:
+        """How many different couplings of the weights were reached, to 1e-6 of the total mass."""
+        found: list[np.ndarray] = []
+        for weights in np.asarray(self.weights):
+            if all(np.abs(weights - other).max() > 1e-6 for other in found):
+                found.append(weights)
+        return len(found)
+
+    def summary(self) -> str:
+        """The findings, in sentences."""
+        lines = [
+            f"{len(self.weights)} starts of the block iteration: the coupling of the weights spreads by "
+            f"{self.weights_spread:.1e}, the objective by {self.objective_spread:.1e}."
+        ]
+        if self.epsilon_weights > 0:
+            most = np.asarray(self.updates).max(axis=0)
+            lines.append(
+                f"Updates until nothing changed, at most: {most[0]} of the component couplings, {most[1]} of the "
+                "weights."
+            )
+        if len(self.descent_weights):
+            lines.append(
+                f"{len(self.descent_weights)} joint descents on cross-covariances and weights end within "
+                f"{self.descent_gap:.1e} of it (component objectives: {self.descent_components_gap:.1e})."
+            )
+        if len(self.mirror_weights):
+            lines.append(
+                f"{len(self.mirror_weights)} mirror descents between finite samples of the components end within "
+                f"{self.mirror_gap:.1e} of the block iteration there."
+            )
+        if np.isfinite(self.lowest_excess):
+            lines.append(
+                f"The lowest objective of all descents is {self.lowest_excess:+.1e} above the block iteration's."
+            )
+        ties = int(np.asarray(self.near_ties).sum())
+        if self.epsilon_weights > 0:
+            lines.append(
+                f"{ties} pairs are near-ties: unused by the unregularized optimum, at a reduced cost within "
+                f"epsilon_weights = {self.epsilon_weights:g}."
+            )
+        else:
+            lines.append(
+                f"Without regularization of the weights there are {self.num_optima} optimal couplings or more, and "
+                f"{ties} unused pairs at no extra cost."
+            )
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return (
+            f"Uniqueness({len(self.weights)} starts, weights spread {self.weights_spread:.1e}, "
+            f"{int(np.asarray(self.near_ties).sum())} near-ties)"
+        )
+
+
+def _spread(values: np.ndarray) -> float:
+    return float(np.max(values.max(axis=0) - values.min(axis=0)))
+
+
+def _gap(values: np.ndarray, reference: np.ndarray) -> float:
+    return float(np.abs(values - reference).max()) if len(values) else float("nan")
+
+
+def uniqueness(
+    key: KeyLike,
+    source: Mixture,
+    target: Mixture,
+    *,
+    epsilon_components: ScalarLike,
+    epsilon_weights: ScalarLike,
+    num_starts: int = 100,
+    num_sweeps: int = 2,
+    num_descents: int = 3,
+    num_points: int = 12,
+    numerical: NumericalSettings | None = None,
+    progress: bool | None = None,
+) -> Uniqueness:
+    r"""Solve one transport problem from many starts, and by other means, and compare.
+
+    The theorem (arXiv 2606.02515) says that for positive regularizations the objective, strictly convex in each of the
+    two blocks, has one minimizer, reached from any interior start by one update of the component couplings and one of
+    the weights. Three checks, of which any could fail:
+
+    - the block iteration from random interior starts of both blocks (Omega, and cross-covariances where components are
+      Gaussian), with the dual of the weight solve started from the given Omega;
+    - for Gaussian components, a quasi-Newton descent on the cross-covariances and Omega together (L-BFGS on smooth
+      free coordinates of both);
+    - for all components, mirror descent on both blocks together, between ``num_points`` draws of each component,
+      against the block iteration on the same draws.
+
+    With ``epsilon_weights = 0`` the weights solve a linear program, whose optimum need not be unique. From each start
+    the optimal coupling best aligned with it is taken: where there are ties, they differ.
+
+    Args:
+        key: Random key of the starts.
+        source: Source mixture.
+        target: Target mixture.
+        epsilon_components: Regularization of the component couplings, units of squared distance.
+        epsilon_weights: Regularization of the weights, same units.
+        num_starts: Number of starts of the block iteration.
+        num_sweeps: Sweeps from each start; the second shows that nothing changes after the first.
+        num_descents: Number of starts of the joint descents; 0 for none. They need positive regularizations and are
+            left out without.
+        num_points: Draws per component in the problem between finite samples.
+        numerical: Settings of component couplings that are solved numerically.
+        progress: Show a progress bar; by default on a terminal, after two seconds.
+
+    Raises:
+        TypeError: If an argument is not of the stated type.
+        ValueError: If an argument is out of range, or the dimensions differ.
+        ConvergenceError: If a solve fails.
+    """
+    check_pair(source, target)
+    settings = _Settings(
+        float(as_scalar("epsilon_components", epsilon_components)),
+        float(as_scalar("epsilon_weights", epsilon_weights)),
+        as_count("num_starts", num_starts),
+        as_count("num_sweeps", num_sweeps),
+        as_count("num_descents", num_descents, minimum=0),
+        as_count("num_points", num_points, minimum=2),
+        numerical,
+        progress,
+    )
+    return in_float64(lambda *pair: _study(as_key(key), *pair, settings), source, target)
+
+
+class _Settings(NamedTuple):
+    epsilon_components: float
+    epsilon_weights: float
+    num_starts: int
+    num_sweeps: int
+    num_descents: int
+    num_points: int
+    numerical: Any
+    progress: bool | None
+
+
+def _study(key: Key[Array, ""], source: Mixture, target: Mixture, settings: _Settings) -> Uniqueness:
+    source, target = balanced(source), balanced(target)
+    start_key, point_key = jax.random.split(key)
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(start_key)))
+    a, b = np.asarray(source.weights), np.asarray(target.weights)
+    forms = source.components.gaussian_form(), target.components.gaussian_form()
+    roots = None
+    if forms[0] is not None and forms[1] is not None:
+        roots = tuple(np.asarray(to_dense(form).tril) for form in forms)
+    epsilon = jnp.asarray(settings.epsilon_components)
+    couplings = solve_couplings(source.components, target.components, epsilon, settings.progress, settings.numerical)
+    raise_if_failed(couplings, couplings.result)
+    costs = couplings.objectives()
+    reduced, used = _reduced_costs(costs, a, b)
+    starts = random_couplings(rng, a, b, settings.num_starts)
+    start_costs = _start_costs(rng, source, target, roots, settings)
+    if settings.epsilon_weights == 0:
+        ends = np.stack([_aligned_optimum(np.asarray(costs), reduced, a, b, omega) for omega in starts])
+        before = [np.sum(starts * table, axis=(1, 2)) for table in (start_costs, np.asarray(costs)[None])]
+        trace = np.stack(
+            [*before, *[np.sum(ends * np.asarray(costs), axis=(1, 2))] * (2 * settings.num_sweeps - 1)], axis=1
+        )
+    else:
+        answer = _iterate(
+            jnp.asarray(starts),
+            jnp.asarray(start_costs),
+            costs,
+            source.weights,
+            target.weights,
+            jnp.asarray(settings.epsilon_weights),
+            settings.num_sweeps,
+        )
+        ends, trace, results = jax.tree.map(np.asarray, answer)
+        failed = np.flatnonzero(results != np.asarray(RESULTS.successful._value))
+        if failed.size:
+            raise ConvergenceError(f"Start {failed[0]}: {RESULTS[RESULTS.weights_not_converged]}")
+    scale = float(np.abs(costs).max())
+    limit = max(settings.epsilon_weights, _ROUNDING * scale)
+    descents = _gaussian_descents(rng, source, target, roots, settings)
+    samples = _sample_descents(rng, point_key, source, target, settings)
+    return Uniqueness(
+        ends,
+        trace,
+        np.asarray(costs),
+        _count_updates(trace, scale),
+        *descents,
+        *samples,
+        reduced,
+        (reduced <= limit) & ~used,
+        settings.epsilon_components,
+        settings.epsilon_weights,
+    )
+
+
+def _start_costs(
+    rng: np.random.Generator, source: Mixture, target: Mixture, roots: tuple | None, settings: _Settings
+) -> np.ndarray:
+    """Component objectives at the starts: random cross-covariances of Gaussians, independence of others."""
+    alone = np.asarray(independent_costs(source.components, target.components))
+    if roots is None:
+        return np.broadcast_to(alone, (settings.num_starts, *alone.shape))
+    tables = []
+    for cross in random_cross_covariances(rng, *roots, settings.num_starts):
+        trace, kl = cross_covariance_terms(source.components, target.components, jnp.asarray(cross))
+        tables.append(alone - 2 * np.asarray(trace) + settings.epsilon_components * np.asarray(kl))
+    return np.stack(tables)
+
+
+@eqx.filter_jit
+def _iterate(
+    starts: Float[Array, "S K0 K1"],
+    start_costs: Float[Array, "S K0 K1"],
+    costs: Float[Array, "K0 K1"],
+    a: Float[Array, " K0"],
+    b: Float[Array, " K1"],
+    epsilon: Float[Array, ""],
+    num_sweeps: int,
+) -> tuple[Array, Array, Array]:
+    """The block iteration from each start: where the weights end, the objectives on the way, and the outcome.
+
+    The update of the component couplings has the same answer from wherever it starts, ``costs``. That of the weights
+    is solved along a way of its own from each start: sweeps of Sinkhorn's iteration on the dual of the given coupling,
+    then Newton's method from there.
+    """
+    log_a, log_b = safe_log(a), safe_log(b)
+
+    def objective(weights: Array, table: Array) -> Array:
+        return jnp.sum(weights * table) + epsilon * jnp.sum(rel_entr(weights, a[:, None] * b[None, :]))
+
+    def update(weights: Array) -> tuple[Array, Array]:
+        total = costs + epsilon * (safe_log(weights) - log_a[:, None] - log_b[None, :])
+        potential = a @ (total - (total @ b)[:, None])
+
+        def sweep(potential: Array, _: None) -> tuple[Array, None]:
+            row = -epsilon * logsumexp(log_b[None, :] + (potential[None, :] - costs) / epsilon, axis=1)
+            return -epsilon * logsumexp(log_a[:, None] + (row[:, None] - costs) / epsilon, axis=0), None
+
+        potential = jax.lax.scan(sweep, potential, None, length=_DUAL_SWEEPS)[0]
+        limits = jnp.asarray(_MARGINAL_ERROR, costs.dtype), potential, jnp.asarray(1000)
+        coupling = entropic_coupling(costs, a, b, epsilon, *limits)
+        return coupling.weights, coupling.result._value
+
+    def one(weights: Array, table: Array) -> tuple[Array, Array, Array]:
+        values, outcome = [objective(weights, table)], jnp.asarray(0)
+        for _ in range(num_sweeps):
+            values.append(objective(weights, costs))
+            weights, code = update(weights)
+            outcome = jnp.maximum(outcome, code)
+            values.append(objective(weights, costs))
+        return weights, jnp.stack(values), outcome
+
+    return jax.lax.map(lambda item: one(*item), (starts, start_costs))
+
+
+def _count_updates(trace: np.ndarray, scale: float) -> np.ndarray:
+    """Updates of each block until the objective is, and stays, at its last value."""
+    still = np.abs(trace - trace[:, -1:]) <= _ROUNDING * scale
+    # The first place from which on nothing moves.
+    first = trace.shape[1] - np.argmin(np.concatenate([still[:, ::-1], np.zeros((len(trace), 1), bool)], 1), axis=1)
+    return np.stack([(first + 1) // 2, first // 2], axis=1)
+
+
+def _reduced_costs(costs: Array, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Reduced costs of the linear program, and the pairs that its solution uses.
+
+    A pair that any optimal coupling uses has reduced cost zero under every dual solution: none is missed.
+    """
+    coupling, _ = exact_coupling(costs, jnp.asarray(a), jnp.asarray(b))
+    reduced = np.asarray(costs - coupling.source_potential[:, None] - coupling.target_potential[None, :])
+    return np.maximum(reduced, 0), np.asarray(coupling.weights) > 0
+
+
+def _aligned_optimum(
+    costs: np.ndarray, reduced: np.ndarray, a: np.ndarray, b: np.ndarray, start: np.ndarray
+) -> np.ndarray:
+    """Among the optimal couplings of the linear program, the one best aligned with a given coupling."""
+    free = reduced <= _ROUNDING * np.abs(costs).max()
+    price = -start / np.outer(a, b)
+    price = np.where(free, price - price.min(), 1e6 * (1 + np.ptp(price)))
+    return np.asarray(exact_coupling(jnp.asarray(price), jnp.asarray(a), jnp.asarray(b))[0].weights)
+
+
+def _gaussian_descents(
+    rng: np.random.Generator, source: Mixture, target: Mixture, roots: tuple | None, settings: _Settings
+) -> tuple[np.ndarray, ...]:
+    shape = (source.num_components, target.num_components)
+    positive = settings.epsilon_components > 0 and settings.epsilon_weights > 0
+    if roots is None or not positive or not settings.num_descents:
+        return np.zeros((0, *shape)), np.zeros((0, *shape)), np.zeros(0)
+    problem = GaussianProblem(
+        source.weights,
+        target.weights,
+        source.components.mean(),
+        target.components.mean(),
+        jnp.asarray(roots[0]),
+        jnp.asarray(roots[1]),
+        jnp.asarray(settings.epsilon_components),
+        jnp.asarray(settings.epsilon_weights),
+    )
+    found = []
+    with progress_bar(settings.num_descents, "joint descents", settings.progress) as bar:
+        for _ in range(settings.num_descents):
+            found.append(descend_gaussian(problem, rng))
+            bar.update()
+    weights, costs, values = (np.stack([f[i] for f in found]) for i in range(3))
+    return weights, costs, values
+
+
+def _sample_descents(
+    rng: np.random.Generator, key: Key[Array, ""], source: Mixture, target: Mixture, settings: _Settings
+) -> tuple[np.ndarray, ...]:
+    shape = (source.num_components, target.num_components)
+    nothing = np.full(shape, np.nan), np.asarray(np.nan), np.zeros((0, *shape)), np.zeros(0)
+    if settings.epsilon_components == 0 or settings.epsilon_weights == 0 or not settings.num_descents:
+        return nothing
+    left, right = jax.random.split(key)
+    x = jnp.swapaxes(source.components.sample(left, settings.num_points), 0, 1)
+    y = jnp.swapaxes(target.components.sample(right, settings.num_points), 0, 1)
+    distances = jnp.sum((x[:, None, :, None] - y[None, :, None]) ** 2, axis=-1)
+    problem = SampleProblem(
+        source.weights,
+        target.weights,
+        distances,
+        jnp.asarray(settings.epsilon_components),
+        jnp.asarray(settings.epsilon_weights),
+    )
+    costs = solve_samples(problem)
+    coupling = entropic_coupling(
+        costs,
+        problem.a,
+        problem.b,
+        problem.epsilon_weights,
+        jnp.asarray(1e-12),
+        jnp.zeros_like(problem.b),
+        jnp.asarray(1000),
+    )
+    found = []
+    with progress_bar(settings.num_descents, "mirror descents", settings.progress) as bar:
+        for _ in range(settings.num_descents):
+            tables = [jnp.asarray(rng.standard_normal(size)) for size in (shape, distances.shape)]
+            found.append(mirror_descent(*tables, problem, jnp.asarray(_RATE), jnp.asarray(_MIRROR_STEPS)))
+            bar.update()
+    weights, values = (np.stack([f[i] for f in found]) for i in range(2))
+    product = problem.a[:, None] * problem.b[None, :]
+    divergence = jnp.sum(rel_entr(coupling.weights, product))
+    value = jnp.sum(coupling.weights * costs) + problem.epsilon_weights * divergence
+    return np.asarray(coupling.weights), np.asarray(value), weights, values
