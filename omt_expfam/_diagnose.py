@@ -82,7 +82,7 @@ def _write(study: Study, scratch: str, say: Callable[[str], None]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _uniqueness(key: Any, plan: TransportPlan, epsilon: dict[str, float], scratch: str) -> list[str]:
+def _uniqueness(key: Any, plan: TransportPlan, epsilon: dict[str, Any], scratch: str) -> list[str]:
     key, other = jax.random.split(key)
     found = diagnostics.uniqueness(key, plan.source, plan.target, num_starts=_NUM_STARTS, num_descents=1, **epsilon)
     curved = diagnostics.biconvexity(other, plan.source, plan.target, **epsilon)
@@ -151,7 +151,7 @@ def _choices(key: Any, study: Study, shown: np.ndarray, scratch: str) -> list[st
     ]
 
 
-def _sensitivity(plan: TransportPlan, epsilon: dict[str, float], shown: np.ndarray, scratch: str) -> list[str]:
+def _sensitivity(plan: TransportPlan, epsilon: dict[str, Any], shown: np.ndarray, scratch: str) -> list[str]:
     if epsilon["epsilon_weights"] == 0:
         return ["Left out: without regularization of the weights the coupling has no derivatives."]
     found = diagnostics.sensitivity(plan.source, plan.target, points=shown, **epsilon)
@@ -167,7 +167,7 @@ def _sensitivity(plan: TransportPlan, epsilon: dict[str, float], shown: np.ndarr
     ]
 
 
-def _worst_case(key: Any, plan: TransportPlan, epsilon: dict[str, float], shown: np.ndarray, scratch: str) -> list[str]:
+def _worst_case(key: Any, plan: TransportPlan, epsilon: dict[str, Any], shown: np.ndarray, scratch: str) -> list[str]:
     if plan.source.components.gaussian_form() is None:
         return ["Left out: the search moves Gaussian components."]
     spread = float(np.sqrt(np.trace(np.asarray(plan.source.covariance())) / plan.source.dim))

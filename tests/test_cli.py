@@ -354,3 +354,35 @@ def test_demo(capsys, folder):
         assert f"saved {Path('results') / name}.png" in text
     with jax.enable_x64(True):
         assert isinstance(load(folder / "results" / "plan.omt"), omt.TransportPlan)
+
+
+# -- diagnostics --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_diagnose_writes_a_report(capsys, folder, monkeypatch):
+    """Every section is there, every picture that it shows exists, and nothing else was left."""
+    monkeypatch.setattr("omt_expfam._diagnose._NUM_STARTS", 5)
+    monkeypatch.setattr("omt_expfam._diagnose._RADII", (0.1,))
+    arguments = ("diagnose", "source.npy", "target.csv", "-K", 2, *EPSILONS, "--repeats", 2, "--out", "report")
+    status, text, error = run(capsys, *arguments)
+    assert status == 0, error
+    assert f"saved {Path('report', 'report.md')}" in text
+    report = Path("report", "report.md").read_text()
+    sections = re.findall(r"^## (.*)$", report, re.MULTILINE)
+    assert sections == ["The plan", "Uniqueness", "Stability", "Choices", "Sensitivity", "Worst case"]
+    assert "1 of the component couplings, 1 of the weights" in report
+    assert "From source.npy (60 points) to target.csv (50 points), 2 dimensions" in report
+    pictures = set(re.findall(r"\]\((.*?\.png)\)", report))
+    assert {path.name for path in Path("report").iterdir()} == {"report.md", *pictures}
+    # An earlier report is not replaced by accident.
+    assert_error(run(capsys, *arguments), 1, "report.md: the file exists already")
+
+
+def test_diagnose_refuses_what_does_not_fit(capsys):
+    np.save("line.npy", SOURCE[:, :1])
+    arguments = ("diagnose", "source.npy", "line.npy", *EPSILONS)
+    assert_error(run(capsys, *arguments, "-K", 2), 1, "line.npy: must have 2 columns, as source.npy; got 1")
+    assert_error(run(capsys, *arguments, "-K", 2, 3, 4), 2, "-K takes one number, or two")
+    assert_error(run(capsys, "diagnose", "source.npy", "nowhere.npy", *EPSILONS, "-K", 2), 1, "nowhere.npy")
+    assert not Path("omt-report").exists()

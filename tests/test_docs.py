@@ -102,3 +102,6 @@ def test_every_public_name_is_in_the_reference():
         home = getattr(value, "__module__", getattr(value, "__name__", ""))
         if not name.startswith("_") and name != "families" and home.startswith("omt_expfam"):
             assert re.search(rf"omt_expfam\.{name}(\(.*\))?$", reference, re.MULTILINE), name
+    for name, value in vars(omt.diagnostics).items():
+        if not name.startswith("_") and getattr(value, "__module__", "").startswith("omt_expfam"):
+            assert re.search(rf"omt_expfam\.diagnostics\.{name}(\(\))?$", reference, re.MULTILINE), name

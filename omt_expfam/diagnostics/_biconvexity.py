@@ -10,11 +10,10 @@ from jaxtyping import Float
 
 from .._arrays import as_count, as_key, as_scalar, KeyLike, ScalarLike
 from .._couplings import independent_costs
-from .._covariance import to_dense
 from .._gaussian_couplings import cross_covariance_terms
 from .._mixture import Mixture
 from .._precision import in_float64
-from ._parameters import balanced, check_pair
+from ._parameters import balanced, check_pair, gaussian_roots
 from ._starts import random_couplings, random_cross_covariances
 
 # Places on each segment, and the rounding of the objective there in units of its largest value.
@@ -111,7 +110,7 @@ def biconvexity(
         for name, value in (("epsilon_components", epsilon_components), ("epsilon_weights", epsilon_weights))
     )
     counts = as_count("num_segments", num_segments), as_count("num_points", num_points, minimum=2)
-    return in_float64(lambda *pair: _study(as_key(key), *pair, epsilons, *counts), source, target)
+    return in_float64(lambda left, right: _study(as_key(key), left, right, epsilons, counts), source, target)
 
 
 class _Block(NamedTuple):
@@ -122,7 +121,10 @@ class _Block(NamedTuple):
     name: str
 
 
-def _study(key: Any, source: Mixture, target: Mixture, epsilons: tuple, num: int, num_points: int) -> Biconvexity:
+def _study(
+    key: Any, source: Mixture, target: Mixture, epsilons: tuple[float, ...], counts: tuple[int, int]
+) -> Biconvexity:
+    num, num_points = counts
     source, target = balanced(source), balanced(target)
     rng = np.random.default_rng(np.asarray(key_data(key)))
     a, b = (np.asarray(m.weights) for m in (source, target))
@@ -168,9 +170,9 @@ def _study(key: Any, source: Mixture, target: Mixture, epsilons: tuple, num: int
 def _component_block(
     rng: np.random.Generator, source: Mixture, target: Mixture, epsilon: float, num_points: int
 ) -> _Block:
-    forms = source.components.gaussian_form(), target.components.gaussian_form()
-    if forms[0] is not None and forms[1] is not None:
-        roots = [np.asarray(to_dense(form).tril) for form in forms]
+    roots = gaussian_roots(source, target)
+    if roots is not None:
+        left, right = roots
         alone = np.asarray(independent_costs(source.components, target.components))
 
         def gaussian(cross: np.ndarray) -> np.ndarray:
@@ -180,7 +182,7 @@ def _component_block(
                 tables.append(alone - 2 * np.asarray(trace) + epsilon * np.asarray(kl))
             return np.stack(tables)
 
-        return _Block(lambda num: random_cross_covariances(rng, *roots, num), gaussian, "cross-covariances")
+        return _Block(lambda num: random_cross_covariances(rng, left, right, num), gaussian, "cross-covariances")
     seed = [int(v) for v in rng.integers(0, 2**31 - 1, 2)]
     x = np.swapaxes(np.asarray(source.components.sample(new_key(seed[0]), num_points)), 0, 1)
     y = np.swapaxes(np.asarray(target.components.sample(new_key(seed[1]), num_points)), 0, 1)

@@ -49,7 +49,7 @@ class MixtureTransport(eqx.Module):
         as_scalar("epsilon_weights", epsilon_weights)
         self.family = family
         self.num_components = tuple(as_count("num_components", k) for k in _pair("num_components", num_components))
-        self.epsilon_components, self.epsilon_weights = epsilon_components, epsilon_weights
+        self.epsilon_components, self.epsilon_weights = float(epsilon_components), float(epsilon_weights)
         self.fit_options = {"progress": False, **(fit_options or {})}
         self.transport_options = {"progress": False, **(transport_options or {})}
 

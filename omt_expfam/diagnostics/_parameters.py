@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .._components import AbstractComponents
-from .._covariance import DenseCovariance
+from .._covariance import DenseCovariance, to_dense
 from .._mixture import Mixture
 
 Parameters = dict[str, Array]
@@ -30,6 +30,14 @@ def check_pair(source: Mixture, target: Mixture) -> None:
             raise TypeError(f"`{name}` must be a Mixture; got {type(mixture).__name__}.")
     if source.dim != target.dim:
         raise ValueError(f"`target` must have the dimension of `source`, {source.dim}; got {target.dim}.")
+
+
+def gaussian_roots(source: Mixture, target: Mixture) -> tuple[np.ndarray, np.ndarray] | None:
+    """Cholesky factors of both sides' covariances where all components are Gaussian, else ``None``."""
+    left, right = source.components.gaussian_form(), target.components.gaussian_form()
+    if left is None or right is None:
+        return None
+    return np.asarray(to_dense(left).tril), np.asarray(to_dense(right).tril)
 
 
 def balanced(mixture: Mixture) -> Mixture:
@@ -72,9 +80,9 @@ def directions(parameters: Parameters) -> list[Direction]:
     found = []
     for name, value in parameters.items():
         for component in range(value.shape[0]):
-            indices = [()] if value.ndim == 1 else [tuple(int(i) for i in j) for j in np.ndindex(*value.shape[1:])]
+            indices = list(np.ndindex(*value.shape[1:]))
             if name == "covariance":
-                indices = [(i, j) for i, j in indices if j <= i]
+                indices = [index for index in indices if index[1] <= index[0]]
             found += [Direction(name, component, index) for index in indices]
     return found
 

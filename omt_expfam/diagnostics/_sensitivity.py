@@ -80,13 +80,12 @@ class Sensitivity(eqx.Module):
 
         Effects of component parameters are per unit of distance, effects of weights per unit of mass.
         """
-        rows = [
-            (name, k, parameter, *(float(v) for v in np.asarray(side.table)[k, p]))
-            for name, side in (("source", self.source), ("target", self.target))
-            for p, parameter in enumerate(side.names)
-            for k in range(len(side.table))
-        ]
-        return sorted(rows, key=lambda row: -row[3])
+        rows = []
+        for name, side in (("source", self.source), ("target", self.target)):
+            for p, parameter in enumerate(side.names):
+                for k, effects in enumerate(side.table[:, p].tolist()):
+                    rows.append((name, k, parameter, effects[0], effects[1], effects[2]))
+        return sorted(rows, key=lambda row: row[3], reverse=True)
 
     def summary(self, num_rows: int = 10) -> str:
         """The largest effects, as a table."""
@@ -147,7 +146,7 @@ def sensitivity(
     if points is None:
         points = source.sample(jax.random.key(0), as_count("num_points", num_points))
     places = as_points("points", points, source.dim)
-    return in_float64(lambda *args: _study(*args, options), source, target, places)
+    return in_float64(lambda left, right, x: _study(left, right, x, options), source, target, places)
 
 
 class _Outputs(NamedTuple):
@@ -173,7 +172,8 @@ def _study(source: Mixture, target: Mixture, points: Array, options: dict[str, A
             return outputs(*((values, parameters[1]) if which == 0 else (parameters[0], values)))
 
         sides.append(_side(mixture, parameters[which], moved))
-    return Sensitivity(*sides, np.asarray(points), options["epsilon_components"], options["epsilon_weights"])
+    epsilons = options["epsilon_components"], options["epsilon_weights"]
+    return Sensitivity(sides[0], sides[1], np.asarray(points), epsilons[0], epsilons[1])
 
 
 def _side(mixture: Mixture, parameters: Parameters, outputs: Any) -> SideSensitivity:

@@ -11,7 +11,6 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from .._arrays import as_count, as_key, as_scalar, KeyLike, safe_log, ScalarLike
 from .._couplings import independent_costs, solve_couplings
-from .._covariance import to_dense
 from .._gaussian_couplings import cross_covariance_terms
 from .._linear_program import exact_coupling
 from .._mixture import Mixture
@@ -21,7 +20,7 @@ from .._progress import progress_bar
 from .._result import ConvergenceError, raise_if_failed, RESULTS
 from .._weights import entropic_coupling
 from ._descent import descend_gaussian, GaussianProblem, mirror_descent, SampleProblem, solve_samples
-from ._parameters import balanced, check_pair
+from ._parameters import balanced, check_pair, gaussian_roots
 from ._starts import random_couplings, random_cross_covariances
 
 # A reduced cost, or a change of the objective, below this share of the largest cost is zero.
@@ -241,7 +240,7 @@ def uniqueness(
         numerical,
         progress,
     )
-    return in_float64(lambda *pair: _study(as_key(key), *pair, settings), source, target)
+    return in_float64(lambda left, right: _study(as_key(key), left, right, settings), source, target)
 
 
 class _Settings(NamedTuple):
@@ -260,10 +259,7 @@ def _study(key: Key[Array, ""], source: Mixture, target: Mixture, settings: _Set
     start_key, point_key = jax.random.split(key)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(start_key)))
     a, b = np.asarray(source.weights), np.asarray(target.weights)
-    forms = source.components.gaussian_form(), target.components.gaussian_form()
-    roots = None
-    if forms[0] is not None and forms[1] is not None:
-        roots = tuple(np.asarray(to_dense(form).tril) for form in forms)
+    roots = gaussian_roots(source, target)
     epsilon = jnp.asarray(settings.epsilon_components)
     couplings = solve_couplings(source.components, target.components, epsilon, settings.progress, settings.numerical)
     raise_if_failed(couplings, couplings.result)
@@ -296,16 +292,16 @@ def _study(key: Key[Array, ""], source: Mixture, target: Mixture, settings: _Set
     descents = _gaussian_descents(rng, source, target, roots, settings)
     samples = _sample_descents(rng, point_key, source, target, settings)
     return Uniqueness(
-        ends,
-        trace,
-        np.asarray(costs),
-        _count_updates(trace, scale),
-        *descents,
-        *samples,
-        reduced,
-        (reduced <= limit) & ~used,
-        settings.epsilon_components,
-        settings.epsilon_weights,
+        weights=ends,
+        objectives=trace,
+        component_objectives=np.asarray(costs),
+        updates=_count_updates(trace, scale),
+        **descents,
+        **samples,
+        reduced_costs=reduced,
+        near_ties=(reduced <= limit) & ~used,
+        epsilon_components=settings.epsilon_components,
+        epsilon_weights=settings.epsilon_weights,
     )
 
 
@@ -317,7 +313,7 @@ def _start_costs(
     if roots is None:
         return np.broadcast_to(alone, (settings.num_starts, *alone.shape))
     tables = []
-    for cross in random_cross_covariances(rng, *roots, settings.num_starts):
+    for cross in random_cross_covariances(rng, roots[0], roots[1], settings.num_starts):
         trace, kl = cross_covariance_terms(source.components, target.components, jnp.asarray(cross))
         tables.append(alone - 2 * np.asarray(trace) + settings.epsilon_components * np.asarray(kl))
     return np.stack(tables)
@@ -399,11 +395,12 @@ def _aligned_optimum(
 
 def _gaussian_descents(
     rng: np.random.Generator, source: Mixture, target: Mixture, roots: tuple | None, settings: _Settings
-) -> tuple[np.ndarray, ...]:
+) -> dict[str, np.ndarray]:
     shape = (source.num_components, target.num_components)
     positive = settings.epsilon_components > 0 and settings.epsilon_weights > 0
     if roots is None or not positive or not settings.num_descents:
-        return np.zeros((0, *shape)), np.zeros((0, *shape)), np.zeros(0)
+        nothing = np.zeros((0, *shape))
+        return {"descent_weights": nothing, "descent_component_objectives": nothing, "descent_objectives": np.zeros(0)}
     problem = GaussianProblem(
         source.weights,
         target.weights,
@@ -419,17 +416,24 @@ def _gaussian_descents(
         for _ in range(settings.num_descents):
             found.append(descend_gaussian(problem, rng))
             bar.update()
-    weights, costs, values = (np.stack([f[i] for f in found]) for i in range(3))
-    return weights, costs, values
+    return {
+        "descent_weights": np.stack([f.weights for f in found]),
+        "descent_component_objectives": np.stack([f.costs for f in found]),
+        "descent_objectives": np.stack([f.objective for f in found]),
+    }
 
 
 def _sample_descents(
     rng: np.random.Generator, key: Key[Array, ""], source: Mixture, target: Mixture, settings: _Settings
-) -> tuple[np.ndarray, ...]:
+) -> dict[str, np.ndarray]:
     shape = (source.num_components, target.num_components)
-    nothing = np.full(shape, np.nan), np.asarray(np.nan), np.zeros((0, *shape)), np.zeros(0)
     if settings.epsilon_components == 0 or settings.epsilon_weights == 0 or not settings.num_descents:
-        return nothing
+        return {
+            "sample_weights": np.full(shape, np.nan),
+            "sample_objective": np.asarray(np.nan),
+            "mirror_weights": np.zeros((0, *shape)),
+            "mirror_objectives": np.zeros(0),
+        }
     left, right = jax.random.split(key)
     x = jnp.swapaxes(source.components.sample(left, settings.num_points), 0, 1)
     y = jnp.swapaxes(target.components.sample(right, settings.num_points), 0, 1)
@@ -454,11 +458,14 @@ def _sample_descents(
     found = []
     with progress_bar(settings.num_descents, "mirror descents", settings.progress) as bar:
         for _ in range(settings.num_descents):
-            tables = [jnp.asarray(rng.standard_normal(size)) for size in (shape, distances.shape)]
-            found.append(mirror_descent(*tables, problem, jnp.asarray(_RATE), jnp.asarray(_MIRROR_STEPS)))
+            table, tables = (jnp.asarray(rng.standard_normal(size)) for size in (shape, distances.shape))
+            found.append(mirror_descent(table, tables, problem, jnp.asarray(_RATE), jnp.asarray(_MIRROR_STEPS)))
             bar.update()
-    weights, values = (np.stack([f[i] for f in found]) for i in range(2))
     product = problem.a[:, None] * problem.b[None, :]
     divergence = jnp.sum(rel_entr(coupling.weights, product))
-    value = jnp.sum(coupling.weights * costs) + problem.epsilon_weights * divergence
-    return np.asarray(coupling.weights), np.asarray(value), weights, values
+    return {
+        "sample_weights": np.asarray(coupling.weights),
+        "sample_objective": np.asarray(jnp.sum(coupling.weights * costs) + problem.epsilon_weights * divergence),
+        "mirror_weights": np.stack([weights for weights, _, _ in found]),
+        "mirror_objectives": np.stack([value for _, value, _ in found]),
+    }

@@ -173,10 +173,10 @@ def worst_case(
     point_key, search_key = jax.random.split(as_key(key))
     if points is None:
         points = source.sample(point_key, as_count("num_points", num_points))
-    places = as_points("points", points, source.dim)
+    places, dtype = as_points("points", points, source.dim), source.components.dtype
     with progress_bar(len(sizes) * (counts.starts + 1), "worst case", progress) as bar:
         return in_float64(
-            lambda *pair: _study(search_key, *pair, sizes, options, counts, source.components.dtype, bar),
+            lambda left, right, x: _study(search_key, left, right, x, sizes, options, counts, dtype, bar),
             source,
             target,
             places,
@@ -195,7 +195,7 @@ def _study(
     target: Mixture,
     points: Array,
     radii: np.ndarray,
-    options: dict[str, float],
+    options: dict[str, Any],
     counts: _Counts,
     dtype: Any,
     bar: Any,
@@ -237,7 +237,10 @@ def _study(
     rows = {name: value[::-1] for name, value in rows.items()}
     return WorstCase(
         radii,
-        *(np.asarray(rows[name]) for name in ("distance", "moved", "random", "random_distance")),
+        np.asarray(rows["distance"]),
+        np.asarray(rows["moved"]),
+        np.asarray(rows["random"]),
+        np.asarray(rows["random_distance"]),
         tuple(narrow(mixture, dtype) for mixture in rows["mixture"]),
         np.asarray(points),
         options["epsilon_weights"],
@@ -323,7 +326,7 @@ def _displacement(images: Array, reference: Array) -> Array:
 
 
 def _measure(
-    frame: _Frame, target: Mixture, points: Array, reference: Array, options: dict[str, float]
+    frame: _Frame, target: Mixture, points: Array, reference: Array, options: dict[str, Any]
 ) -> Callable[[_Step], tuple[float, float, Mixture]]:
     """The exact effect of a disturbance, its size, and the disturbed mixture."""
 
@@ -342,7 +345,7 @@ def _measure(
 
 
 def _ascent(
-    frame: _Frame, target: Mixture, points: Array, reference: Array, options: dict[str, float], num_steps: int
+    frame: _Frame, target: Mixture, points: Array, reference: Array, options: dict[str, Any], num_steps: int
 ) -> Callable[[_Step, Array], _Step]:
     """Normalized gradient ascent on the sphere of disturbances of one size; returns the best that it met."""
 
