@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import scipy.optimize
@@ -378,3 +379,64 @@ def test_perturbations_do_what_they_say():
 def test_bad_perturbations_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# -- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def made_up_uniqueness():
+    rng = np.random.default_rng(0)
+    ends = np.stack([2 + rng.random(7), 1.5 + rng.random(7), *[np.full(7, 1.0)] * 3], axis=1)
+    table = np.full((2, 3), 1 / 6)
+    return diagnostics.Uniqueness(
+        weights=np.tile(table, (7, 1, 1)),
+        objectives=ends,
+        component_objectives=table,
+        updates=np.ones((7, 2), int),
+        descent_weights=table[None],
+        descent_component_objectives=table[None],
+        descent_objectives=np.array([1 + 1e-9]),
+        sample_weights=table,
+        sample_objective=np.asarray(3.0),
+        mirror_weights=table[None],
+        mirror_objectives=np.array([3.0]),
+        reduced_costs=table,
+        near_ties=table > 1,
+        epsilon_components=0.1,
+        epsilon_weights=0.1,
+    )
+
+
+def test_the_histogram_shows_every_start_at_every_stage():
+    panel = omt.plot.uniqueness_histogram(made_up_uniqueness(), bins=10)
+    counts = [sum(bar.get_height() for bar in container) for container in panel.containers]
+    assert counts == [7, 7, 7]
+    assert [line.get_label() for line in panel.lines] == ["joint descents", "mirror descents"]
+    # The joint descent ended 1e-9 above the minimum, mirror descent at its own.
+    np.testing.assert_allclose([line.get_xdata()[0] for line in panel.lines], [-9, -16], atol=0.1)
+    plt.close("all")
+
+
+def test_the_heat_map_and_the_curve_show_the_numbers():
+    table = np.arange(1.0, 13.0).reshape(2, 2, 3)
+    side = diagnostics.SideSensitivity({}, {}, {}, np.asarray(2.0), table, ("weights", "mean"))
+    found = diagnostics.Sensitivity(side, side, np.zeros((1, 2)), 0.1, 0.1)
+    panel = omt.plot.sensitivity_map(found, side="target", quantity="cost")
+    assert [text.get_text() for text in panel.texts] == ["2", "5", "8", "11"]
+    assert [label.get_text() for label in panel.get_xticklabels()] == [
+        "weights\nper unit of mass",
+        "mean\nper unit of distance",
+    ]
+    with pytest.raises(ValueError, match='`side` must be "source" or "target"; got \'left\''):
+        omt.plot.sensitivity_map(found, side="left")
+    with pytest.raises(ValueError, match="`quantity` must be one of map, cost, weights; got 'mass'"):
+        omt.plot.sensitivity_map(found, quantity="mass")
+    radii, moved = np.array([0.1, 1.0]), np.array([0.2, 0.9])
+    worst = diagnostics.WorstCase(
+        radii, radii, moved, np.full((2, 3), 0.1), np.full((2, 3), 0.1), (), np.zeros((1, 2)), 0.1
+    )
+    panel = omt.plot.worst_case_curve(worst, color="black")
+    np.testing.assert_array_equal(panel.lines[1].get_ydata(), moved)
+    assert panel.lines[1].get_color() == "black"
+    np.testing.assert_allclose(worst.exponents, [np.log10(0.9 / 0.2)])
+    plt.close("all")
