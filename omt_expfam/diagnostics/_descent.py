@@ -118,7 +118,7 @@ def _pair_objectives(matrices: Array, problem: GaussianProblem) -> Array:
 
 
 def descend_gaussian(
-    problem: GaussianProblem, rng: np.random.Generator, max_steps: int = 1000, max_rounds: int = 8
+    problem: GaussianProblem, rng: np.random.Generator, max_steps: int = 1000, max_rounds: int = 5
 ) -> Descent:
     """Minimize over all cross-covariances and the coupling of the weights at once, from a random start.
 
