@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 ALLOWED = {
     "_arrays": set(),
     "_precision": set(),
+    "_jit": set(),
     "_progress": set(),
     "_laplacian": set(),
     "_correspondences": set(),

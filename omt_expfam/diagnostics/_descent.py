@@ -14,6 +14,8 @@ import scipy.optimize
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
+from .._jit import jit_in_order
+
 # Sweeps of proportional fitting inside the descents, until the marginals hold to this error or so many were made.
 _MARGINAL_ERROR, _MAX_SWEEPS = 1e-13, 20_000
 # Mirror descent goes on from couplings that are scaled this far; only its last must be exact.
@@ -76,7 +78,6 @@ class GaussianProblem(NamedTuple):
     epsilon_weights: Array
 
 
-@jax.jit
 def _joint_step(table: Array, matrices: Array, columns: Array, problem: GaussianProblem) -> tuple:
     r"""The objective at free coordinates of both blocks and its gradient there.
 
@@ -128,12 +129,12 @@ def descend_gaussian(
     """
     k0, k1, dim = len(problem.a), len(problem.b), problem.source_mean.shape[1]
     split = k0 * k1
-    columns = jnp.zeros(k1)
+    columns, step_of = jnp.zeros(k1), jit_in_order(_joint_step)
 
     def evaluate(vector: np.ndarray) -> tuple:
         nonlocal columns
         table, matrices = vector[:split].reshape(k0, k1), vector[split:].reshape(k0, k1, dim, dim)
-        step = _joint_step(jnp.asarray(table), jnp.asarray(matrices), columns, problem)
+        step = step_of(jnp.asarray(table), jnp.asarray(matrices), columns, problem)
         columns = step[-1]
         return step
 

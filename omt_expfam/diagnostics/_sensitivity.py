@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._arrays import ArrayLike, as_count, as_points, as_scalar, ScalarLike
+from .._jit import jit_in_order
 from .._mixture import Mixture
 from .._numerical_couplings import NumericalSettings
 from .._precision import in_float64
@@ -180,12 +181,11 @@ def _side(mixture: Mixture, parameters: Parameters, outputs: Any) -> SideSensiti
     along = directions(parameters)
     steps = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[tangent(parameters, d) for d in along])
 
-    # One direction at a time: the plan is recomputed with its derivative, and memory stays that of one plan.
-    @jax.jit
+    # One direction at a time: memory stays that of one plan.
     def derivatives(values: Parameters, stacked: Parameters) -> _Outputs:
-        return jax.lax.map(lambda step: jax.jvp(outputs, (values,), (step,))[1], stacked)
+        return jax.lax.map(jax.linearize(outputs, values)[1], stacked)
 
-    rates = derivatives(parameters, steps)
+    rates = jit_in_order(derivatives)(parameters, steps)
     cost, weights, images = ({n: _gather(n, v, along, parameters) for n in parameters} for v in rates)
     d_mean, d_covariance = transport_metric(mixture, parameters, steps)
     moments = np.concatenate([np.asarray(v).reshape(len(along), -1) for v in (d_mean, d_covariance)], axis=1)

@@ -22,6 +22,7 @@ from .._arrays import (
 )
 from .._couplings import solve_couplings
 from .._covariance import DenseCovariance
+from .._jit import jit_in_order
 from .._mixture import Mixture
 from .._precision import in_float64, narrow
 from .._progress import progress_bar
@@ -335,7 +336,7 @@ def _measure(
         return _displacement(plan.push_forward(points), reference)
 
     # The linear program runs on the host.
-    compiled = effect if options["epsilon_weights"] == 0 else jax.jit(effect)
+    compiled = effect if options["epsilon_weights"] == 0 else jit_in_order(effect)
 
     def measure(step: _Step) -> tuple[float, float, Mixture]:
         mixture, distance = _disturbed(frame, step)
@@ -354,7 +355,6 @@ def _ascent(
         plan = transport(mixture, target, progress=False, throw=False, **options)
         return _displacement(plan.push_forward(points), reference)
 
-    @jax.jit
     def ascend(start: _Step, radius: Array) -> _Step:
         rates = jnp.geomspace(_FIRST_STEP, _LAST_STEP, num_steps)
 
@@ -374,4 +374,4 @@ def _ascent(
         better = effect(step) > highest
         return jax.tree.map(lambda new, old: jnp.where(better, new, old), step, best)
 
-    return ascend
+    return jit_in_order(ascend)
