@@ -326,6 +326,16 @@ def test_bad_types_are_named(pair):
             call(jax.random.key(0), source, flat, **EPSILON)
 
 
+def test_components_without_weight():
+    """No interior start has mass on them; convexity and derivatives are those of the others."""
+    mean, covariance = np.array([[0.0, 0.0], [2.0, 1.0]]), np.tile(np.eye(2), (2, 1, 1))
+    source, target = (omt.Mixture(w, Gaussian(mean, covariance)) for w in ([1.0, 0.0], [0.5, 0.5]))
+    with pytest.raises(ValueError, match="`source` must have positive weights, as the theorem asks; component 1 has"):
+        diagnostics.uniqueness(jax.random.key(0), source, target, **EPSILON)
+    found = diagnostics.biconvexity(jax.random.key(0), source, target, num_segments=3, **EPSILON)
+    assert np.isfinite(found.weights_gaps).all()
+
+
 def test_results_are_saved(pair, tmp_path, x64):
     found = diagnostics.biconvexity(jax.random.key(0), *pair, num_segments=3, **EPSILON)
     omt.save(tmp_path / "b.omt", found)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 from jax.random import key as new_key, key_data
 from jaxtyping import Float
 
@@ -131,7 +132,7 @@ def _study(
     block = _component_block(rng, source, target, epsilons[0], num_points)
 
     def value(omega: np.ndarray, costs: np.ndarray) -> np.ndarray:
-        divergence = np.sum(omega * np.log(omega / np.outer(a, b)), axis=(-2, -1))
+        divergence = np.sum(scipy.special.rel_entr(omega, np.outer(a, b)), axis=(-2, -1))
         return np.sum(omega * costs, axis=(-2, -1)) + epsilons[1] * divergence
 
     omegas = random_couplings(rng, a, b, 2 * num).reshape(2, num, *(len(a), len(b)))

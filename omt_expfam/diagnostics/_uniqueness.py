@@ -226,10 +226,17 @@ def uniqueness(
 
     Raises:
         TypeError: If an argument is not of the stated type.
-        ValueError: If an argument is out of range, or the dimensions differ.
+        ValueError: If an argument is out of range, the dimensions differ, or a component has no weight.
         ConvergenceError: If a solve fails.
     """
     check_pair(source, target)
+    for name, mixture in (("source", source), ("target", target)):
+        unused = np.flatnonzero(np.asarray(mixture.weights) == 0)
+        if unused.size:
+            raise ValueError(
+                f"`{name}` must have positive weights, as the theorem asks; component {unused[0]} has weight 0. "
+                "Leave it out with `select`."
+            )
     settings = _Settings(
         float(as_scalar("epsilon_components", epsilon_components)),
         float(as_scalar("epsilon_weights", epsilon_weights)),
