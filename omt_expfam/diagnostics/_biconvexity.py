@@ -34,7 +34,8 @@ class Biconvexity(eqx.Module):
             cross-covariances where components are Gaussian, of discrete plans between draws otherwise.
         joint_gaps: Segments in both blocks at once; the objective is not jointly convex, so some may be negative.
         weights_moduli: Smallest gap of each segment of weights over $t (1-t)/2$ times its squared length: a local
-            estimate of the modulus of strong convexity, units of squared distance; shape ``[S]``.
+            estimate of the modulus of strong convexity, units of squared distance; shape ``[S]``. Infinite where both
+            ends are the same.
         components_moduli: The same for segments of component couplings; for cross-covariances without units.
         rounding: How far the gaps may be off.
         coordinates: ``"cross-covariances"`` or ``"discrete plans"``.
@@ -51,8 +52,10 @@ class Biconvexity(eqx.Module):
     @property
     def strict(self) -> bool:
         """Whether every gap in each of the two blocks is positive beyond rounding."""
-        gaps = np.concatenate([np.asarray(self.weights_gaps), np.asarray(self.components_gaps)])
-        return bool((gaps > float(self.rounding)).all())
+        gaps = np.concatenate([self.weights_gaps, self.components_gaps])
+        # Where there is one coupling only, its segments have no length.
+        point = np.isinf(np.concatenate([self.weights_moduli, self.components_moduli]))
+        return bool((gaps[~point] > float(self.rounding)).all())
 
     @property
     def jointly_convex(self) -> bool:
@@ -155,7 +158,9 @@ def _study(
 
     def moduli(name: str, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         length = np.sum((first - second).reshape(num, -1) ** 2, axis=1)
-        return (table[name] / weight).min(axis=1) / length
+        smallest = (table[name] / weight).min(axis=1)
+        moved = length > np.finfo(float).eps ** 2
+        return np.where(moved, smallest / np.where(moved, length, 1), np.inf)
 
     return Biconvexity(
         table["weights"],
