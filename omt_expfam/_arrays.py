@@ -98,6 +98,11 @@ def as_points(name: str, value: ArrayLike, dim: int, dtype: Any = None) -> jax.A
     return array
 
 
+def spread_indices(num: int, limit: int) -> np.ndarray:
+    """Indices of at most ``limit`` of ``num`` items, evenly spaced."""
+    return np.arange(num) if num <= limit else np.linspace(0, num - 1, limit).astype(int)
+
+
 def check_shape(name: str, array: jax.Array, expected: tuple[int, ...], why: str) -> None:
     """Raise ValueError unless ``array`` has the expected shape."""
     if array.shape != expected:

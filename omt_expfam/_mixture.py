@@ -120,6 +120,15 @@ class Mixture(eqx.Module):
         return f"Mixture of {self.num_components} {family} components in {self.dim} dimensions"
 
 
+def check_pair(source: Any, target: Any) -> None:
+    """Raise unless both are mixtures, of one dimension."""
+    for name, mixture in (("source", source), ("target", target)):
+        if not isinstance(mixture, Mixture):
+            raise TypeError(f"`{name}` must be a Mixture; got {type(mixture).__name__}.")
+    if source.dim != target.dim:
+        raise ValueError(f"`target` must have the dimension of `source`, {source.dim}; got {target.dim}.")
+
+
 @eqx.filter_jit
 def _log_prob(mixture: Mixture, x: Float[Array, "n d"]) -> Float[Array, " n"]:
     table = log_prob_table(mixture.components, x)

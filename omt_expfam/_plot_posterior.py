@@ -4,7 +4,7 @@ from typing import Any, Optional, TYPE_CHECKING
 
 import numpy as np
 
-from ._arrays import ArrayLike, as_count, as_points
+from ._arrays import ArrayLike, as_count, as_points, spread_indices
 from ._credible import check_probability
 from ._posterior_fit import PosteriorFit
 from ._posterior_plan import PosteriorPlan
@@ -50,7 +50,7 @@ def uncertain_map(
     """
     from matplotlib.patches import Ellipse
 
-    from .plot import _axes, _check_dims, _spread, arrows, TARGET_COLOR
+    from .plot import _axes, _check_dims, arrows, TARGET_COLOR
 
     check_probability(probability)
     dim = posterior_plan.plan(0).source.dim
@@ -58,7 +58,7 @@ def uncertain_map(
     points = np.asarray(as_points("x", x, dim))
     if not len(points):
         raise ValueError(f"`x` must have at least one point; got shape {points.shape}.")
-    points = points[_spread(len(points), as_count("max_arrows", max_arrows))]
+    points = points[spread_indices(len(points), as_count("max_arrows", max_arrows))]
     images = np.asarray(posterior_plan.push_forward(points), np.float64)
     mean, color = images.mean(axis=0), color or TARGET_COLOR
     panel = arrows(mean, points, ax=_axes(ax), dims=dims, max_arrows=max_arrows, **style)

@@ -5,7 +5,7 @@ from typing import Any, Optional, TYPE_CHECKING
 import numpy as np
 
 from ._credible import check_probability
-from .diagnostics._envelope import Envelope
+from .diagnostics._envelope import Envelope, running_maximum
 from .diagnostics._stability import Stability
 from .diagnostics._sweep import Sweep
 
@@ -152,9 +152,7 @@ def modulus(
         color, marker = _COLORS[index % len(_COLORS)], _MARKERS[index % len(_MARKERS)]
         options = {"color": color, "marker": marker, "s": 22, "alpha": 0.65, "linewidths": 0, "label": kind}
         panel.scatter(w2[rows].ravel(), displacement[rows].ravel(), zorder=2.5, **options | style)
-    used = ~np.isnan(w2) & ~np.isnan(displacement)
-    order = np.argsort(w2[used], kind="stable")
-    steps = np.append(0.0, w2[used][order]), np.append(0.0, np.maximum.accumulate(displacement[used][order]))
+    steps = (np.append(0.0, values) for values in running_maximum(w2, displacement))
     panel.step(*steps, where="post", color=NEUTRAL_COLOR, linewidth=1, label="largest up to here")
     if envelope is not None:
         r = np.linspace(0, 1.03, 400) ** 2 * np.nanmax(w2)

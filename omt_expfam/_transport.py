@@ -12,7 +12,7 @@ from ._arrays import ArrayLike, as_count, as_floating, as_scalar, is_traced, Sca
 from ._couplings import independent_costs, solve_couplings
 from ._gaussian_couplings import cross_covariance_terms
 from ._linear_program import exact_coupling
-from ._mixture import Mixture
+from ._mixture import check_pair, Mixture
 from ._numerical_couplings import NumericalSettings
 from ._plan import BlockTrace, TransportPlan
 from ._precision import in_float64, narrow
@@ -89,11 +89,7 @@ def transport(
             components that are coupled numerically.
         ConvergenceError: If a solve fails and ``throw`` is true.
     """
-    for name, mixture in (("source", source), ("target", target)):
-        if not isinstance(mixture, Mixture):
-            raise TypeError(f"`{name}` must be a Mixture; got {type(mixture).__name__}.")
-    if source.dim != target.dim:
-        raise ValueError(f"`target` must have the dimension of `source`, {source.dim}; got {target.dim}.")
+    check_pair(source, target)
     dtype = jnp.result_type(source.components.dtype, target.components.dtype)
     source, target = (cast_mixture(mixture, dtype) for mixture in (source, target))
     epsilon_1 = jnp.asarray(as_scalar("epsilon_components", epsilon_components), dtype)
@@ -107,20 +103,20 @@ def transport(
 
     weights, costs = _start_values(start, source, target, epsilon_1)
     a, b = source.weights, target.weights
-    trace = [_objective(weights, costs, a, b, epsilon_2)]
+    trace = [objective_of(weights, costs, a, b, epsilon_2)]
     potential = jnp.zeros_like(b)
     while True:
         couplings = solve_couplings(source.components, target.components, epsilon_1, progress, numerical)
         objectives = couplings.objectives()
-        trace.append(_objective(weights, objectives, a, b, epsilon_2))
+        trace.append(objective_of(weights, objectives, a, b, epsilon_2))
         if len(trace) == 2 and start is not None and start.weights is not None:
-            potential = _potential_of(weights, objectives, a, b, epsilon_2)
+            potential = potential_of(weights, objectives, a, b, epsilon_2)
         if exact:
             coupling, value = exact_coupling(objectives, a, b)
             precision = "float64"
         else:
             coupling, precision = _solve_weights(objectives, a, b, epsilon_2, tolerance, potential, max_steps)
-            value = _objective(coupling.weights, objectives, a, b, epsilon_2)
+            value = objective_of(coupling.weights, objectives, a, b, epsilon_2)
         weights, potential = coupling.weights, coupling.target_potential
         trace.append(value)
         if len(trace) > 2 * num_sweeps:
@@ -180,7 +176,7 @@ def _check_start(weights: Array, source: Mixture, target: Mixture) -> None:
         )
 
 
-def _objective(weights: Array, costs: Array, a: Array, b: Array, epsilon: Array) -> Float[Array, ""]:
+def objective_of(weights: Array, costs: Array, a: Array, b: Array, epsilon: Array) -> Float[Array, ""]:
     """Sum omega L + eps2 KL(Omega || a b)."""
     used = weights > 0
     safe = jnp.where(used, weights, jnp.ones_like(weights))
@@ -189,7 +185,7 @@ def _objective(weights: Array, costs: Array, a: Array, b: Array, epsilon: Array)
     return jnp.sum(weights * costs) + epsilon * divergence
 
 
-def _potential_of(weights: Array, costs: Array, a: Array, b: Array, epsilon: Array) -> Float[Array, " K1"]:
+def potential_of(weights: Array, costs: Array, a: Array, b: Array, epsilon: Array) -> Float[Array, " K1"]:
     """A target potential that a given coupling would have: the dual's start from it."""
     used = (weights > 0) & (a[:, None] * b[None, :] > 0)
     ratio = jnp.where(used, weights / jnp.where(used, a[:, None] * b[None, :], jnp.ones_like(weights)), 1.0)

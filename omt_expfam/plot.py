@@ -9,7 +9,7 @@ from typing import Any, Optional, TYPE_CHECKING
 
 import numpy as np
 
-from ._arrays import ArrayLike, as_count, as_floating, as_host_or_traced, as_key, as_points, KeyLike
+from ._arrays import ArrayLike, as_count, as_floating, as_host_or_traced, as_key, as_points, KeyLike, spread_indices
 from ._fit import Fit
 from ._mixture import Mixture
 from ._plan import TransportPlan
@@ -154,7 +154,7 @@ def _draw_line(
 
 
 def _draw_points(ax: Any, points: np.ndarray, color: str, style: dict[str, Any]) -> None:
-    shown = points[_spread(len(points), _MAX_POINTS)]
+    shown = points[spread_indices(len(points), _MAX_POINTS)]
     size = float(np.clip(4000 / max(len(shown), 1), 3, 14))
     defaults = {
         "s": size,
@@ -352,7 +352,7 @@ def arrows(
     pair = _check_dims(dims, points.shape[1])
     if not len(points):
         raise ValueError(f"`x` must have at least one point; got shape {tuple(points.shape)}.")
-    chosen = _spread(len(points), as_count("max_arrows", max_arrows))
+    chosen = spread_indices(len(points), as_count("max_arrows", max_arrows))
     if isinstance(plan_or_map, TransportPlan):
         points, images = points[chosen], plan_or_map.push_forward(points[chosen])
     elif callable(plan_or_map):
@@ -618,11 +618,6 @@ def _limits(mean: np.ndarray, covariance: np.ndarray, weights: np.ndarray) -> tu
 
 def _strength(weights: np.ndarray) -> np.ndarray:
     return np.sqrt(weights / weights.max())
-
-
-def _spread(num: int, limit: int) -> np.ndarray:
-    """Indices of at most ``limit`` of ``num`` items, evenly spaced."""
-    return np.arange(num) if num <= limit else np.linspace(0, num - 1, limit).astype(int)
 
 
 def _name(dim: int) -> str:

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from .._arrays import as_count, as_key, as_scalar, KeyLike, ScalarLike
 from .._couplings import independent_costs
 from .._gaussian_couplings import cross_covariance_terms
-from .._mixture import Mixture
+from .._mixture import check_pair, Mixture
 from .._precision import in_float64
-from ._parameters import balanced, check_pair, gaussian_roots
+from ._parameters import balanced, gaussian_roots
 from ._starts import random_couplings, random_cross_covariances
 
 # Places on each segment, and the rounding of the objective there in units of its largest value.
@@ -60,7 +60,7 @@ class Biconvexity(eqx.Module):
     @property
     def jointly_convex(self) -> bool:
         """Whether no segment in both blocks at once showed a negative gap; more segments may still find one."""
-        return bool((np.asarray(self.joint_gaps) > -float(self.rounding)).all())
+        return bool((self.joint_gaps > -float(self.rounding)).all())
 
     def summary(self) -> str:
         """The findings, in sentences."""
@@ -72,7 +72,7 @@ class Biconvexity(eqx.Module):
                 (self.coordinates, self.components_gaps, self.components_moduli),
             )
         ]
-        count = int((np.asarray(self.joint_gaps) < -float(self.rounding)).any(axis=1).sum())
+        count = int((self.joint_gaps < -float(self.rounding)).any(axis=1).sum())
         parts.append(f"Both at once: {count} of {len(self.joint_gaps)} segments are not convex.")
         return "\n".join(parts)
 

@@ -5,16 +5,16 @@ together, through coordinates that keep both admissible. Any components: mirror 
 samples of them, where both blocks are plain tables.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
 from .._jit import jit_in_order
+from .._mode import minimize
 
 # Sweeps of proportional fitting inside the descents, until the marginals hold to this error or so many were made.
 _MARGINAL_ERROR, _MAX_SWEEPS = 1e-13, 20_000
@@ -131,22 +131,22 @@ def descend_gaussian(
     split = k0 * k1
     columns, step_of = jnp.zeros(k1), jit_in_order(_joint_step)
 
-    def evaluate(vector: np.ndarray) -> tuple:
+    def evaluate(vector: Any) -> tuple:
         nonlocal columns
         table, matrices = vector[:split].reshape(k0, k1), vector[split:].reshape(k0, k1, dim, dim)
         step = step_of(jnp.asarray(table), jnp.asarray(matrices), columns, problem)
         columns = step[-1]
         return step
 
-    def function(vector: np.ndarray) -> tuple[float, np.ndarray]:
+    def function(vector: Array) -> tuple[Array, Array]:
         value, gradient, *_ = evaluate(vector)
-        return float(value), np.concatenate([np.asarray(part).ravel() for part in gradient])
+        return value, jnp.concatenate([part.ravel() for part in gradient])
 
     options = {"maxiter": max_steps, "maxfun": 2 * max_steps, "maxcor": 30, "ftol": 0.0, "gtol": 1e-10}
     place = rng.standard_normal(split * (1 + dim * dim))
     best, lowest, num_steps = place, np.inf, 0
     for _ in range(max_rounds):
-        answer = scipy.optimize.minimize(function, place, jac=True, method="L-BFGS-B", options=options)
+        answer = minimize(function, place, **options)
         num_steps += answer.nit
         settled = answer.fun > lowest - 1e-10 * max(1.0, abs(lowest))
         if answer.fun < lowest:

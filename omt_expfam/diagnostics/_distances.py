@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._arrays import spread_indices
 from .._mixture import Mixture
 from .._plan import TransportPlan
 from .._relabel import relabel
@@ -67,10 +68,10 @@ def cloud_distances(first: np.ndarray, second: np.ndarray, paired: bool) -> Dist
     lower = float(gelbrich_distance(*moments))
     if paired:
         upper = float(np.mean(np.sum((first - second) ** 2, axis=1)))
-        chosen = _spread(len(first), _NUM_PAIRS)
+        chosen = spread_indices(len(first), _NUM_PAIRS)
         return _within(lower, _matched_cost(first[chosen], second[chosen]), upper)
     num = min(len(first), len(second), _NUM_PAIRS)
-    pairs = [points[_spread(len(points), num)] for points in (first, second)]
+    pairs = [points[spread_indices(len(points), num)] for points in (first, second)]
     return _within(lower, _matched_cost(*pairs), np.inf)
 
 
@@ -148,8 +149,3 @@ def _factor(covariance: np.ndarray) -> np.ndarray:
     """Matrices A with A^T A the covariances."""
     values, vectors = np.linalg.eigh(covariance)
     return np.sqrt(np.maximum(values, 0.0))[..., :, None] * np.swapaxes(vectors, -1, -2)
-
-
-def _spread(num: int, limit: int) -> np.ndarray:
-    """Indices of at most ``limit`` of ``num`` items, evenly spaced."""
-    return np.arange(num) if num <= limit else np.linspace(0, num - 1, limit).astype(int)

@@ -89,10 +89,7 @@ class Envelope(eqx.Module):
         Returns:
             Distances r, units of the data, and the largest displacement over all runs with ``w2 <= r``.
         """
-        used = ~np.isnan(self.displacement)
-        w2, displacement = self.w2[used], self.displacement[used]
-        order = np.argsort(w2, kind="stable")
-        return w2[order], np.maximum.accumulate(displacement[order])
+        return running_maximum(self.w2, self.displacement)
 
     @property
     def mean_slack(self) -> float:
@@ -167,6 +164,13 @@ def fit_envelope(
         perturbations=names,
         column=column,
     )
+
+
+def running_maximum(w2: np.ndarray, displacement: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distances of the runs that did not fail, increasing, and the largest displacement up to each."""
+    used = ~np.isnan(w2) & ~np.isnan(displacement)
+    order = np.argsort(w2[used], kind="stable")
+    return w2[used][order], np.maximum.accumulate(displacement[used][order])
 
 
 def _around(value: float, tails: np.ndarray) -> tuple[float, float]:

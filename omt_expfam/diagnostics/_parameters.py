@@ -23,15 +23,6 @@ class Direction(NamedTuple):
     index: tuple[int, ...]
 
 
-def check_pair(source: Mixture, target: Mixture) -> None:
-    """Raise unless both are mixtures of one dimension."""
-    for name, mixture in (("source", source), ("target", target)):
-        if not isinstance(mixture, Mixture):
-            raise TypeError(f"`{name}` must be a Mixture; got {type(mixture).__name__}.")
-    if source.dim != target.dim:
-        raise ValueError(f"`target` must have the dimension of `source`, {source.dim}; got {target.dim}.")
-
-
 def gaussian_roots(source: Mixture, target: Mixture) -> tuple[np.ndarray, np.ndarray] | None:
     """Cholesky factors of both sides' covariances where all components are Gaussian, else ``None``."""
     left, right = source.components.gaussian_form(), target.components.gaussian_form()

@@ -1,6 +1,7 @@
 """How far the map moves when the data are disturbed and both mixtures are fitted again."""
 
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -15,22 +16,21 @@ from .._arrays import ArrayLike, as_count, as_floating, as_key, KeyLike
 from .._fit import Fit
 from .._mixture import Mixture
 from .._plan import TransportPlan
-from .._progress import progress_bar
-from .._result import RESULTS
 from ._distances import cloud_distances, Distances, mixture_distances, weights_change
 from ._method import MixtureTransport
 from ._perturbations import AbstractPerturbation, Reseeding
 from ._study import (
     Checkpoint,
-    FAILURES,
     image_spread,
     images_of,
+    Job,
     mean_displacement,
     mean_squared_error,
     points_or,
     relative_change,
     true_images,
     two_sides,
+    unconverged,
 )
 
 if TYPE_CHECKING:
@@ -264,18 +264,11 @@ def stability(
     if missing or kept.reference is None:
         task = _Task(key, (source, target), method, shown, truth, 0 if side == "source" else 1, warm_start)
         kept.set_reference(task.reference_numbers)
-        with progress_bar(len(runs), "stability", progress) as bar:
-            bar.update(len(runs) - len(missing))
-            for p, r in missing:
-                try:
-                    numbers, reason = task.run(listed[p], r)
-                except FAILURES as error:
-                    if throw:
-                        error.add_note(f"This was repeat {r} of {names[p]}; throw=False records failures instead.")
-                        raise
-                    numbers, reason = dict.fromkeys(COLUMNS, float("nan")), str(error).strip() or type(error).__name__
-                kept.add(_run_name(names[p], r), numbers, reason)
-                bar.update()
+        jobs = [
+            Job(_run_name(names[p], r), functools.partial(task.run, listed[p], r), f"repeat {r} of {names[p]}", {})
+            for p, r in missing
+        ]
+        kept.complete(jobs, len(runs), "stability", progress, throw)
     return _collect(kept, listed, names, num_repeats, side, len(shown))
 
 
@@ -363,7 +356,7 @@ class _Task:
             result = self._method(fit_key, *data)
         if isinstance(result, TransportPlan):
             outcomes.append(result.result)
-        return result, " ".join(RESULTS[outcome] for outcome in outcomes if outcome != RESULTS.successful)
+        return result, unconverged(outcomes)
 
     def _fit_side(self, fit_key: Key[Array, ""], points: Float[Array, "n d"], start: Mixture | None) -> Fit:
         """Fit the disturbed side as the method does, or from a start."""

@@ -6,7 +6,7 @@ import hashlib
 import os
 import types
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,20 @@ from jaxtyping import Array, Float
 
 from .._arrays import ArrayLike, as_floating, as_points, default_dtype
 from .._plan import TransportPlan
+from .._progress import progress_bar
+from .._result import RESULTS
 
 # What a fit or a solve that fails raises; mistakes in a program (TypeError and the like) are none of these.
 FAILURES = (RuntimeError, ValueError, ArithmeticError)
+
+
+class Job(NamedTuple):
+    """A run that is to be done: its name in the file, itself, what it is in words, and what is known if it fails."""
+
+    name: str
+    run: Callable[[], tuple[dict[str, float], str]]
+    words: str
+    known: dict[str, float]
 
 
 class Checkpoint:
@@ -80,6 +91,26 @@ class Checkpoint:
         self.rows[name] = np.array([values[column] for column in self._columns], np.float64), reason
         self._write()
 
+    def complete(self, jobs: list["Job"], num_runs: int, kind: str, progress: bool | None, throw: bool) -> None:
+        """Do what is missing of ``num_runs`` runs, keeping each.
+
+        Raises:
+            Exception: Whatever a run raises, unless ``throw`` is false and it is one of `FAILURES`, which is recorded.
+        """
+        with progress_bar(num_runs, kind, progress) as bar:
+            bar.update(num_runs - len(jobs))
+            for job in jobs:
+                try:
+                    numbers, reason = job.run()
+                except FAILURES as error:
+                    if throw:
+                        error.add_note(f"This was {job.words}; throw=False records failures instead.")
+                        raise
+                    numbers = dict.fromkeys(self._columns, float("nan")) | job.known
+                    reason = str(error).strip() or type(error).__name__
+                self.add(job.name, numbers, reason)
+                bar.update()
+
     def _write(self) -> None:
         if self._path is None:
             return
@@ -131,6 +162,11 @@ def describe(value: Any) -> str:
     if hasattr(value, "__dict__"):
         return f"{describe(type(value))}{describe(vars(value))}"
     return repr(value)
+
+
+def unconverged(outcomes: list[Any]) -> str:
+    """The sentences of the solves that did not succeed."""
+    return " ".join(RESULTS[outcome] for outcome in outcomes if outcome != RESULTS.successful)
 
 
 def images_of(result: Any, points: Float[Array, "n d"]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """What the answer hangs on: the same data under other numbers of components, regularizations, families and seeds."""
 
+import functools
 import itertools
 import os
 import time
@@ -15,21 +16,20 @@ from jaxtyping import Array, Bool, Float
 from .._arrays import ArrayLike, as_count, as_key, as_points, as_scalar, KeyLike
 from .._fit import Fit
 from .._plan import TransportPlan
-from .._progress import progress_bar
-from .._result import RESULTS
 from ._distances import gelbrich_distance
 from ._method import _pair, MixtureTransport
 from ._study import (
     Checkpoint,
     describe,
-    FAILURES,
     image_spread,
     images_of,
+    Job,
     mean_displacement,
     mean_squared_error,
     points_or,
     true_images,
     two_sides,
+    unconverged,
 )
 
 if TYPE_CHECKING:
@@ -298,19 +298,11 @@ def sweep(
     if missing or kept.reference is None:
         task = _Task(fit_key, data, left, choices[0], shown, truth)
         kept.set_reference(task.reference_numbers)
-        with progress_bar(len(choices), "sweep", progress) as bar:
-            bar.update(len(choices) - len(missing))
-            for i in missing:
-                try:
-                    numbers, reason = task.run(choices[i])
-                except FAILURES as error:
-                    if throw:
-                        error.add_note(f"This was {choices[i].name}; throw=False records failures instead.")
-                        raise
-                    numbers = dict.fromkeys(COLUMNS, float("nan")) | _sizes(choices[i].method)
-                    reason = str(error).strip() or type(error).__name__
-                kept.add(names[i], numbers, reason)
-                bar.update()
+        jobs = [
+            Job(names[i], functools.partial(task.run, choices[i]), choices[i].name, _sizes(choices[i].method))
+            for i in missing
+        ]
+        kept.complete(jobs, len(choices), "sweep", progress, throw)
     table = np.array([kept.rows[name][0] for name in names])
     columns = {name: table[:, i] for i, name in enumerate(COLUMNS)}
     columns["converged"] = columns["converged"] == 1
@@ -521,8 +513,7 @@ class _Task:
             source, target = (np.asarray(mixture.log_prob(points), np.float64) for mixture, points in sides)
             likelihoods = source, target
             law = _law(result, self._law_points)
-        reason = " ".join(RESULTS[outcome] for outcome in outcomes if outcome != RESULTS.successful)
-        return _Outcome(result, images, likelihoods, law, reason)
+        return _Outcome(result, images, likelihoods, law, unconverged(outcomes))
 
     def _fit(self, method: MixtureTransport, side: int, key: Any) -> Fit:
         """A fit, made once for all choices that share it."""

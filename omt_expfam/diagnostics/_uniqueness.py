@@ -6,21 +6,22 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import logsumexp, rel_entr
+from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from .._arrays import as_count, as_key, as_scalar, KeyLike, safe_log, ScalarLike
 from .._couplings import independent_costs, solve_couplings
 from .._gaussian_couplings import cross_covariance_terms
 from .._linear_program import exact_coupling
-from .._mixture import Mixture
+from .._mixture import check_pair, Mixture
 from .._numerical_couplings import NumericalSettings
 from .._precision import in_float64
 from .._progress import progress_bar
 from .._result import ConvergenceError, raise_if_failed, RESULTS
+from .._transport import objective_of, potential_of
 from .._weights import entropic_coupling
 from ._descent import descend_gaussian, GaussianProblem, mirror_descent, SampleProblem, solve_samples
-from ._parameters import balanced, check_pair, gaussian_roots
+from ._parameters import balanced, gaussian_roots
 from ._starts import random_couplings, random_cross_covariances
 
 # A reduced cost, or a change of the objective, below this share of the largest cost is zero.
@@ -98,8 +99,8 @@ class Uniqueness(eqx.Module):
 
         A pair that carries no mass is not felt by a joint descent, and does not matter to the plan.
         """
-        gap = np.abs(np.asarray(self.descent_component_objectives) - np.asarray(self.component_objectives))
-        return float((np.asarray(self.weights[0]) * gap).sum(axis=(1, 2)).max()) if len(gap) else float("nan")
+        gap = np.abs(self.descent_component_objectives - self.component_objectives)
+        return float((self.weights[0] * gap).sum(axis=(1, 2)).max()) if len(gap) else float("nan")
 
     @property
     def lowest_excess(self) -> float:
@@ -107,8 +108,8 @@ class Uniqueness(eqx.Module):
 
         Below zero by more than rounding it would refute the theorem.
         """
-        excess = [np.asarray(self.descent_objectives) - float(self.objectives[0, -1])]
-        excess += [np.asarray(self.mirror_objectives) - float(self.sample_objective)]
+        excess = [self.descent_objectives - float(self.objectives[0, -1])]
+        excess += [self.mirror_objectives - float(self.sample_objective)]
         joined = np.concatenate(excess)
         return float(joined.min()) if len(joined) else float("nan")
 
@@ -121,7 +122,7 @@ class Uniqueness(eqx.Module):
     def num_optima(self) -> int:
         """How many different couplings of the weights were reached, to 1e-6 of the total mass."""
         found: list[np.ndarray] = []
-        for weights in np.asarray(self.weights):
+        for weights in self.weights:
             if all(np.abs(weights - other).max() > 1e-6 for other in found):
                 found.append(weights)
         return len(found)
@@ -133,7 +134,7 @@ class Uniqueness(eqx.Module):
             f"{self.weights_spread:.1e}, the objective by {self.objective_spread:.1e}."
         ]
         if self.epsilon_weights > 0:
-            most = np.asarray(self.updates).max(axis=0)
+            most = self.updates.max(axis=0)
             lines.append(
                 f"Updates until nothing changed, at most: {most[0]} of the component couplings, {most[1]} of the "
                 "weights."
@@ -152,7 +153,7 @@ class Uniqueness(eqx.Module):
             lines.append(
                 f"The lowest objective of all descents is {self.lowest_excess:+.1e} above the block iteration's."
             )
-        ties = int(np.asarray(self.near_ties).sum())
+        ties = int(self.near_ties.sum())
         if self.epsilon_weights > 0:
             lines.append(
                 f"{ties} pairs are near-ties: unused by the unregularized optimum, at a reduced cost within "
@@ -168,7 +169,7 @@ class Uniqueness(eqx.Module):
     def __repr__(self) -> str:
         return (
             f"Uniqueness({len(self.weights)} starts, weights spread {self.weights_spread:.1e}, "
-            f"{int(np.asarray(self.near_ties).sum())} near-ties)"
+            f"{int(self.near_ties.sum())} near-ties)"
         )
 
 
@@ -344,29 +345,24 @@ def _iterate(
     """
     log_a, log_b = safe_log(a), safe_log(b)
 
-    def objective(weights: Array, table: Array) -> Array:
-        return jnp.sum(weights * table) + epsilon * jnp.sum(rel_entr(weights, a[:, None] * b[None, :]))
-
     def update(weights: Array) -> tuple[Array, Array]:
-        total = costs + epsilon * (safe_log(weights) - log_a[:, None] - log_b[None, :])
-        potential = a @ (total - (total @ b)[:, None])
-
         def sweep(potential: Array, _: None) -> tuple[Array, None]:
             row = -epsilon * logsumexp(log_b[None, :] + (potential[None, :] - costs) / epsilon, axis=1)
             return -epsilon * logsumexp(log_a[:, None] + (row[:, None] - costs) / epsilon, axis=0), None
 
-        potential = jax.lax.scan(sweep, potential, None, length=_DUAL_SWEEPS)[0]
+        start = potential_of(weights, costs, a, b, epsilon)
+        potential = jax.lax.scan(sweep, start, None, length=_DUAL_SWEEPS)[0]
         limits = jnp.asarray(_MARGINAL_ERROR, costs.dtype), potential, jnp.asarray(1000)
         coupling = entropic_coupling(costs, a, b, epsilon, *limits)
         return coupling.weights, coupling.result._value
 
     def one(weights: Array, table: Array) -> tuple[Array, Array, Array]:
-        values, outcome = [objective(weights, table)], jnp.asarray(0)
+        values, outcome = [objective_of(weights, table, a, b, epsilon)], jnp.asarray(0)
         for _ in range(num_sweeps):
-            values.append(objective(weights, costs))
+            values.append(objective_of(weights, costs, a, b, epsilon))
             weights, code = update(weights)
             outcome = jnp.maximum(outcome, code)
-            values.append(objective(weights, costs))
+            values.append(objective_of(weights, costs, a, b, epsilon))
         return weights, jnp.stack(values), outcome
 
     return jax.lax.map(lambda item: one(*item), (starts, start_costs))
@@ -468,11 +464,10 @@ def _sample_descents(
             table, tables = (jnp.asarray(rng.standard_normal(size)) for size in (shape, distances.shape))
             found.append(mirror_descent(table, tables, problem, jnp.asarray(_RATE), jnp.asarray(_MIRROR_STEPS)))
             bar.update()
-    product = problem.a[:, None] * problem.b[None, :]
-    divergence = jnp.sum(rel_entr(coupling.weights, product))
+    value = objective_of(coupling.weights, costs, problem.a, problem.b, problem.epsilon_weights)
     return {
         "sample_weights": np.asarray(coupling.weights),
-        "sample_objective": np.asarray(jnp.sum(coupling.weights * costs) + problem.epsilon_weights * divergence),
+        "sample_objective": np.asarray(value),
         "mirror_weights": np.stack([weights for weights, _, _ in found]),
         "mirror_objectives": np.stack([value for _, value, _ in found]),
     }

@@ -23,12 +23,11 @@ from .._arrays import (
 from .._couplings import solve_couplings
 from .._covariance import DenseCovariance
 from .._jit import jit_in_order
-from .._mixture import Mixture
+from .._mixture import check_pair, Mixture
 from .._precision import in_float64, narrow
 from .._progress import progress_bar
-from .._result import raise_if_failed
 from .._transport import transport
-from ._parameters import balanced, check_pair
+from ._parameters import balanced
 
 # Regularization of the weights that gives the search a slope where there is none, in units of the largest cost.
 _SMOOTHING = 0.02
@@ -69,7 +68,7 @@ class WorstCase(eqx.Module):
 
         1 for a differentiable map, 1/2 at least in the limit by the stability theorem, 0 for a jump.
         """
-        distances, moved = np.asarray(self.distances), np.maximum(np.asarray(self.displacements), 1e-300)
+        distances, moved = self.distances, np.maximum(self.displacements, 1e-300)
         return np.diff(np.log(moved)) / np.diff(np.log(distances))
 
     @property
@@ -91,7 +90,7 @@ class WorstCase(eqx.Module):
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        rows = zip(np.asarray(self.radii), np.asarray(self.displacements), strict=True)
+        rows = zip(self.radii, self.displacements, strict=True)
         return "WorstCase(" + ", ".join(f"{moved:.3g} at {radius:.3g}" for radius, moved in rows) + ")"
 
 
@@ -204,14 +203,12 @@ def _study(
     source, target = balanced(source), balanced(target)
     frame = _frame(source)
     plan = transport(source, target, progress=False, **options)
-    raise_if_failed(plan, plan.result)
-    smooth = dict(options)
+    images = plan.push_forward(points)
+    smooth, calm = dict(options), images
     if options["epsilon_weights"] == 0:
         smooth["epsilon_weights"] = _SMOOTHING * float(jnp.max(jnp.abs(plan.component_objectives)))
         calm = transport(source, target, progress=False, **smooth).push_forward(points)
-    else:
-        calm = plan.push_forward(points)
-    measure = _measure(frame, target, points, plan.push_forward(points), options)
+    measure = _measure(frame, target, points, images, options)
     ascend = _ascent(frame, target, points, calm, smooth, counts.steps)
     rows: dict[str, list] = {"distance": [], "moved": [], "random": [], "random_distance": [], "mixture": []}
     carried: list[_Step] = []
@@ -310,8 +307,6 @@ def _random_step(key: Key[Array, ""], frame: _Frame, radius: Array) -> _Step:
     shapes = (num, dim), (num, dim, dim), (num, num)
     shares = jax.random.dirichlet(keys[3], jnp.ones(3))
     parts = [jax.random.normal(k, shape) for k, shape in zip(keys[:3], shapes, strict=True)]
-    if num == 1:
-        parts[2] = jnp.zeros_like(parts[2])
     parts[2] = parts[2] * (1 - jnp.eye(num))
     parts[1] = 0.5 * (parts[1] + jnp.swapaxes(parts[1], 1, 2))
     lengths = [jnp.maximum(jnp.linalg.norm(part), 1e-300) for part in parts]
@@ -322,8 +317,10 @@ def _random_step(key: Key[Array, ""], frame: _Frame, radius: Array) -> _Step:
 # -- their effect -------------------------------------------------------------------------------------------------
 
 
-def _displacement(images: Array, reference: Array) -> Array:
-    return jnp.mean(jnp.sqrt(jnp.sum((images - reference) ** 2, axis=1) + 1e-200))
+def _displacement(mixture: Mixture, target: Mixture, points: Array, reference: Array, options: dict[str, Any]) -> Array:
+    """Mean distance of the points' images under the plan from a mixture, from reference images."""
+    plan = transport(mixture, target, progress=False, throw=False, **options)
+    return jnp.mean(jnp.sqrt(jnp.sum((plan.push_forward(points) - reference) ** 2, axis=1) + 1e-200))
 
 
 def _measure(
@@ -332,8 +329,7 @@ def _measure(
     """The exact effect of a disturbance, its size, and the disturbed mixture."""
 
     def effect(mixture: Mixture) -> Array:
-        plan = transport(mixture, target, progress=False, throw=False, **options)
-        return _displacement(plan.push_forward(points), reference)
+        return _displacement(mixture, target, points, reference, options)
 
     # The linear program runs on the host.
     compiled = effect if options["epsilon_weights"] == 0 else jit_in_order(effect)
@@ -351,9 +347,7 @@ def _ascent(
     """Normalized gradient ascent on the sphere of disturbances of one size; returns the best that it met."""
 
     def effect(step: _Step) -> Array:
-        mixture, _ = _disturbed(frame, step)
-        plan = transport(mixture, target, progress=False, throw=False, **options)
-        return _displacement(plan.push_forward(points), reference)
+        return _displacement(_disturbed(frame, step)[0], target, points, reference, options)
 
     def ascend(start: _Step, radius: Array) -> _Step:
         rates = jnp.geomspace(_FIRST_STEP, _LAST_STEP, num_steps)
@@ -369,7 +363,6 @@ def _ascent(
             moved = _Step(*(p + factor * jnp.where(usable, s, 0.0) for p, s in zip(step, slope, strict=True)))
             return (_fit_to(frame, moved, radius), best, jnp.maximum(value, highest)), None
 
-        start = _fit_to(frame, start, radius)
         (step, best, highest), _ = jax.lax.scan(move, (start, start, jnp.asarray(-jnp.inf)), rates)
         better = effect(step) > highest
         return jax.tree.map(lambda new, old: jnp.where(better, new, old), step, best)
