@@ -1,12 +1,12 @@
 """List the benchmarks: ``python -m benchmarks``; run one as ``python -m benchmarks.NAME``, quicker with ``--quick``."""
 
-import importlib
-import pkgutil
-
-import benchmarks
+import ast
+from pathlib import Path
 
 if __name__ == "__main__":
-    for module in pkgutil.iter_modules(benchmarks.__path__):
-        if not module.name.startswith("_"):
-            summary = (importlib.import_module(f"benchmarks.{module.name}").__doc__ or "").splitlines()[0]
-            print(f"python -m benchmarks.{module.name:<8} {summary}")
+    found = {
+        p.stem: ast.get_docstring(ast.parse(p.read_text())) for p in sorted(Path(__file__).parent.glob("[!_]*.py"))
+    }
+    width = max(map(len, found))
+    for name, text in found.items():
+        print(f"python -m benchmarks.{name:<{width}}  {(text or '').splitlines()[0]}")

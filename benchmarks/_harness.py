@@ -1,11 +1,15 @@
 """Timing, memory and tables for the benchmarks."""
 
 import argparse
+import csv
 import os
 
 # jaxlib's and SciPy's OpenBLAS threads spin when idle; with few cores that slows whoever is measured next.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,6 +39,22 @@ def seconds(function: Callable[[], Any], repeats: int = 3) -> tuple[float, float
     return times[0], min(times[1:], default=times[0])
 
 
+def in_own_process(module: str, *arguments: str) -> str:
+    """What ``python -m module arguments`` prints: for peak memory, which a process keeps, and for first calls."""
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def resident_memory() -> float:
+    """Memory of this process in MiB, now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
+def peak_memory() -> float:
+    """Largest memory of this process so far in MiB; its difference to what was resident is an upper bound."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
 def spd(rng: np.random.Generator, num: int, dim: int, condition: float) -> np.ndarray:
     """Random covariance matrices of about the given condition number."""
     basis = np.linalg.qr(rng.standard_normal((num, dim, dim)))[0]
@@ -42,11 +62,13 @@ def spd(rng: np.random.Generator, num: int, dim: int, condition: float) -> np.nd
     return np.einsum("kij,kj,klj->kil", basis, values, basis)
 
 
-def report(header: Sequence[str], rows: Sequence[Sequence[Any]], csv: Path | None) -> None:
-    """Print a table and write it where asked."""
-    text = [[f"{v:.3g}" if isinstance(v, float) else str(v) for v in row] for row in rows]
-    widths = [max(len(line[i]) for line in [list(header), *text]) for i in range(len(header))]
-    for line in [list(header), *text]:
-        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
-    if csv is not None:
-        csv.write_text("\n".join(",".join(line) for line in [list(header), *text]) + "\n")
+def report(header: Sequence[str], rows: Sequence[Sequence[Any]], path: Path | None, shown: bool = True) -> None:
+    """Print a table and write it where asked; floats with three digits, ``None`` as nothing."""
+    text = [["" if v is None else f"{v:.3g}" if isinstance(v, float) else str(v) for v in row] for row in rows]
+    if shown:
+        widths = [max(len(line[i]) for line in [list(header), *text]) for i in range(len(header))]
+        for line in [list(header), *text]:
+            print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+    if path is not None:
+        with path.open("w", newline="") as stream:
+            csv.writer(stream, lineterminator="\n").writerows([list(header), *text])

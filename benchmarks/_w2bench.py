@@ -1,17 +1,11 @@
 """The Wasserstein-2 benchmark of Korotin et al. (2021): pairs of laws whose optimal map is known."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-DEFAULT_DIRECTORY = Path(__file__).parents[2] / "shared" / "data"
-
-
-def data_directory(given: Path | None = None) -> Path:
-    """The directory of the data sets: as given, else the environment variable OMT_DATA, else beside the checkout."""
-    return Path(given or os.environ.get("OMT_DATA") or DEFAULT_DIRECTORY)
+from benchmarks._data import read_arrays
 
 
 class W2Problem:
@@ -24,11 +18,8 @@ class W2Problem:
     dim: int
 
     def __init__(self, directory: Path, dim: int) -> None:
-        path = self.path(directory, dim)
-        if not path.is_file():
-            raise FileNotFoundError(f"no Wasserstein-2 benchmark of dimension {dim}: {path} is not there.")
-        with np.load(path) as arrays:
-            self._arrays = {name: arrays[name].astype(np.float64) for name in arrays.files}
+        arrays = read_arrays(directory, f"w2bench/mix3tomix10_{dim}.npz")
+        self._arrays = {name: values.astype(np.float64) for name, values in arrays.items()}
         self.dim = dim
 
     @staticmethod

@@ -4,12 +4,17 @@ ott-jax's Newton-Schulz iteration stops early on ill-conditioned pairs, so its e
 float32 but POT; errors are relative, against float64 singular values.
 """
 
-import resource
-import subprocess
 import sys
-from pathlib import Path
 
-from benchmarks._harness import parse, report, seconds, spd  # isort: skip  (sets the thread count first)
+from benchmarks._harness import (  # isort: skip  (sets the thread count first)
+    in_own_process,
+    parse,
+    peak_memory,
+    report,
+    resident_memory,
+    seconds,
+    spd,
+)
 
 import jax
 import jax.numpy as jnp
@@ -92,11 +97,9 @@ def memory(num, dim):
     ]
     small = [m.select(np.arange(4)) for m in sides]
     omt.transport(*small, epsilon_components=0.1, epsilon_weights=1.0)
-    # What is resident now, not the peak so far: the difference to the later peak is an upper bound.
-    resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    resident = resident_memory()
     took, _ = seconds(lambda: omt.transport(*sides, epsilon_components=0.1, epsilon_weights=1.0).weights, repeats=0)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(f"at most {(peak - resident) / 2**20:.0f} MiB above the start, {took:.1f} s")
+    print(f"at most {peak_memory() - resident:.0f} MiB above the start, {took:.1f} s")
 
 
 def main():
@@ -106,10 +109,8 @@ def main():
     header = ["d", "K", "condition", "ours s", "ott s", "POT s", "ott/ours", "POT/ours", "our error", "ott error"]
     report([*header, "our first s", "ott first s"], rows, options.csv)
     num = 60 if options.quick else 600
-    answer = subprocess.run(
-        [sys.executable, "-m", "benchmarks.costs", MEMORY, str(num)], capture_output=True, text=True, check=True
-    )
-    print(f"transport at K = {num}, d = 40: {answer.stdout.strip()}")
+    answer = in_own_process("benchmarks.costs", MEMORY, str(num))
+    print(f"transport at K = {num}, d = 40: {answer}")
 
 
 if __name__ == "__main__":

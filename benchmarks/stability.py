@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 import omt_expfam as omt
 from benchmarks import _peers
-from benchmarks._w2bench import data_directory, W2Problem
+from benchmarks._data import data_directory
+from benchmarks._w2bench import W2Problem
 from omt_expfam.diagnostics import Dropout, GaussianNoise
 
 LARGE = 16_384

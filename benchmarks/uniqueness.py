@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 import omt_expfam as omt
-from benchmarks._w2bench import data_directory, W2Problem
+from benchmarks._data import data_directory
+from benchmarks._w2bench import W2Problem
 from omt_expfam import diagnostics
 from omt_expfam.families import Gaussian
 

@@ -88,7 +88,7 @@ def test_true_map_of_the_benchmark(data_dir, dim, cost, linear):
 
 
 def test_absent_data_is_said(tmp_path, monkeypatch, capsys):
-    with pytest.raises(FileNotFoundError, match="no Wasserstein-2 benchmark of dimension 5"):
+    with pytest.raises(FileNotFoundError, match="mix3tomix10_5.npz is not there"):
         W2Problem(tmp_path, 5)
     monkeypatch.setattr(sys, "argv", ["stability", "--quick", "--data", str(tmp_path)])
     stability.main()
