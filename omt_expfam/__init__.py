@@ -25,6 +25,7 @@ from ._fit import Fit as Fit, fit as fit
 from ._fit_posterior import fit_posterior as fit_posterior
 from ._from_numpyro import posterior_from_numpyro as posterior_from_numpyro
 from ._gibbs_kernel import MixtureGibbs as MixtureGibbs
+from ._groups import group_shares as group_shares, GroupFlows as GroupFlows, GroupShares as GroupShares
 from ._inference import AbstractMethod as AbstractMethod
 from ._label_free import LabelFree as LabelFree
 from ._methods import Bootstrap as Bootstrap, Gibbs as Gibbs, LaplaceApproximation as LaplaceApproximation
@@ -45,6 +46,7 @@ from ._relabel import relabel as relabel
 from ._result import ConvergenceError as ConvergenceError, RESULTS as RESULTS
 from ._select import select_num_components as select_num_components, Selection as Selection
 from ._template import Template as Template, template as template
+from ._trajectory import Lineage as Lineage, Trajectory as Trajectory, trajectory as trajectory
 from ._transport import BlockStart as BlockStart, transport as transport
 from ._transport_factor import transport_factor as transport_factor
 from ._transport_posterior import transport_posterior as transport_posterior

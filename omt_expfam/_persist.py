@@ -32,6 +32,7 @@ from ._credible import CredibleInterval
 from ._displacement import Displacement
 from ._fit import Fit
 from ._gaussian_couplings import GaussianCouplings
+from ._groups import GroupFlows, GroupShares
 from ._label_free import LabelFree
 from ._line_table import LineProblem, LineTable
 from ._mixture import Mixture
@@ -45,6 +46,7 @@ from ._posterior_fit import PosteriorFit
 from ._posterior_plan import PosteriorPlan
 from ._product_couplings import ProductCouplings
 from ._result import RESULTS
+from ._trajectory import Lineage, Trajectory
 from ._transport import BlockStart
 from ._weights import WeightCoupling
 from .diagnostics import Biconvexity, Envelope, Sensitivity, SideSensitivity, Stability, Sweep, Uniqueness, WorstCase
@@ -70,7 +72,10 @@ _CLASSES: dict[str, type] = {
         Envelope,
         Fit,
         GaussianCouplings,
+        GroupFlows,
+        GroupShares,
         LabelFree,
+        Lineage,
         LineProblem,
         LineTable,
         ListedPlans,
@@ -89,6 +94,7 @@ _CLASSES: dict[str, type] = {
         Stability,
         StackedPlans,
         Sweep,
+        Trajectory,
         TransportPlan,
         Uniqueness,
         WeightCoupling,

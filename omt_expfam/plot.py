@@ -24,6 +24,7 @@ from ._plot_posterior import (
     weights_posterior as weights_posterior,
 )
 from ._plot_stability import modulus as modulus, stability_curves as stability_curves, sweep_chart as sweep_chart
+from ._plot_trajectory import flows as flows, trajectory as trajectory
 
 if TYPE_CHECKING:
     import matplotlib.axes

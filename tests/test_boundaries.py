@@ -129,6 +129,8 @@ ALLOWED = {
         "_result",
         "_weights",
     },
+    "_groups": {"_arrays", "_mixture"},
+    "_trajectory": {"_arrays", "_displacement", "_groups", "_mixture", "_plan", "_result", "_transport"},
     "_mixture_distribution": {"_arrays", "_em", "_mixture", "_support"},
     "_mixture_model": {
         "_arrays",
@@ -313,6 +315,7 @@ def test_only_the_outer_layer_is_free():
         "_diagnose",
         "_plot_diagnostics",
         "_plot_stability",
+        "_plot_trajectory",
         "_points",
     }
 

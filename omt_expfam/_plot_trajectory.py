@@ -1,0 +1,209 @@
+"""Pictures of time courses: flows between components or groups, and the graph of components in the plane."""
+
+from collections.abc import Sequence
+from typing import Any, Optional, TYPE_CHECKING
+
+import numpy as np
+
+from ._arrays import ArrayLike, as_points, as_scalar, spread_indices
+from ._groups import GroupFlows
+from ._trajectory import Trajectory
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+
+# Between the bars of one time, and how wide a bar is, of the distance between two times.
+_GAP, _WIDTH = 0.03, 0.08
+
+
+def flows(
+    course: Trajectory | GroupFlows,
+    *,
+    ax: Optional["matplotlib.axes.Axes"] = None,
+    min_weight: float = 2e-3,
+    names: Sequence[Sequence[str]] | None = None,
+    colors: Any = None,
+    growth: bool = True,
+) -> "matplotlib.axes.Axes":
+    """Draw how mass flows: a bar for each component or group at each time, and bands between them.
+
+    Heights are shares of the mass. Bands have the color of where they come from. Beside a group stands the factor by
+    which its share has changed since the time before.
+
+    Args:
+        course: A trajectory, or the flows of its groups.
+        ax: Axes to draw into.
+        min_weight: Bands and bars of less mass are left out.
+        names: For each time, the names of the bars; by default the groups' names or the components' numbers.
+        colors: For each time, a color per bar; by default one color per name.
+        growth: Write the changes of groups.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: If ``names`` or ``colors`` do not fit the course.
+    """
+    from .plot import _axes
+
+    as_scalar("min_weight", min_weight)
+    if isinstance(course, GroupFlows):
+        weights, tables = list(course.weights), list(course.couplings)
+        default = [list(course.names)] * len(weights)
+    else:
+        weights = [np.asarray(m.weights, np.float64) for m in course.mixtures]
+        tables = [np.asarray(plan.weights, np.float64) for plan in course.plans]
+        default = [[str(k) for k in range(len(w))] for w in weights]
+    labels = _per_bar("names", names, default, weights)
+    order = list(dict.fromkeys(name for entry in labels for name in entry))
+    painted = [[_color(order.index(name)) for name in entry] for entry in labels]
+    painted = _per_bar("colors", colors, painted, weights)
+    panel = _axes(ax)
+    tops = [_stack(w, min_weight) for w in weights]
+    for step, table in enumerate(tables):
+        _draw_bands(panel, step, table, tops[step], tops[step + 1], weights[step], painted[step], min_weight)
+    for time, (mass, top) in enumerate(zip(weights, tops, strict=True)):
+        for k in np.flatnonzero(mass >= min_weight):
+            panel.bar(time, mass[k], _WIDTH, top[k] - mass[k], color=painted[time][k], zorder=3)
+            text = labels[time][k]
+            if growth and time and isinstance(course, GroupFlows) and np.isfinite(course.growth[time - 1, k]):
+                text += f" ×{course.growth[time - 1, k]:.2g}"
+            if mass[k] >= 0.02:
+                place = time + 0.7 * _WIDTH, top[k] - mass[k] / 2
+                panel.annotate(text, place, va="center", fontsize=7, zorder=4)
+    panel.set_xlim(-_WIDTH, len(weights) - 1 + 4 * _WIDTH)
+    panel.set_xticks(range(len(weights)), [f"{t:g}" for t in course.times])
+    panel.set_xlabel("time")
+    panel.set_yticks([])
+    panel.spines[["top", "left", "right"]].set_visible(False)
+    return panel
+
+
+def _per_bar(name: str, given: Any, default: list[Any], weights: list[np.ndarray]) -> list[Any]:
+    found = default if given is None else list(given)
+    if [len(entry) for entry in found] != [len(w) for w in weights]:
+        sizes = ", ".join(str(len(w)) for w in weights)
+        raise ValueError(f"`{name}` must hold one entry per bar at each time: {sizes} of them.")
+    return found
+
+
+def _color(index: int) -> Any:
+    import matplotlib
+
+    palette = matplotlib.colormaps["tab20"].colors  # type: ignore[attr-defined]
+    # Strong colors first, then the pale ones.
+    return palette[(2 * index) % 20 + (index // 10) % 2]
+
+
+def _stack(weights: np.ndarray, min_weight: float) -> np.ndarray:
+    """Upper ends of bars that stand on each other with gaps, the first on top."""
+    drawn = weights >= min_weight
+    heights = np.where(drawn, weights, 0.0)
+    gaps = _GAP * np.cumsum(drawn)
+    return 1 - np.concatenate([[0.0], np.cumsum(heights)[:-1]]) - gaps
+
+
+def _draw_bands(
+    ax: Any,
+    step: int,
+    table: np.ndarray,
+    left: np.ndarray,
+    right: np.ndarray,
+    weights: np.ndarray,
+    colors: list[Any],
+    min_weight: float,
+) -> None:
+    """Bands from the bars of one time to those of the next, each beginning where the one above it ends."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    # Where a component grows, more arrives than its bar holds: its bands begin narrower than they end.
+    total = table.sum(axis=1)
+    start = table * np.divide(weights, total, out=np.zeros_like(total), where=total > 0)[:, None]
+    leave = left[:, None] - np.cumsum(start, axis=1)
+    arrive = right[None, :] - np.cumsum(table, axis=0)
+    begin, end = step + _WIDTH / 2, step + 1 - _WIDTH / 2
+    middle = (begin + end) / 2
+    codes = [Path.MOVETO, *[Path.CURVE4] * 3, Path.LINETO, *[Path.CURVE4] * 3, Path.CLOSEPOLY]
+    for i, j in zip(*np.nonzero(table >= min_weight), strict=True):
+        low, high = (leave[i, j], arrive[i, j]), (leave[i, j] + start[i, j], arrive[i, j] + table[i, j])
+        across = [begin, middle, middle, end, end, middle, middle, begin, begin]
+        up = [low[0], low[0], low[1], low[1], high[1], high[1], high[0], high[0], low[0]]
+        corners = np.stack([across, up], axis=1)
+        ax.add_patch(PathPatch(Path(corners, codes), color=colors[i], alpha=0.35, lw=0, zorder=2))
+
+
+def trajectory(
+    course: Trajectory,
+    points: Sequence[ArrayLike] | None = None,
+    *,
+    ax: Optional["matplotlib.axes.Axes"] = None,
+    dims: ArrayLike = (0, 1),
+    min_share: float = 0.15,
+    cmap: str = "viridis",
+    labels: bool = True,
+) -> "matplotlib.axes.Axes":
+    """Draw the graph of components in two of their dimensions: means as dots, arrows to their descendants.
+
+    Dots are as large as the component's weight, and colored by time. An arrow is as wide as the mass that takes it.
+
+    Args:
+        course: The trajectory, in two dimensions or more.
+        points: For each time, points to draw with it, shapes ``[n, d]``; at most 2000 of them are shown.
+        ax: Axes to draw into.
+        dims: The two dimensions to show.
+        min_share: An arrow stands for at least this part of its source component, or of its target.
+        cmap: Name of a color map.
+        labels: Write the components' numbers.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: If ``dims`` are not two dimensions of the trajectory, or ``points`` do not fit it.
+    """
+    import matplotlib
+
+    from .plot import _axes, _check_dims, _name_axes
+
+    if course.dim < 2:
+        raise ValueError("`course` must have two dimensions or more to be drawn in the plane; `flows` needs none.")
+    pair = list(_check_dims(dims, course.dim))
+    as_scalar("min_share", min_share)
+    panel = _axes(ax)
+    colors = [matplotlib.colormaps[cmap](t) for t in np.linspace(0.0, 0.9, course.num_times)]
+    if points is not None:
+        _draw_points(panel, points, course, pair, colors)
+    places = [np.asarray(m.components.mean(), np.float64)[:, pair] for m in course.mixtures]
+    sizes = [800 * np.asarray(m.weights, np.float64) for m in course.mixtures]
+    for step, plan in enumerate(course.plans):
+        coupling = plan.weight_coupling
+        mass, rows, columns = (
+            np.asarray(v, np.float64) for v in (coupling.weights, coupling.row_shares, coupling.column_shares)
+        )
+        for i, j in zip(*np.nonzero((rows >= min_share) | (columns >= min_share)), strict=True):
+            ends = places[step][i], places[step + 1][j]
+            shrink = [np.sqrt(max(s, 1.0)) / 2 for s in (sizes[step][i], sizes[step + 1][j])]
+            style = {"arrowstyle": "-|>", "color": colors[step + 1], "lw": 0.5 + 12 * mass[i, j], "alpha": 0.7}
+            style |= {"shrinkA": shrink[0], "shrinkB": shrink[1], "mutation_scale": 9}
+            panel.annotate("", ends[1], ends[0], arrowprops=style, zorder=3)
+    for time, (place, size) in enumerate(zip(places, sizes, strict=True)):
+        label = f"time {course.times[time]:g}"
+        panel.scatter(*place.T, s=size, color=colors[time], edgecolor="white", lw=0.6, zorder=4, label=label)
+        for k, (spot, area) in enumerate(zip(place, size, strict=True)):
+            if labels and area >= 16:
+                panel.annotate(str(k), spot, ha="center", va="center", fontsize=6, color="white", zorder=5)
+    legend = panel.legend(frameon=False, fontsize=8)
+    for handle in legend.legend_handles:
+        handle.set_sizes([40])  # type: ignore[union-attr]
+    _name_axes(panel, (pair[0], pair[1]))
+    return panel
+
+
+def _draw_points(ax: Any, points: Sequence[ArrayLike], course: Trajectory, pair: list[int], colors: list[Any]) -> None:
+    if len(points) != course.num_times:
+        raise ValueError(f"`points` must have one entry per time, {course.num_times}; got {len(points)}.")
+    for time, cloud in enumerate(points):
+        values = np.asarray(as_points(f"points[{time}]", cloud, course.dim), np.float64)[:, pair]
+        values = values[spread_indices(len(values), 2000)]
+        ax.scatter(*values.T, s=2, color=colors[time], alpha=0.25, lw=0, zorder=1)

@@ -1,0 +1,344 @@
+"""Chains of plans between mixtures at consecutive times: lineages of components, fates of points, paths."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ._arrays import (
+    ArrayLike,
+    as_count,
+    as_floating,
+    as_host_or_traced,
+    as_key,
+    as_scalar,
+    check_shape,
+    is_traced,
+    KeyLike,
+    safe_log,
+    ScalarLike,
+)
+from ._displacement import Displacement
+from ._groups import as_group_shares, GroupFlows
+from ._mixture import Mixture
+from ._plan import TransportPlan
+from ._result import ConvergenceError
+from ._transport import transport
+
+
+class Lineage(eqx.Module):
+    """Where a component comes from, and what becomes of it.
+
+    Attributes:
+        time: Index of the component's time.
+        component: The component.
+        times: All times.
+        probabilities: For each time, the probability of every component there: of having been an ancestor before, of
+            being a descendant after; shapes ``[K_t]``.
+    """
+
+    time: int = eqx.field(static=True)
+    component: int = eqx.field(static=True)
+    times: np.ndarray
+    probabilities: tuple[np.ndarray, ...]
+
+    def __str__(self) -> str:
+        lines = [f"component {self.component} at time {self.times[self.time]:g}"]
+        for index, (time, values) in enumerate(zip(self.times, self.probabilities, strict=True)):
+            if index != self.time:
+                order = [k for k in np.argsort(-values, kind="stable") if values[k] >= 0.01]
+                listed = ", ".join(f"{k} ({values[k]:.0%})" for k in order)
+                lines.append(f"{'from' if index < self.time else 'to':>4} time {time:g}: {listed}")
+        return "\n".join(lines)
+
+
+class Trajectory(eqx.Module):
+    """Mixtures at several times, and the plans from each to the next.
+
+    Steps are composed component by component: what a component's mass does next does not depend on where it came from.
+    Laws at the given times are the mixtures, and the law of two consecutive ones is their plan.
+
+    Attributes:
+        mixtures: The mixtures, T of them.
+        plans: The plans between consecutive ones, T - 1 of them; where components grow, from the mixture whose weights
+            have grown.
+        times: The times, increasing, shape ``[T]``.
+        growth: Expected mass of the descendants of a unit of mass of each component in each step, relative to the
+            mean; shapes ``[K_t]``.
+    """
+
+    mixtures: tuple[Mixture, ...]
+    plans: tuple[TransportPlan, ...]
+    times: np.ndarray
+    growth: tuple[Array, ...]
+
+    @property
+    def num_times(self) -> int:
+        """The number of times T."""
+        return len(self.mixtures)
+
+    @property
+    def dim(self) -> int:
+        """The dimension d."""
+        return self.mixtures[0].dim
+
+    @property
+    def costs(self) -> Float[Array, " steps"]:
+        """The transport cost of each step."""
+        return jnp.stack([plan.cost for plan in self.plans])
+
+    # -- components -----------------------------------------------------------------------------------------------
+
+    def coupling(self, first: int, last: int) -> Float[Array, "K0 K1"]:
+        """Mass that goes from each component at time index ``first`` to each at ``last``.
+
+        Columns sum to the weights at ``last``; rows to those at ``first`` times their `growth_between`.
+        """
+        first, last = self._span(first, last)
+        return self.mixtures[first].weights[:, None] * self._forward(first, last)
+
+    def descendants(self, first: int, last: int) -> Float[Array, "K0 K1"]:
+        """Probability of each component at ``last`` for a descendant of each component at ``first``; rows sum to one.
+
+        A component whose growth is zero has no descendants, and a row of zeros.
+        """
+        first, last = self._span(first, last)
+        table = self._forward(first, last)
+        total = jnp.sum(table, axis=1, keepdims=True)
+        return jnp.where(total > 0, table / jnp.where(total > 0, total, jnp.ones_like(total)), jnp.zeros_like(table))
+
+    def ancestors(self, first: int, last: int) -> Float[Array, "K0 K1"]:
+        """Probability of each component at ``first`` for an ancestor of each component at ``last``.
+
+        Columns sum to one.
+        """
+        first, last = self._span(first, last)
+        table = self.plans[last - 1].weight_coupling.column_shares
+        for step in reversed(range(first, last - 1)):
+            table = self.plans[step].weight_coupling.column_shares @ table
+        return table
+
+    def growth_between(self, first: int, last: int) -> Float[Array, " K0"]:
+        """Expected mass at ``last`` that descends from a unit of each component at ``first``, relative to the mean."""
+        first, last = self._span(first, last)
+        return jnp.sum(self._forward(first, last), axis=1)
+
+    def lineage(self, time: int, component: int) -> Lineage:
+        """Ancestors and descendants of one component at all times, with probabilities; print it to read it.
+
+        Raises:
+            ValueError: If there is no such time or component.
+        """
+        time = self._index("time", time)
+        component = as_count("component", component, minimum=0)
+        if component >= (num := self.mixtures[time].num_components):
+            raise ValueError(f"`component` must be below {num} at time {self.times[time]:g}; got {component}.")
+        before = [np.asarray(self.ancestors(s, time))[:, component] for s in range(time)]
+        after = [np.asarray(self.descendants(time, s))[component] for s in range(time + 1, self.num_times)]
+        return Lineage(time, component, self.times, (*before, np.eye(num)[component], *after))
+
+    def _forward(self, first: int, last: int) -> Float[Array, "K0 K1"]:
+        """Mass at ``last`` that descends from a unit of each component at ``first``."""
+        tables = [
+            self.growth[step][:, None] * self.plans[step].weight_coupling.row_shares for step in range(first, last)
+        ]
+        table = tables[0]
+        for later in tables[1:]:
+            table = table @ later
+        return table
+
+    # -- points ---------------------------------------------------------------------------------------------------
+
+    def fates(self, x: ArrayLike, first: int, last: int) -> Float[Array, "n K1"]:
+        """Probability of each component at ``last`` for a descendant of each point ``x[n, d]`` at ``first``.
+
+        Every descendant counts alike, so that components that grow weigh more. NaN for a point without descendants.
+        """
+        first, last = self._span(first, last)
+        mass = self.mixtures[first].responsibilities(x) @ self._forward(first, last)
+        return mass / jnp.sum(mass, axis=1, keepdims=True)
+
+    def origins(self, y: ArrayLike, first: int, last: int) -> Float[Array, "n K0"]:
+        """Probability of each component at ``first`` for an ancestor of each point ``y[n, d]`` at ``last``."""
+        first, last = self._span(first, last)
+        return self.mixtures[last].responsibilities(y) @ self.ancestors(first, last).T
+
+    def interpolate(self, time: ScalarLike, *, min_weight: float = 1e-6) -> Mixture | Displacement:
+        """The law at a time in between: points move on straight lines, at constant speed, under the step's plan.
+
+        The mass of a component that grows does so exponentially during the step. Components without descendants
+        (growth zero) take no part.
+
+        Args:
+            time: A time from the first to the last.
+            min_weight: Pairs of smaller weight are dropped, as in `TransportPlan.interpolate`.
+
+        Raises:
+            ValueError: If ``time`` lies outside.
+        """
+        moment = float(as_scalar("time", time, minimum=-np.inf))
+        if not self.times[0] <= moment <= self.times[-1]:
+            raise ValueError(f"`time` must lie between {self.times[0]:g} and {self.times[-1]:g}; got {moment:g}.")
+        step = min(int(np.searchsorted(self.times, moment, side="right")) - 1, self.num_times - 2)
+        share = (moment - self.times[step]) / (self.times[step + 1] - self.times[step])
+        plan, growth = self.plans[step], self.growth[step]
+        # Mass that ends as omega began as omega / growth.
+        shrunk = jnp.where(growth > 0, growth, jnp.ones_like(growth)) ** (share - 1)
+        weights = plan.weights * shrunk[:, None]
+        plan = eqx.tree_at(lambda p: p.weight_coupling.weights, plan, weights / jnp.sum(weights))
+        return plan.interpolate(share, min_weight=min_weight)
+
+    def sample_paths(self, key: KeyLike, num_samples: int) -> Float[Array, "T n d"]:
+        """Draw paths through all times: of points at the last time, traced back to their ancestors.
+
+        Without growth these are also the paths of points at the first time.
+        """
+        num_samples = as_count("num_samples", num_samples)
+        last_key, *keys = jax.random.split(as_key(key), 2 * self.num_times)
+        labels = [jax.random.categorical(last_key, safe_log(self.mixtures[-1].weights), shape=(num_samples,))]
+        for step in reversed(range(self.num_times - 1)):
+            origins = safe_log(self.plans[step].weight_coupling.column_shares).T[labels[0]]
+            labels.insert(0, jax.random.categorical(keys[step], origins))
+        points = [self.mixtures[0].components.sample_labeled(keys[self.num_times - 1], labels[0])]
+        for step, plan in enumerate(self.plans):
+            draw = keys[self.num_times + step], points[-1], labels[step], labels[step + 1]
+            points.append(plan.couplings.sample_conditional(*draw))
+        return jnp.stack(points)
+
+    # -- groups ---------------------------------------------------------------------------------------------------
+
+    def group_flows(self, groups: Sequence[Any]) -> GroupFlows:
+        """Mass that goes from group to group in each step, such as from cell type to cell type.
+
+        Args:
+            groups: For each time, `GroupShares` of that mixture (see `group_shares`), or one name per component.
+
+        Raises:
+            ValueError: If there is not one entry per time that fits the mixture there.
+        """
+        if len(groups) != self.num_times:
+            raise ValueError(f"`groups` must have one entry per time, {self.num_times}; got {len(groups)}.")
+        given = [
+            as_group_shares(entry, mixture.num_components, f"groups[{t}]")
+            for t, (entry, mixture) in enumerate(zip(groups, self.mixtures, strict=True))
+        ]
+        names = tuple(dict.fromkeys(name for entry in given for name in entry.names))
+        tables = []
+        for entry in given:
+            table = np.zeros((len(entry.shares), len(names)))
+            table[:, [names.index(name) for name in entry.names]] = entry.shares
+            tables.append(table)
+        weights = [np.asarray(m.weights, np.float64) @ c for m, c in zip(self.mixtures, tables, strict=True)]
+        couplings = [
+            before.T @ np.asarray(plan.weights, np.float64) @ after
+            for before, plan, after in zip(tables, self.plans, tables[1:], strict=False)
+        ]
+        return GroupFlows(names, self.times, np.stack(weights), np.stack(couplings))
+
+    # -- indices --------------------------------------------------------------------------------------------------
+
+    def _index(self, name: str, value: int) -> int:
+        index = as_count(name, value, minimum=0)
+        if index >= self.num_times:
+            raise ValueError(f"`{name}` must be the index of one of {self.num_times} times; got {index}.")
+        return index
+
+    def _span(self, first: int, last: int) -> tuple[int, int]:
+        first, last = self._index("first", first), self._index("last", last)
+        if first >= last:
+            raise ValueError(f"`first` must be before `last`; got {first} and {last}.")
+        return first, last
+
+    def __repr__(self) -> str:
+        sizes = " -> ".join(str(mixture.num_components) for mixture in self.mixtures)
+        span = f"times {self.times[0]:g} to {self.times[-1]:g}"
+        return f"Trajectory({sizes} components in {self.dim} dimensions, {span})"
+
+
+def trajectory(
+    mixtures: Sequence[Mixture],
+    *,
+    epsilon_components: ScalarLike,
+    epsilon_weights: ScalarLike,
+    times: ArrayLike | None = None,
+    growth: Sequence[ArrayLike] | None = None,
+    **options: Any,
+) -> Trajectory:
+    r"""Transport a mixture to the next along a time course, and compose the plans.
+
+    Transport conserves mass, so a part of a population that divides faster than the rest would seem to be fed by
+    others. With ``growth``, the weight of each source component is first multiplied by the mass that its descendants
+    are expected to have (Schiebinger et al. 2019 do this cell by cell); only ratios of growth matter.
+
+    Args:
+        mixtures: Mixtures at two times or more, of one dimension, in their order.
+        epsilon_components: Regularization of the component couplings of every step, units of squared distance.
+        epsilon_weights: Regularization of the weights of every step, same units.
+        times: Increasing times of the mixtures; by default 0, 1, 2, ...
+        growth: For each time but the last, the expected mass of the descendants of a unit of each component at the
+            next time, nonnegative, shapes ``[K_t]``; by default equal for all.
+        **options: Further options of `transport`.
+
+    Returns:
+        The trajectory.
+
+    Raises:
+        TypeError: If an entry of ``mixtures`` is not a mixture.
+        ValueError: If there are fewer than two mixtures, their dimensions differ, the times do not increase, or a
+            growth does not fit its mixture.
+        ConvergenceError: If a solve fails; the message says between which times.
+    """
+    mixtures = tuple(mixtures)
+    if len(mixtures) < 2:
+        raise ValueError(f"`mixtures` must hold at least two mixtures; got {len(mixtures)}.")
+    for index, mixture in enumerate(mixtures):
+        if not isinstance(mixture, Mixture):
+            raise TypeError(f"`mixtures[{index}]` must be a Mixture; got {type(mixture).__name__}.")
+        if mixture.dim != mixtures[0].dim:
+            raise ValueError(f"`mixtures[{index}]` must have dimension {mixtures[0].dim}; got {mixture.dim}.")
+    moments = _check_times(times, len(mixtures))
+    relative = _check_growth(growth, mixtures)
+    plans = []
+    for step, (source, target) in enumerate(zip(mixtures, mixtures[1:], strict=False)):
+        if growth is not None:
+            source = eqx.tree_at(lambda m: m.weights, source, source.weights * relative[step])
+        try:
+            plan = transport(
+                source, target, epsilon_components=epsilon_components, epsilon_weights=epsilon_weights, **options
+            )
+        except ConvergenceError as error:
+            raise ConvergenceError(f"From time {moments[step]:g} to {moments[step + 1]:g}: {error}") from None
+        plans.append(plan)
+    return Trajectory(mixtures, tuple(plans), moments, relative)
+
+
+def _check_times(times: ArrayLike | None, num: int) -> np.ndarray:
+    if times is None:
+        return np.arange(float(num))
+    moments = np.asarray(as_host_or_traced("times", times), np.float64)
+    if moments.shape != (num,):
+        raise ValueError(f"`times` must hold one time per mixture, {num}; got shape {moments.shape}.")
+    if not (np.isfinite(moments).all() and (np.diff(moments) > 0).all()):
+        raise ValueError(f"`times` must be finite and increase; got {moments.tolist()}.")
+    return moments
+
+
+def _check_growth(growth: Sequence[ArrayLike] | None, mixtures: tuple[Mixture, ...]) -> tuple[Array, ...]:
+    """The growth of each step, relative to its mean over the mixture."""
+    if growth is None:
+        return tuple(jnp.ones_like(mixture.weights) for mixture in mixtures[:-1])
+    if len(growth) != len(mixtures) - 1:
+        raise ValueError(f"`growth` must have one entry per step, {len(mixtures) - 1}; got {len(growth)}.")
+    relative = []
+    for step, (values, mixture) in enumerate(zip(growth, mixtures, strict=False)):
+        factor = as_floating(f"growth[{step}]", values, "K", mixture.weights.dtype)
+        check_shape(f"growth[{step}]", factor, mixture.weights.shape, "the components")
+        mean = jnp.sum(factor * mixture.weights)
+        if not is_traced(factor, mean) and not ((np.asarray(factor) >= 0).all() and float(mean) > 0):
+            raise ValueError(f"`growth[{step}]` must not be negative, and positive for some component with weight.")
+        relative.append(factor / mean)
+    return tuple(relative)
