@@ -72,7 +72,7 @@ def flows(
                 place = time + 0.7 * _WIDTH, top[k] - mass[k] / 2
                 panel.annotate(text, place, va="center", fontsize=7, zorder=4)
     panel.set_xlim(-_WIDTH, len(weights) - 1 + 4 * _WIDTH)
-    panel.set_xticks(range(len(weights)), [f"{t:g}" for t in course.times])
+    panel.set_xticks(range(len(weights)), [f"{t:.4g}" for t in course.times])
     panel.set_xlabel("time")
     panel.set_yticks([])
     panel.spines[["top", "left", "right"]].set_visible(False)
@@ -188,7 +188,7 @@ def trajectory(
             style |= {"shrinkA": shrink[0], "shrinkB": shrink[1], "mutation_scale": 9}
             panel.annotate("", ends[1], ends[0], arrowprops=style, zorder=3)
     for time, (place, size) in enumerate(zip(places, sizes, strict=True)):
-        label = f"time {course.times[time]:g}"
+        label = f"time {course.times[time]:.4g}"
         panel.scatter(*place.T, s=size, color=colors[time], edgecolor="white", lw=0.6, zorder=4, label=label)
         for k, (spot, area) in enumerate(zip(place, size, strict=True)):
             if labels and area >= 16:
