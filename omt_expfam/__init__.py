@@ -45,6 +45,7 @@ from ._product_form import AbstractShape as AbstractShape, ProductForm as Produc
 from ._relabel import relabel as relabel
 from ._result import ConvergenceError as ConvergenceError, RESULTS as RESULTS
 from ._select import select_num_components as select_num_components, Selection as Selection
+from ._select_plan import PlanSelection as PlanSelection, select_plan as select_plan
 from ._template import Template as Template, template as template
 from ._trajectory import Lineage as Lineage, Trajectory as Trajectory, trajectory as trajectory
 from ._transport import BlockStart as BlockStart, transport as transport

@@ -130,6 +130,7 @@ ALLOWED = {
         "_weights",
     },
     "_groups": {"_arrays", "_mixture"},
+    "_select_plan": {"_arrays", "_plan", "_progress", "_result", "diagnostics", "metrics"},
     "_trajectory": {"_arrays", "_displacement", "_groups", "_mixture", "_plan", "_result", "_transport"},
     "_mixture_distribution": {"_arrays", "_em", "_mixture", "_support"},
     "_mixture_model": {

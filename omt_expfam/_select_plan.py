@@ -1,0 +1,167 @@
+"""Choosing the numbers of components that serve the map, not the likelihood."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from . import metrics
+from ._arrays import ArrayLike, as_count, as_host_or_traced, as_key, as_scalar, KeyLike, ScalarLike, spread_indices
+from ._plan import TransportPlan
+from ._progress import progress_bar
+from ._result import ConvergenceError
+from .diagnostics import MixtureTransport
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanSelection:
+    """Plans with several numbers of components, and the one to take.
+
+    Attributes:
+        num_components: The chosen numbers of components, of source and target.
+        plan: The plan with these numbers, from all of the data.
+        candidates: The pairs of numbers that were tried.
+        scores: For each, the Sinkhorn divergence between images of held-out source points and held-out target points,
+            mean over the splits, units of squared distance; NaN where a fit or a solve failed.
+        standard_errors: Standard errors of the scores over the splits; NaN for one split.
+        floor: The same divergence between training and held-out points of the target, mean over the splits: what images
+            with exactly the target's law would have.
+        failures: What went wrong, by candidate.
+    """
+
+    num_components: tuple[int, int]
+    plan: TransportPlan
+    candidates: tuple[tuple[int, int], ...]
+    scores: np.ndarray
+    standard_errors: np.ndarray
+    floor: float
+    failures: dict[tuple[int, int], str]
+
+    def __str__(self) -> str:
+        lines = ["   source  target  divergence"]
+        for pair, score, error in zip(self.candidates, self.scores, self.standard_errors, strict=True):
+            text = f"{score:10.4g}" + ("" if np.isnan(error) else f" +- {error:.2g}")
+            if pair in self.failures:
+                text = f"    failed: {self.failures[pair]}"
+            mark = "  <- chosen" if pair == self.num_components else ""
+            lines.append(f"{pair[0]:>9}  {pair[1]:>6}  {text}{mark}")
+        return "\n".join([*lines, f"target's own: {self.floor:17.4g}"])
+
+
+def select_plan(
+    key: KeyLike,
+    x: ArrayLike,
+    y: ArrayLike,
+    family: Any,
+    candidates: Sequence[int | tuple[int, int]],
+    *,
+    epsilon_components: ScalarLike,
+    epsilon_weights: ScalarLike,
+    use: str = "mean",
+    held_out: float = 0.2,
+    num_splits: int = 1,
+    max_points: int = 4000,
+    fit_options: dict[str, Any] | None = None,
+    transport_options: dict[str, Any] | None = None,
+    progress: bool | None = None,
+) -> PlanSelection:
+    """Fit and transport with several numbers of components, and take those whose images match held-out points best.
+
+    The likelihood of the data is no guide to the map: within one source component every point shares the same split
+    over targets, so a component that describes the density well can be far too large to be moved as one piece. Here a
+    part of both samples is held out, and candidates are compared by the Sinkhorn divergence between the images of
+    held-out source points and the held-out target points.
+
+    Args:
+        key: Random key of splits and fits.
+        x: Source points, shape ``[n, d]``.
+        y: Target points, shape ``[m, d]``.
+        family: A component family, or a pair of them for source and target, as for `fit`.
+        candidates: Numbers of components to try: one for both sides, or pairs.
+        epsilon_components: Regularization of the component couplings, units of squared distance.
+        epsilon_weights: Regularization of the weights, same units.
+        use: ``"mean"`` to judge the barycentric map, or ``"sample"`` to judge draws from the conditional law.
+        held_out: Part of the points that is held out, between 0 and 1.
+        num_splits: Number of random splits, over which scores are averaged.
+        max_points: At most so many held-out points of each side are compared.
+        fit_options: Options of `fit`.
+        transport_options: Options of `transport`.
+        progress: Show a progress bar; by default on a terminal, after two seconds.
+
+    Returns:
+        The selection, with the plan from all points.
+
+    Raises:
+        ValueError: If there is no candidate, or an argument is out of range.
+        ConvergenceError: If every candidate fails, or the final plan does.
+    """
+    if use not in ("mean", "sample"):
+        raise ValueError(f'`use` must be "mean" or "sample"; got {use!r}.')
+    if not 0 < float(as_scalar("held_out", held_out)) < 1:
+        raise ValueError(f"`held_out` must lie between 0 and 1; got {held_out:g}.")
+    num_splits, max_points = as_count("num_splits", num_splits), as_count("max_points", max_points)
+    methods = {}
+    for entry in candidates:
+        method = MixtureTransport(
+            family,
+            entry,
+            epsilon_components=epsilon_components,
+            epsilon_weights=epsilon_weights,
+            fit_options=fit_options,
+            transport_options=transport_options,
+        )
+        methods[method.num_components] = method
+    if not methods:
+        raise ValueError("`candidates` must hold at least one number of components; got none.")
+    points = [np.asarray(as_host_or_traced(name, value)) for name, value in (("x", x), ("y", y))]
+    scores, floors, failures = [], [], {}
+    keys = list(jax.random.split(as_key(key), 2 * num_splits))
+    with progress_bar(len(methods) * num_splits, "choosing the numbers of components", progress) as bar:
+        for split_key, fit_key in zip(keys[::2], keys[1::2], strict=True):
+            train, test = _split(split_key, points, held_out)
+            test = [values[spread_indices(len(values), max_points)] for values in test]
+            draw_key = jax.random.fold_in(split_key, 1) if use == "sample" else None
+            floors.append(_divergence(train[1][spread_indices(len(train[1]), len(test[0]))], test[1]))
+            for pair, method in methods.items():
+                try:
+                    # The same key for all, so that they differ by their numbers only.
+                    plan = method(jax.random.clone(fit_key), *train)
+                    images = plan.push_forward(test[0]) if draw_key is None else _draw(plan, draw_key, test[0])
+                    scores.append(_divergence(images, test[1]))
+                except ConvergenceError as error:
+                    failures[pair] = str(error)
+                    scores.append(np.nan)
+                bar.update()
+    table = np.reshape(scores, (num_splits, len(methods)))
+    means = table.mean(axis=0)
+    if np.isnan(means).all():
+        raise ConvergenceError(f"Every candidate failed. {next(iter(failures.values()))}")
+    best = list(methods)[int(np.nanargmin(means))]
+    errors = table.std(axis=0, ddof=1) / np.sqrt(num_splits) if num_splits > 1 else np.full(len(means), np.nan)
+    plan = methods[best](jax.random.clone(keys[1]), *points)
+    return PlanSelection(best, plan, tuple(methods), means, errors, float(np.mean(floors)), failures)
+
+
+def _draw(plan: TransportPlan, key: Any, x: np.ndarray) -> Any:
+    return plan.sample(jax.random.clone(key), x)
+
+
+def _split(key: Any, samples: list[np.ndarray], held_out: float) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Both samples in two parts at random: to fit, and held out."""
+    train, test = [], []
+    for own_key, values in zip(jax.random.split(key, 2), samples, strict=True):
+        order = np.asarray(jax.random.permutation(own_key, len(values)))
+        size = round((1 - held_out) * len(values))
+        if not 0 < size < len(values):
+            raise ValueError(f"`held_out` = {held_out:g} leaves nothing to fit or to compare of {len(values)} points.")
+        train.append(values[order[:size]])
+        test.append(values[order[size:]])
+    return train, test
+
+
+def _divergence(images: Any, y: np.ndarray) -> float:
+    """Sinkhorn divergence, regularized by a tenth of the total variance of the target's points."""
+    epsilon = 0.1 * float(np.var(np.asarray(y, np.float64), axis=0).sum())
+    return float(metrics.sinkhorn_divergence(np.asarray(images), np.asarray(y, np.asarray(images).dtype), epsilon))
