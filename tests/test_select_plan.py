@@ -62,7 +62,7 @@ def test_scores_are_divergences_over_splits_and_can_judge_draws(selection):
 
 def test_a_candidate_that_fails_is_named_and_not_taken():
     x, y = bent(300)
-    options = {"fit_options": {"max_steps": 12, "tolerance": 1e-3}}
+    options = {"fit_options": {"max_steps": 5, "tolerance": 1e-9}}
     found = omt.select_plan(jax.random.key(0), x, y, Gaussian, [1, 6], **options, **EPSILON)
     assert found.num_components == (1, 1)
     assert list(found.failures) == [(6, 6)]
