@@ -1,7 +1,8 @@
-"""Ways to a transport map, each a function of a key and two samples.
+"""Ways to transport maps, each a function of a key and two samples.
 
-What it returns is a map from points ``[n, d]`` to points ``[n, d]``, or a plan with ``push_forward``. A method may have
-``tuned(key, x, y)``, the method with its free parameters chosen on the data alone.
+What it returns has ``push_forward``, a map from source points ``[n, d]`` to points ``[n, d]``, and ``pull_back``, a map
+of target points: a plan of this library, or `Maps`. A method may have ``tuned(key, x, y)``, the method with its free
+parameters chosen on the data alone.
 """
 
 import contextlib
@@ -9,7 +10,7 @@ import dataclasses
 import functools
 import io
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +26,29 @@ from omt_expfam.families import Gaussian
 Map = Callable[[Any], Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class Maps:
+    """The two maps that a method found.
+
+    Attributes:
+        push_forward: From source to target.
+        pull_back: From target to source; some methods solve for it at its first call.
+        converged: Whether each solve so far did.
+    """
+
+    push_forward: Map
+    pull_back: Map
+    converged: list[bool] = dataclasses.field(default_factory=list)
+
+
 def images(found: Any, points: Any) -> np.ndarray:
-    """Images of the points under a map, or under the map of a plan."""
+    """Images of the points under a map, or under the forward map of what a method found."""
     return np.asarray(getattr(found, "push_forward", found)(points), np.float32)
+
+
+def back_images(found: Any, points: Any) -> np.ndarray:
+    """Images of target points under the backward map of what a method found."""
+    return np.asarray(found.pull_back(points), np.float32)
 
 
 # -- choosing without the true map ------------------------------------------------------------------------------------
@@ -73,22 +94,24 @@ class Mixtures:
         epsilon: Both regularizations, in units of squared distance; ``None`` for the unregularized plan and map of
             mixtures (Delon and Desolneux 2020) as POT computes them, between the very same fitted mixtures.
         candidates: Numbers of components to choose from.
+        family: Family of the components, one of the Gaussian ones.
     """
 
     num_components: tuple[int, int] | None
     epsilon: float | None = 0.01
     candidates: tuple[int, ...] = (4, 8, 15, 30, 60)
+    family: Any = Gaussian
 
     def __call__(self, key: Any, x: Any, y: Any) -> Any:
         if self.num_components is None:
             raise ValueError("choose the numbers of components with `tuned` first.")
         if self.epsilon is not None:
             method = omt.diagnostics.MixtureTransport(
-                Gaussian, self.num_components, epsilon_components=self.epsilon, epsilon_weights=self.epsilon
+                self.family, self.num_components, epsilon_components=self.epsilon, epsilon_weights=self.epsilon
             )
             return jax.block_until_ready(method(key, x, y))
         fits = [
-            omt.fit(k, points, Gaussian, num, progress=False).mixture
+            omt.fit(k, points, self.family, num, progress=False).mixture
             for k, points, num in zip(jax.random.split(key), (x, y), self.num_components, strict=True)
         ]
         return UnregularizedPlan(*fits)
@@ -101,12 +124,13 @@ class Mixtures:
         """
         if self.num_components is not None:
             return self
-        tried = [Mixtures((number, number)) for number in self.candidates if number * 10 <= min(len(x), len(y))]
+        numbers = [number for number in self.candidates if number * 10 <= min(len(x), len(y))]
+        tried = [Mixtures((number, number), family=self.family) for number in numbers]
         return dataclasses.replace(BestOf(tuple(tried)).tuned(key, x, y), epsilon=self.epsilon)
 
 
 class UnregularizedPlan:
-    """Optimal coupling of two mixtures' components without regularization, and its barycentric map, by POT.
+    """Optimal coupling of two mixtures' components without regularization, and its barycentric maps, by POT.
 
     Attributes:
         weights: The coupling matrix, shape ``[K0, K1]``.
@@ -122,45 +146,70 @@ class UnregularizedPlan:
 
     def push_forward(self, x: Any) -> np.ndarray:
         """The barycentric map."""
-        arguments = *self._means, *self._covariances, *self._weights
+        return self._apply(x, slice(None), self.weights)
+
+    def pull_back(self, y: Any) -> np.ndarray:
+        """The barycentric map of the same coupling from target to source."""
+        return self._apply(y, slice(None, None, -1), self.weights.T)
+
+    def _apply(self, points: Any, order: slice, weights: np.ndarray) -> np.ndarray:
+        arguments = [each for pair in (self._means, self._covariances, self._weights) for each in pair[order]]
         # Its ratios of densities may overflow, to a share of zero.
         with np.errstate(over="ignore"):
-            return ot.gmm.gmm_ot_apply_map(np.asarray(x, np.float64), *arguments, plan=self.weights, method="bary")
+            return ot.gmm.gmm_ot_apply_map(np.asarray(points, np.float64), *arguments, plan=weights, method="bary")
 
 
 @dataclasses.dataclass(frozen=True)
 class Linear:
-    """The optimal map between the normal laws of the samples' means and covariances."""
+    """The optimal map between the normal laws of the samples' means and covariances, and its inverse."""
 
-    def __call__(self, key: Any, x: Any, y: Any) -> Map:
+    def __call__(self, key: Any, x: Any, y: Any) -> Maps:
         samples = [np.asarray(points, np.float64) for points in (x, y)]
         matrix, shift = ot.gaussian.empirical_bures_wasserstein_mapping(*samples, reg=1e-9)
-        return lambda points: np.asarray(points, np.float64) @ matrix + shift
+        inverse = np.linalg.inv(matrix)
+        return Maps(
+            lambda points: np.asarray(points, np.float64) @ matrix + shift,
+            lambda points: (np.asarray(points, np.float64) - shift) @ inverse,
+        )
 
 
 # -- entropic maps between samples (OTT-JAX) --------------------------------------------------------------------------
 
 
+class Solve(NamedTuple):
+    """An entropic coupling of two samples: their potentials, the regularization, and whether the solver converged."""
+
+    x: Any
+    y: Any
+    f: Any
+    g: Any
+    epsilon: Any
+    converged: Any
+
+    def exchanged(self) -> "Solve":
+        """The same coupling from target to source."""
+        return Solve(self.y, self.x, self.g, self.f, self.epsilon, self.converged)
+
+
 @functools.partial(jax.jit, static_argnames="max_iterations")
-def _sinkhorn(x: Any, y: Any, scale: Any, max_iterations: int) -> tuple[Any, Any, Any]:
-    """Potential of the target points, regularization, and whether the solver converged."""
+def _sinkhorn(x: Any, y: Any, scale: Any, max_iterations: int) -> Solve:
     default = pointcloud.PointCloud(x, y).epsilon
     problem = linear_problem.LinearProblem(pointcloud.PointCloud(x, y, epsilon=scale * default))
     out = sinkhorn.Sinkhorn(max_iterations=max_iterations)(problem)
-    return out.g, scale * default, out.converged
+    return Solve(x, y, out.f, out.g, scale * default, out.converged)
 
 
 @jax.jit
-def _entropic_images(points: Any, x: Any, y: Any, g: Any, epsilon: Any) -> Any:
-    problem = linear_problem.LinearProblem(pointcloud.PointCloud(x, y, epsilon=epsilon))
+def _entropic_images(points: Any, solve: Solve) -> Any:
+    problem = linear_problem.LinearProblem(pointcloud.PointCloud(solve.x, solve.y, epsilon=solve.epsilon))
     # The gradient of the potential's extension, as in the library's `DualPotentials.transport` for this cost.
-    potential = problem.potential_fn_from_dual_vec(g, epsilon=epsilon, axis=1)
+    potential = problem.potential_fn_from_dual_vec(solve.g, epsilon=solve.epsilon, axis=1)
     return points - 0.5 * jax.vmap(jax.grad(potential))(points)
 
 
 def _in_parts(function: Map, points: Any, size: int = 2000) -> Any:
     """A map of points, some at a time: its memory is that of all pairs with the training points, times d."""
-    points = jnp.asarray(points)
+    points = jnp.asarray(points, jnp.float32)
     return jnp.concatenate([function(points[i : i + size]) for i in range(0, len(points), size)])
 
 
@@ -183,25 +232,42 @@ class Entropic:
     num_steps: int = 1
     max_iterations: int = 2000
 
-    def __call__(self, key: Any, x: Any, y: Any) -> Map:
+    def __call__(self, key: Any, x: Any, y: Any) -> Maps:
+        """The way back of one step is that of the same solve; that of several is solved anew, at its first call."""
+        solves = self._solve(x, y)
+        converged = [bool(solve.converged) for solve in solves]
+
+        @functools.cache
+        def back() -> list[Solve]:
+            if self.num_steps == 1:
+                return [solves[0].exchanged()]
+            found = self._solve(y, x)
+            converged.extend(bool(solve.converged) for solve in found)
+            return found
+
+        return Maps(
+            lambda points: self._compose(solves, points), lambda points: self._compose(back(), points), converged
+        )
+
+    def _solve(self, x: Any, y: Any) -> list[Solve]:
+        """One coupling per step, of the source points moved so far to the target points."""
         x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
         solves, now = [], x
         for step in range(self.num_steps):
-            g, epsilon, _ = _sinkhorn(now, y, self.scale, self.max_iterations)
-            solves.append((now, y, g, epsilon))
+            solves.append(_sinkhorn(now, y, self.scale, self.max_iterations))
             if step < self.num_steps - 1:
-                images = _in_parts(lambda p, s=solves[-1]: _entropic_images(p, *s), now)
-                now = now + (images - now) / (self.num_steps - step)
-        jax.block_until_ready(solves)
+                now = self._move(solves[-1], step, now)
+        return jax.block_until_ready(solves)
 
-        def transport_map(points: Any) -> Any:
-            points = jnp.asarray(points, jnp.float32)
-            for step, solve in enumerate(solves):
-                images = _in_parts(lambda p, s=solve: _entropic_images(p, *s), points)
-                points = points + (images - points) / (self.num_steps - step)
-            return points
+    def _move(self, solve: Solve, step: int, points: Any) -> Any:
+        images = _in_parts(lambda part: _entropic_images(part, solve), points)
+        return points + (images - points) / (self.num_steps - step)
 
-        return transport_map
+    def _compose(self, solves: list[Solve], points: Any) -> Any:
+        points = jnp.asarray(points, jnp.float32)
+        for step, solve in enumerate(solves):
+            points = self._move(solve, step, points)
+        return points
 
 
 # -- a neural map (OTT-JAX) -------------------------------------------------------------------------------------------
@@ -225,6 +291,8 @@ def _neural_solver(dim: int, num_iterations: int, width: int, rate: float) -> tu
 class Neural:
     """Expectile-regularized neural dual (Buzun et al. 2024) with small networks; needs flax and diffrax.
 
+    The way back is the gradient of the target's potential, from the same training.
+
     Attributes:
         num_iterations: Steps of Adam, whose rate falls as a cosine.
         batch_size: Points of each step.
@@ -237,7 +305,7 @@ class Neural:
     width: int = 64
     rate: float = 1e-3
 
-    def __call__(self, key: Any, x: Any, y: Any) -> Map:
+    def __call__(self, key: Any, x: Any, y: Any) -> Maps:
         solver, optimizer = _neural_solver(x.shape[1], self.num_iterations, self.width, self.rate)
         seed, *keys = jax.random.split(key, 3)
         # The compiled step is kept; only the networks begin anew.
@@ -254,9 +322,12 @@ class Neural:
 
         with contextlib.redirect_stderr(io.StringIO()):  # a progress bar
             found = solver(*(batches(points) for points in (x, y, x, y)))
-        transport_map = jax.jit(found.transport)
+        transport = jax.jit(found.transport, static_argnames="forward")
         jax.block_until_ready(solver.state_f.params)
-        return lambda points: transport_map(jnp.asarray(points, jnp.float32))
+        return Maps(
+            lambda points: transport(jnp.asarray(points, jnp.float32)),
+            lambda points: transport(jnp.asarray(points, jnp.float32), forward=False),
+        )
 
 
 def has_neural() -> bool:

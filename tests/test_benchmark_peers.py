@@ -107,7 +107,12 @@ def test_linear_map_is_that_of_normal_laws():
     root = scipy.linalg.sqrtm(covariances[0])
     matrix = np.linalg.inv(root) @ scipy.linalg.sqrtm(root @ covariances[1] @ root) @ np.linalg.inv(root)
     expected = (x - x.mean(axis=0)) @ matrix + y.mean(axis=0)
-    np.testing.assert_allclose(_peers.images(_peers.Linear()(None, x, y), x), expected, atol=1e-4)
+    found = _peers.Linear()(None, x, y)
+    np.testing.assert_allclose(_peers.images(found, x), expected, atol=1e-4)
+    np.testing.assert_allclose(_peers.back_images(found, expected), x, atol=1e-4)
+    # The inverse is the optimal map between the exchanged samples.
+    exchanged = _peers.Linear()(None, y, x)
+    np.testing.assert_allclose(_peers.images(exchanged, y), _peers.back_images(found, y), atol=1e-4)
 
 
 def plain_entropic_map(x, y, scale):
@@ -139,6 +144,26 @@ def test_entropic_maps_against_the_formula(num_steps):
     np.testing.assert_allclose(found, expected, atol=0.02)
 
 
+@pytest.mark.loose
+@pytest.mark.parametrize("num_steps", [1, 3])
+def test_entropic_way_back_is_the_way_between_exchanged_samples(num_steps):
+    x, y = samples()
+    method = _peers.Entropic(2.0, num_steps)
+    found, exchanged = method(None, x, y), method(None, y, x)
+    assert found.converged == [True] * num_steps
+    np.testing.assert_allclose(_peers.back_images(found, y), _peers.images(exchanged, y), atol=0.02)
+    assert np.abs(_peers.back_images(found, y) - y).max() > 0.3
+    # Several steps solved anew, and once.
+    _peers.back_images(found, y)
+    assert found.converged == [True] * (1 if num_steps == 1 else 2 * num_steps)
+
+
+@pytest.mark.loose
+def test_entropic_solves_that_stop_early_are_told():
+    x, y = samples()
+    assert _peers.Entropic(0.1, max_iterations=10)(None, x, y).converged == [False]
+
+
 def test_unregularized_plan_is_ours_without_regularization():
     rng = np.random.default_rng(0)
     sides = []
@@ -151,6 +176,7 @@ def test_unregularized_plan_is_ours_without_regularization():
     ours = omt.transport(*sides, epsilon_components=0.0, epsilon_weights=0.0)
     np.testing.assert_allclose(theirs.weights, ours.weights, atol=1e-5)
     np.testing.assert_allclose(_peers.images(theirs, x), ours.push_forward(x), atol=2e-3)
+    np.testing.assert_allclose(_peers.back_images(theirs, x), ours.pull_back(x), atol=2e-3)
 
 
 def test_both_couplings_take_the_same_mixtures():
@@ -196,6 +222,7 @@ def test_neural_map():
     x, _ = samples(200)
     found = _peers.Neural(600, 64, 16, 3e-3)(jax.random.key(0), x, x + 2.0)
     assert np.abs(_peers.images(found, x) - (x + 2)).mean() < 0.5
+    assert np.abs(_peers.back_images(found, x + 2) - x).mean() < 0.5
 
 
 # -- the study --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,159 @@
+"""Small networks for images of digits, trained on the spot: an autoencoder and a classifier. Needs flax."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import tqdm
+
+NUM_CLASSES = 10
+
+
+def _layers(layers: Any, hidden: Any) -> Any:
+    """Layers in turn, rectified but for the last."""
+    for layer in layers[:-1]:
+        hidden = nn.relu(layer(hidden))
+    return layers[-1](hidden)
+
+
+class Autoencoder(nn.Module):
+    """A variational autoencoder with dense layers for images of 28 x 28 pixels.
+
+    Attributes:
+        dim: Dimension of the latent space.
+        divergence_weight: Weight of the divergence from the latent prior; below 1, images are kept sharper.
+    """
+
+    dim: int = 10
+    divergence_weight: float = 0.2
+
+    def setup(self) -> None:
+        self.down = [nn.Dense(width) for width in (512, 256, 2 * self.dim)]
+        self.up = [nn.Dense(width) for width in (256, 512, 28 * 28)]
+
+    def encode(self, images: Any) -> tuple[Any, Any]:
+        """Mean and logarithm of the variance of the latent law of each image."""
+        mean, log_variance = jnp.split(_layers(self.down, images.reshape(len(images), -1)), 2, axis=1)
+        return mean, log_variance
+
+    def decode(self, latents: Any) -> Any:
+        """Log-odds of the pixels."""
+        return _layers(self.up, latents).reshape(-1, 28, 28)
+
+    def __call__(self, images: Any, key: Any) -> Any:
+        """Negative evidence lower bound, its divergence weighted, averaged over the images."""
+        mean, log_variance = self.encode(images)
+        noise = jax.random.normal(key, mean.shape)
+        logits = self.decode(mean + jnp.exp(0.5 * log_variance) * noise)
+        misfit = optax.sigmoid_binary_cross_entropy(logits, images).sum(axis=(1, 2))
+        divergence = 0.5 * (jnp.exp(log_variance) + mean**2 - 1 - log_variance).sum(axis=1)
+        return jnp.mean(misfit + self.divergence_weight * divergence)
+
+
+class Classifier(nn.Module):
+    """A convolutional classifier whose last hidden layer gives the features.
+
+    Attributes:
+        num_features: Width of that layer.
+    """
+
+    num_features: int = 64
+
+    @nn.compact
+    def __call__(self, images: Any) -> tuple[Any, Any]:
+        """Features and log-odds of the classes."""
+        hidden = images[..., None]
+        for channels in (16, 32):
+            hidden = nn.relu(nn.Conv(channels, (5, 5), 2)(hidden))
+        features = nn.relu(nn.Dense(self.num_features)(hidden.reshape(len(images), -1)))
+        return features, nn.Dense(NUM_CLASSES)(features)
+
+
+def train(
+    loss: Callable[..., Any], parameters: Any, key: Any, data: tuple[Any, ...], num_epochs: int, batch_size: int = 128
+) -> Any:
+    """Parameters after some epochs of Adam, whose rate falls as a cosine.
+
+    Args:
+        loss: Function of the parameters, a key and a batch of each array of the data.
+        parameters: Where to start.
+        key: Random key of batches and losses.
+        data: Arrays of equal length.
+        num_epochs: Passes over the data; a remainder below the batch size is left out of each.
+        batch_size: Points of one step.
+    """
+    per_epoch = len(data[0]) // batch_size
+    optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, num_epochs * per_epoch))
+
+    # No loop inside: XLA runs convolutions on one core there.
+    @jax.jit
+    def step(parameters: Any, state: Any, key: Any, batch: tuple[Any, ...]) -> tuple[Any, Any]:
+        updates, state = optimizer.update(jax.grad(loss)(parameters, key, *batch), state)
+        return optax.apply_updates(parameters, updates), state
+
+    state, rng = optimizer.init(parameters), np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    keys = jax.random.split(key, num_epochs * per_epoch)
+    for epoch in tqdm(range(num_epochs), desc="epochs", disable=None, leave=False):
+        order = rng.permutation(len(data[0]))
+        for i in range(per_epoch):
+            rows = order[i * batch_size : (i + 1) * batch_size]
+            parameters, state = step(parameters, state, keys[epoch * per_epoch + i], tuple(x[rows] for x in data))
+    return jax.block_until_ready(parameters)
+
+
+def in_batches(function: Callable[[Any], Any], points: Any, size: int = 500) -> np.ndarray:
+    """A function of points, applied to some at a time: one shape to compile, and bounded memory."""
+    points = np.asarray(points, np.float32)
+    padded = np.concatenate([points, np.zeros((-len(points) % size, *points.shape[1:]), np.float32)])
+    parts = [np.asarray(function(padded[i : i + size])) for i in range(0, len(padded), size)]
+    return np.concatenate(parts)[: len(points)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Latents:
+    """A trained autoencoder: latent means of images, and images of latent points."""
+
+    encode: Callable[[Any], np.ndarray]
+    decode: Callable[[Any], np.ndarray]
+
+
+def train_autoencoder(key: Any, images: np.ndarray, num_epochs: int) -> Latents:
+    """An autoencoder of these images."""
+    network, (start_key, key) = Autoencoder(), jax.random.split(key)
+    parameters = network.init(start_key, jnp.asarray(images[:2]), key)
+    parameters = train(lambda p, k, batch: network.apply(p, batch, k), parameters, key, (images,), num_epochs)
+    encode = jax.jit(lambda x: network.apply(parameters, x, method="encode")[0])
+    decode = jax.jit(lambda z: nn.sigmoid(network.apply(parameters, z, method="decode")))
+    return Latents(functools.partial(in_batches, encode), functools.partial(in_batches, decode))
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """A trained classifier: features and classes of images."""
+
+    features: Callable[[Any], np.ndarray]
+    logits: Callable[[Any], np.ndarray]
+
+    def share(self, images: np.ndarray, digit: int) -> float:
+        """Share of the images that are read as the digit."""
+        return float(np.mean(self.logits(images).argmax(axis=1) == digit))
+
+
+def train_classifier(key: Any, images: np.ndarray, labels: np.ndarray, num_epochs: int) -> Judge:
+    """A classifier of these images."""
+    network, (start_key, key) = Classifier(), jax.random.split(key)
+
+    def loss(parameters: Any, key: Any, batch: Any, classes: Any) -> Any:
+        logits = network.apply(parameters, batch)[1]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, classes).mean()
+
+    parameters = network.init(start_key, jnp.asarray(images[:2]))
+    parameters = train(loss, parameters, key, (images, labels), num_epochs)
+    outputs = [jax.jit(lambda x, i=i: network.apply(parameters, x)[i]) for i in range(2)]
+    return Judge(*(functools.partial(in_batches, output) for output in outputs))
