@@ -7,7 +7,6 @@ import os
 # jaxlib's and SciPy's OpenBLAS threads spin when idle; with few cores that slows whoever is measured next.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import resource
 import subprocess
 import sys
 import time
@@ -46,13 +45,21 @@ def in_own_process(module: str, *arguments: str) -> str:
 
 
 def resident_memory() -> float:
-    """Memory of this process in MiB, now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+    """Memory of this process in MiB, now (on Linux)."""
+    return _memory("VmRSS")
 
 
 def peak_memory() -> float:
-    """Largest memory of this process so far in MiB; its difference to what was resident is an upper bound."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    """Largest memory of this process so far in MiB; its difference to what was resident is an upper bound.
+
+    From the kernel's own high-water mark: ``getrusage`` counts what the parent of a child process held at its start.
+    """
+    return _memory("VmHWM")
+
+
+def _memory(name: str) -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) / 2**10
 
 
 def spd(rng: np.random.Generator, num: int, dim: int, condition: float) -> np.ndarray:

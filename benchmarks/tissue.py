@@ -20,7 +20,7 @@ from tqdm import tqdm
 import omt_expfam as omt
 from benchmarks import _peers
 from benchmarks._data import merfish, Section
-from benchmarks._harness import resident_memory
+from benchmarks._harness import peak_memory, resident_memory
 from omt_expfam.families import Gaussian
 
 # Micrometers; the corner of the grid is that of the data's own description of the nearest-cell baseline.
@@ -188,12 +188,6 @@ def run_epsilons(directory: Path, study: Study) -> list[dict[str, Any]]:
         found, _ = transported(source, target, study.epsilon_size, seed, epsilon)
         cells.append({"epsilon": epsilon, "scores": {way: scores(*pair, target) for way, pair in found.items()}})
     return cells
-
-
-def peak_memory() -> float:
-    """Largest memory of this process so far in MiB; what `getrusage` says may be that of the parent process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**10
 
 
 def in_fresh_process(function: Any, *arguments: Any) -> Any:

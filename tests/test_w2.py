@@ -80,7 +80,7 @@ def test_tables_tell_of_missing_and_failed_cells():
 # -- where the error comes from ---------------------------------------------------------------------------------------
 
 
-def test_best_blend_finds_a_blend_and_beats_the_plan():
+def test_best_blend_finds_blends_and_maps_of_plans():
     rng = np.random.default_rng(0)
     sides = [omt.Mixture(np.ones(3) / 3, components(rng, 3)) for _ in range(2)]
     x = rng.standard_normal((500, 2)).astype(np.float32)
@@ -88,11 +88,12 @@ def test_best_blend_finds_a_blend_and_beats_the_plan():
     maps = rng.standard_normal((3, 3, 2))
     truth = sum(shares[:, [k]] * (np.c_[x, np.ones(500)] @ maps[k]) for k in range(3))
     best = _w2_components.best_blend(shares, x.astype(np.float64), truth)
-    np.testing.assert_allclose(best(shares, x), truth, atol=1e-3)
+    # Directions in which the features hardly vary are left out.
+    np.testing.assert_allclose(best(shares, x), truth, atol=0.02)
     # The barycentric map of a plan is one of them.
     images = np.asarray(omt.transport(*sides, epsilon_components=0.1, epsilon_weights=0.1).push_forward(x), np.float64)
     found = _w2_components.best_blend(shares, x.astype(np.float64), images)(shares, x)
-    np.testing.assert_allclose(found, images, atol=1e-3)
+    np.testing.assert_allclose(found, images, atol=0.02)
 
 
 def test_lost_variance_is_the_mean_conditional_variance():
