@@ -270,7 +270,7 @@ def sources_of_error(options: argparse.Namespace, results: Results, dims: list[i
     """The tables over numbers of components and of training points."""
     numbers, size, sizes = (3, 8, 15, 30, 60), LARGE, (SMALL, LARGE, 4 * LARGE)
     if options.quick:
-        numbers, size, sizes = (2, 4), 512, (256, 512)
+        numbers, size, sizes = (2,), 256, (256,)
     errors, lost, growth = [], [], []
     for dim in tqdm(dims, desc="components", disable=None):
         problem = W2Problem(options.data, dim)
