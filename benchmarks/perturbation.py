@@ -345,6 +345,10 @@ def draw(studies: list[Study], rows: list[dict[str, Any]]) -> Any:
                         np.mean(values), place + offset, xerr=bar, color=color, marker=marker, mfc=face, lw=1, ms=5
                     )
         axis.set(xscale="log", title=study.name, xlabel="Sinkhorn divergence")
+        low, high = axis.get_xlim()
+        ticks = [tick for tick in (5, 7, 10, 15, 20, 30, 50, 100, 200, 300) if low < tick < high]
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.minorticks_off()
         axis.set_yticks(range(len(methods)), methods)
         axis.grid(color="0.92")
         axis.set_axisbelow(True)

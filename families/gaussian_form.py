@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from omt_expfam._arrays import unfused
+from omt_expfam._arrays import take, unfused
 from omt_expfam._components import AbstractExponentialFamily, map_components
 from omt_expfam._covariance import AbstractCovariance, DiagonalCovariance, ScalarCovariance, to_dense
 from omt_expfam._em import AbstractEMFamily, AbstractRegularEMFamily
@@ -161,9 +161,8 @@ class AbstractMomentGaussian(AbstractGaussian, AbstractRegularEMFamily):
 
     def _log_prior(self, target: Float[Array, " q"], strength: Float[Array, ""]) -> Float[Array, " K"]:
         """-strength/2 (log det Sigma + tr(Sigma^-1 target)), whose mode in Sigma is the target."""
-        moments = jnp.broadcast_to(target, (self.loc.shape[0], target.shape[0]))
-        spread = self._with_moments(self.loc, moments)
-        return jax.vmap(lambda c, t: -0.5 * strength * (c._log_det() + t._relative_trace(c)))(self, spread)
+        spread = take(self._with_moments(self.loc[:1], target[None]), 0)
+        return jax.vmap(lambda c: -0.5 * strength * (c._log_det() + spread._relative_trace(c)))(self)
 
     def _center(self, counts: Float[Array, " K"], sums: "Moments") -> tuple[Array, Array]:
         """Means and centered second moments; empty components get their origin and zero."""

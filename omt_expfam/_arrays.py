@@ -189,6 +189,16 @@ def unfused(array: Any) -> Any:
     return jax.lax.reduce_precision(array, finfo.nexp, finfo.nmant)
 
 
+def after(tree: Any, value: jax.Array) -> Any:
+    """The same floating-point arrays, but not used before a scalar is known (NaN if it is NaN).
+
+    jaxlib 0.10.2 shares the work of a batch of factorizations or triangular solves between its threads and waits for
+    them. Two such operations that run side by side on a machine with two cores can wait for each other for ever; a
+    dependence between them makes them take turns. (A compiler's barrier does not: it is gone before parts are run.)
+    """
+    return jax.tree.map(lambda leaf: jnp.where(jnp.isnan(value), jnp.asarray(jnp.nan, leaf.dtype), leaf), tree)
+
+
 def safe_log(weights: jax.Array) -> jax.Array:
     """The logarithm of nonnegative weights: ``-inf``, with derivative zero, at zero."""
     used = weights > 0

@@ -10,7 +10,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, Key, PyTree
 from numpyro.distributions import constraints
 
-from ._arrays import safe_log, unfused
+from ._arrays import after, safe_log, unfused
 from ._components import AbstractComponents, AbstractRegularFamily, map_components
 from ._priors import ConjugatePrior
 from ._support import Constraint
@@ -376,9 +376,11 @@ def run(
 
     def step(s: EMState) -> EMState:
         counts, sums, log_likelihood = _sweep(s.log_weights, s.components, data)
-        penalty = jnp.sum(jnp.where(counts > 0, s.components._log_prior(target, strength), 0.0)) / total
+        # Each part factors a batch of matrices; two at once can wait for each other for ever, see `after`.
+        penalties = after(s.components, log_likelihood)._log_prior(target, strength)
+        penalty = jnp.sum(jnp.where(counts > 0, penalties, 0.0)) / total
         objective = log_likelihood + jnp.where(strength > 0, penalty, jnp.zeros_like(penalty))
-        components = s.components._maximize(counts, sums, target, strength, ridge)
+        components = s.components._maximize(after(counts, penalty), sums, target, strength, ridge)
         # A component that no point supports keeps its shape; the caller re-seeds it.
         empty = counts <= jnp.finfo(counts.dtype).eps * total
         components = jax.tree.map(
