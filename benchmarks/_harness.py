@@ -6,6 +6,8 @@ import os
 
 # jaxlib's and SciPy's OpenBLAS threads spin when idle; with few cores that slows whoever is measured next.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# With two threads, XLA can wait for ever for batches of factorizations that it runs side by side (jaxlib 0.10.2).
+os.environ.setdefault("PJRT_NPROC", "4")
 
 import subprocess
 import sys

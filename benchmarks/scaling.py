@@ -5,7 +5,6 @@ from benchmarks._harness import in_own_process, peak_memory, resident_memory, se
 import argparse
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,8 +19,6 @@ from benchmarks._experiment import Results, run
 from omt_expfam.diagnostics import MixtureTransport
 from omt_expfam.families import DiagonalGaussian, Gaussian
 
-# On two cores, jaxlib 0.10.2 can wait forever for a program with two batched triangular solves that run at once.
-os.environ.setdefault("PJRT_NPROC", "4")
 
 OMT, ENTROPIC, PROGRESSIVE, EXACT = "OMT", "entropic map", "progressive", "exact (POT emd)"
 NUM_COMPONENTS, NUM_MAPPED = 10, 10_000

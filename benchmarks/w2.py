@@ -29,8 +29,6 @@ from benchmarks._w2bench import W2Problem
 from omt_expfam.diagnostics import MixtureTransport
 from omt_expfam.families import DiagonalGaussian, Gaussian, LowRankGaussian
 
-# On two cores, jaxlib 0.10.2 can wait forever for a program with two batched triangular solves that run at once.
-os.environ.setdefault("PJRT_NPROC", "4")
 SMALL, LARGE, SEED_OF_TESTS = 2048, 16_384, 1_000_000
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from ._arrays import batch_size, safe_log, unfused
+from ._arrays import after, batch_size, safe_log, unfused
 from ._em import (
     AbstractEMFamily,
     AbstractRegularEMFamily,
@@ -157,6 +157,8 @@ def merge(
         return jnp.where(alive & alive[i] & (index != i) & free, -1.0, jnp.where(usable, cost, jnp.inf)), merged
 
     entropies = jax.vmap(lambda c: c._negative_dual())(components)
+    # Not beside the factorizations of the table, see `after`.
+    means = after(means, jnp.sum(jnp.where(jnp.isfinite(entropies), entropies, jnp.zeros_like(entropies))))
     alive = jnp.ones((num,), bool)
     size = min(batch_size(num * means.shape[1] * 4), num)
     table, joint = jax.lax.map(lambda i: costs_of(i, weights, means, entropies, alive), index, batch_size=size)
