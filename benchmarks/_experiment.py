@@ -54,7 +54,7 @@ class Results:
 
         with _replacing(self._pictures, f"{self._stem(part)}.png") as draft:
             if draft is not None:
-                figure.savefig(draft, dpi=dpi)
+                figure.savefig(draft, dpi=dpi, bbox_inches="tight")
         plt.close(figure)
 
     def _stem(self, part: str) -> str:

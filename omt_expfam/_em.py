@@ -380,7 +380,7 @@ def run(
         penalties = after(s.components, log_likelihood)._log_prior(target, strength)
         penalty = jnp.sum(jnp.where(counts > 0, penalties, 0.0)) / total
         objective = log_likelihood + jnp.where(strength > 0, penalty, jnp.zeros_like(penalty))
-        components = s.components._maximize(after(counts, penalty), sums, target, strength, ridge)
+        components = s.components._maximize(after(counts, objective), sums, target, strength, ridge)
         # A component that no point supports keeps its shape; the caller re-seeds it.
         empty = counts <= jnp.finfo(counts.dtype).eps * total
         components = jax.tree.map(
