@@ -77,10 +77,7 @@ def _replacing(directory: Path | None, name: str) -> Iterator[Path | None]:
 
 def versions() -> tuple[list[str], list[str]]:
     """What ran an experiment, as a table of one row: this library's version and commit, peers, and the machine."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--exclude", "*"], cwd=ROOT, capture_output=True, text=True
-    )
-    found = {"omt-expfam": importlib.metadata.version("omt-expfam"), "commit": commit.stdout.strip() or "unknown"}
+    found = {"omt-expfam": importlib.metadata.version("omt-expfam"), "commit": _commit()}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
@@ -89,6 +86,16 @@ def versions() -> tuple[list[str], list[str]]:
     found |= {"Python": platform.python_version(), "cores": str(len(os.sched_getaffinity(0)))}
     found["date"] = datetime.date.today().isoformat()
     return list(found), list(found.values())
+
+
+def _commit() -> str:
+    """The commit of the sources, marked where they differ from it."""
+    code, git = ["--", "omt_expfam", "families", "benchmarks/*.py"], ["git", "-C", str(ROOT)]
+    named = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    if named.returncode:
+        return "unknown"
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", *code]).returncode
+    return named.stdout.strip() + ("-dirty" if changed else "")
 
 
 def run(description: str | None, spec: Any, experiment: Callable[[argparse.Namespace, Results], None]) -> None:
