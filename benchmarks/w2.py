@@ -7,9 +7,7 @@ from benchmarks._harness import in_own_process, peak_memory, resident_memory, se
 
 import argparse
 import dataclasses
-import hashlib
 import json
-import os
 import pickle
 import sys
 import time
@@ -24,6 +22,7 @@ from tqdm import tqdm
 import omt_expfam as omt
 from benchmarks import _peers, _w2_components
 from benchmarks._experiment import Results, run
+from benchmarks._kept import kept
 from benchmarks._w2_tables import picture, report
 from benchmarks._w2bench import W2Problem
 from omt_expfam.diagnostics import MixtureTransport
@@ -183,22 +182,11 @@ def slug(label: str) -> str:
 
 
 def cached(name: str, settings: Any, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What was computed, from the directory that OMT_CACHE names if it is there; a failure is kept as its message."""
-    folder = os.environ.get("OMT_CACHE")
-    digest = hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
-    path = Path(folder) / f"w2_{name}_{digest}.json" if folder else None
-    if path is not None and path.is_file():
-        return json.loads(path.read_text())
+    """What was computed, or kept by an earlier run; a failure is its message, and is tried again by the next run."""
     try:
-        result = compute()
+        return kept(f"w2_{name}", settings, compute)
     except (ValueError, RuntimeError, FloatingPointError) as error:
         return {"error": f"{type(error).__name__}: {error}"}
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(f".{os.getpid()}.part")
-        draft.write_text(json.dumps(result))
-        draft.replace(path)
-    return result
 
 
 # -- time and memory, in a process of its own -------------------------------------------------------------------------
