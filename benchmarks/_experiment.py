@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import omt_expfam
 from benchmarks._data import data_directory, MissingData
 
 ROOT = Path(__file__).parents[1]
@@ -77,7 +78,7 @@ def _replacing(directory: Path | None, name: str) -> Iterator[Path | None]:
 
 def versions() -> tuple[list[str], list[str]]:
     """What ran an experiment, as a table of one row: this library's version and commit, peers, and the machine."""
-    found = {"omt-expfam": importlib.metadata.version("omt-expfam"), "commit": _commit()}
+    found = {"omt-expfam": omt_expfam.__version__, "commit": _commit()}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
