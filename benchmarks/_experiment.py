@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import omt_expfam
 from benchmarks._data import data_directory, MissingData
 
@@ -60,6 +62,14 @@ class Results:
 
     def _stem(self, part: str) -> str:
         return f"{self.name}_{part}" if part else self.name
+
+
+def mean_and_deviation(values: Sequence[float], form: str, deviation_form: str | None = None) -> str:
+    """Mean ± standard deviation of repetitions as text: the mean alone of one, nothing of none."""
+    if not len(values):
+        return ""
+    text = format(np.mean(values), form)
+    return text if len(values) < 2 else f"{text} ± {np.std(values, ddof=1):{deviation_form or form}}"
 
 
 @contextlib.contextmanager

@@ -6,18 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._experiment import Results
+from benchmarks._experiment import mean_and_deviation, Results
 
 MEASURES = ("l2_uvp", "cosine", "divergence", "displacement")
 Cells = Sequence[dict[str, Any]]
-
-
-def spread(values: list[float]) -> str:
-    """Mean ± standard deviation, in three digits."""
-    if not values:
-        return ""
-    text = f"{np.mean(values):.3g}"
-    return text if len(values) == 1 else f"{text} ± {np.std(values, ddof=1):.2g}"
 
 
 def gather(cells: Cells) -> dict[tuple[str, int], dict[str, list[float]]]:
@@ -40,7 +32,7 @@ def wide(cells: Cells, dims: Sequence[int], fields: dict[str, str]) -> tuple[lis
     for label in labels:
         values = [found.get((label, dim), {}).get(field, []) for field in fields for dim in dims]
         texts = [
-            "failed" if (label, dim) in failed and not v else spread(v)
+            "failed" if (label, dim) in failed and not v else mean_and_deviation(v, ".3g", ".2g")
             for v, dim in zip(values, dims * len(fields), strict=True)
         ]
         rows.append([label, str(max(len(v) for v in values)), *texts])

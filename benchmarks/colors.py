@@ -1,6 +1,6 @@
 """Colors of one picture carried to another's, both ways: two photographs of the sea, and two paintings."""
 
-from benchmarks._experiment import Results, run  # isort: skip  (sets the thread count first)
+from benchmarks._experiment import mean_and_deviation, Results, run  # isort: skip  (sets the thread count first)
 
 import argparse
 import dataclasses
@@ -167,18 +167,13 @@ def run_pair(
 # -- tables and pictures ----------------------------------------------------------------------------------------------
 
 
-def spread(values: list[float], digits: int) -> str:
-    """Mean and standard deviation as text."""
-    text = f"{np.mean(values):.{digits}f}" if values else ""
-    return text if len(values) < 2 else f"{text} ± {np.std(values, ddof=1):.{digits}f}"
-
-
 def by_method(rows: list[dict[str, Any]], field: str, digits: int) -> list[list[str]]:
     """Methods by target pictures; seeds are summarized."""
     ends, lines = dict.fromkeys(row["to"] for row in rows), []
     for method in dict.fromkeys(row["method"] for row in rows if field in row):
         mine = [row for row in rows if row["method"] == method and field in row]
-        lines.append([method, *(spread([row[field] for row in mine if row["to"] == end], digits) for end in ends)])
+        values = ([row[field] for row in mine if row["to"] == end] for end in ends)
+        lines.append([method, *(mean_and_deviation(each, f".{digits}f") for each in values)])
     return lines
 
 

@@ -3,7 +3,7 @@
 The environment variable OMT_CACHE may name a directory that keeps what is finished; a later run goes on from there.
 """
 
-from benchmarks._experiment import Results, run  # isort: skip  (sets the thread count first)
+from benchmarks._experiment import mean_and_deviation, Results, run  # isort: skip  (sets the thread count first)
 
 import argparse
 import dataclasses
@@ -203,8 +203,7 @@ def over_seeds(scores: list[Score], field: str, digits: int = 1) -> str:
     if any(value is None for row in values for value in row):
         return ""
     means = [float(np.mean(row)) for row in values]
-    spread = f" ± {np.std(means, ddof=1):.{digits}f}" if len(means) > 1 else ""
-    return f"{np.mean(means):.{digits}f}{spread}"
+    return mean_and_deviation(means, f".{digits}f")
 
 
 def by_method(scores: list[Score]) -> dict[str, list[Score]]:

@@ -3,7 +3,7 @@
 The environment variable OMT_CACHE may name a directory that keeps what is finished; a later run goes on from there.
 """
 
-from benchmarks._experiment import Results, run  # isort: skip  (sets the thread count first)
+from benchmarks._experiment import mean_and_deviation, Results, run  # isort: skip  (sets the thread count first)
 
 import argparse
 import collections
@@ -285,8 +285,7 @@ def over_seeds(rows: list[dict[str, Any]], data: str, method: str, field: str) -
     if not mine:
         return ""
     decimals = max(0, 2 - int(np.floor(np.log10(max(abs(np.mean(mine)), 0.1)))))
-    spread = f" ± {np.std(mine, ddof=1):.{decimals}f}" if len(mine) > 1 else ""
-    return f"{np.mean(mine):.{decimals}f}{spread}"
+    return mean_and_deviation(mine, f".{decimals}f")
 
 
 def tables(studies: list[Study], rows: list[dict[str, Any]], results: Results) -> None:

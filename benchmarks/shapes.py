@@ -1,6 +1,6 @@
 """From a normal law to eight shapes in the plane: how near the transported points are to fresh ones."""
 
-from benchmarks._experiment import Results, run  # isort: skip  (sets the thread count first)
+from benchmarks._experiment import mean_and_deviation, Results, run  # isort: skip  (sets the thread count first)
 
 import argparse
 import dataclasses
@@ -198,8 +198,7 @@ def table(rows: list[dict[str, Any]], field: str, digits: int) -> tuple[list[str
         line = [method]
         for shape in shapes:
             values = [row[field] for row in rows if (row["method"], row["shape"]) == (method, shape)]
-            text = f"{np.mean(values):.{digits}f}"
-            line.append(text if len(values) < 2 else f"{text} ± {np.std(values, ddof=1):.{digits}f}")
+            line.append(mean_and_deviation(values, f".{digits}f"))
         lines.append(line)
     return ["method", *shapes], lines
 

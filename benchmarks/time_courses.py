@@ -1,6 +1,6 @@
 """Time courses of cells: a held-out snapshot predicted, known fates recovered, replicates compared, with growth."""
 
-from benchmarks._experiment import run  # isort: skip  (sets the thread count first)
+from benchmarks._experiment import mean_and_deviation, run  # isort: skip  (sets the thread count first)
 
 import functools
 from collections.abc import Callable
@@ -281,11 +281,7 @@ def summary(rows: list[dict[str, Any]], by: tuple[str, ...], of: tuple[str, ...]
         groups.setdefault(tuple(row[field] for field in by), []).append(row)
     table = []
     for group, members in groups.items():
-        cells = []
-        for field in of:
-            values = np.array([row[field] for row in members])
-            spread = f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
-            cells.append(f"{values.mean():.{digits}f}{spread}")
+        cells = (mean_and_deviation([row[field] for row in members], f".{digits}f") for field in of)
         table.append([*group, *cells])
     return table
 

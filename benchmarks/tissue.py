@@ -1,6 +1,6 @@
 """Two sections of a hypothalamus: predicting where genes are expressed, with 5 to 1000 components a side."""
 
-from benchmarks._experiment import Results, run  # isort: skip  (sets the thread count first)
+from benchmarks._experiment import mean_and_deviation, Results, run  # isort: skip  (sets the thread count first)
 
 import argparse
 import concurrent.futures
@@ -200,18 +200,12 @@ def in_fresh_process(function: Any, *arguments: Any) -> Any:
 # -- tables and pictures ----------------------------------------------------------------------------------------------
 
 
-def spread(values: Any, digits: int = 3) -> str:
-    """Mean and standard deviation as text."""
-    text = f"{np.mean(values):.{digits}f}"
-    return text if len(values) < 2 else f"{text} ± {np.std(values, ddof=1):.{digits}f}"
-
-
 def by_size(cells: list[dict[str, Any]], field: str) -> list[list[str]]:
     """Means over all genes of both scores of every way of carrying, by size or another field."""
     rows = []
     for value in dict.fromkeys(cell[field] for cell in cells):
         mine = [cell["scores"] for cell in cells if cell[field] == value]
-        means = [spread([np.mean(found[way][i]) for found in mine]) for i in (0, 1) for way in WAYS]
+        means = [mean_and_deviation([np.mean(found[way][i]) for found in mine], ".3f") for i in (0, 1) for way in WAYS]
         rows.append([f"{value:g}", *means])
     return rows
 
@@ -222,7 +216,7 @@ def gene_table(fixed: dict[str, Any], cells: list[dict[str, Any]], genes: list[s
     rows = []
     for gene in SHOWN:
         index = genes.index(gene)
-        mine = [spread([cell["scores"][way][0][index] for cell in largest], 2) for way in CARRIED]
+        mine = [mean_and_deviation([cell["scores"][way][0][index] for cell in largest], ".2f") for way in CARRIED]
         rows.append([gene, *(f"{pair[0][index]:.2f}" for pair in fixed.values()), *mine])
     return ["gene", *fixed, *(f"{label}, K = {cells[-1]['size']}" for label in CARRIED.values())], rows
 
@@ -234,7 +228,7 @@ def cost_table(cells: list[dict[str, Any]]) -> list[list[Any]]:
         mine = [cell for cell in cells if cell["size"] == size]
         later = mine[1:] or mine
         warm = [f"{np.mean([cell[what] for cell in later]):.2f}" for what in ("fit", "solve", "map")]
-        evidence = [spread([cell[what] for cell in mine], 0) for what in ("steps", "light", "cost")]
+        evidence = [mean_and_deviation([cell[what] for cell in mine], ".0f") for what in ("steps", "light", "cost")]
         rows.append([size, size**2, *warm, f"{mine[-1]['peak']:.0f}", *evidence])
     return rows
 
