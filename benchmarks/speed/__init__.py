@@ -1,0 +1,1 @@
+"""Time of first calls and of the steps between them."""

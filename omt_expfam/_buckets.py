@@ -1,0 +1,68 @@
+"""Sizes that arrays are padded to, so that a program compiled for one size serves its neighbors.
+
+Padding repeats the last entry, which is valid wherever the others are; its weight is zero, or its result is cut off.
+It is done on the host: a padding of its own size would be one more program.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+# Up to this size powers of two; beyond it preferred numbers at most a quarter apart, so that round sizes waste nothing.
+_COARSE = 4096
+_PREFERRED = (100, 125, 150, 175, 200, 250, 300, 350, 400, 500, 600, 700, 800)
+_LEAST_POINTS = 64
+_LEAST_COMPONENTS = 4
+
+
+def point_bucket(num: int) -> int:
+    """The number of points that ``num`` points are padded to."""
+    if num <= _COARSE:
+        return max(_LEAST_POINTS, 1 << max(num - 1, 0).bit_length())
+    unit = 10 ** (len(str(num)) - 3)
+    sizes = [unit * p for p in _PREFERRED] + [1000 * unit]
+    return next(size for size in sizes if size >= num)
+
+
+def component_bucket(num: int) -> int:
+    """The number of components that ``num`` components are padded to, where the work is small beside compilation."""
+    size = _LEAST_COMPONENTS
+    while size < num:
+        # 4, 6, 8, 12, 16, 24, 32, ...
+        size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
+    return size
+
+
+def pad(tree: Any, size: int, axis: int = 0) -> Any:
+    """Every array of a pytree with its last entry along an axis repeated up to ``size``; on the host."""
+
+    def one(leaf: Any) -> Any:
+        missing = size - leaf.shape[axis]
+        if missing == 0:
+            return leaf
+        width = [(0, 0)] * leaf.ndim
+        width[axis] = (0, missing)
+        return np.pad(np.asarray(leaf), width, mode="edge")
+
+    return jax.tree.map(one, tree)
+
+
+def pad_zero(array: Any, size: int) -> Any:
+    """An array with zeros up to ``size`` along its first axis (weights of what was padded); on the host."""
+    missing = size - array.shape[0]
+    if missing == 0:
+        return array
+    return np.pad(np.asarray(array), [(0, missing)] + [(0, 0)] * (array.ndim - 1))
+
+
+def cut(tree: Any, size: int, axis: int = 0) -> Any:
+    """The first ``size`` entries of every array of a pytree along an axis; on the host where that is less than all."""
+
+    def one(leaf: Any) -> Any:
+        if leaf.shape[axis] == size:
+            return leaf
+        index = (slice(None),) * axis + (slice(size),)
+        return jax.device_put(np.asarray(leaf)[index])
+
+    return jax.tree.map(one, tree)
