@@ -1,15 +1,24 @@
 import os
+from pathlib import Path
 
 # jaxlib's LAPACK is a threaded OpenBLAS whose idle threads spin; two busy cores make that look like slow code.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Workers, subprocesses and the next run share what was compiled. JAX's key holds the program, its options, XLA_FLAGS,
+# the version of jaxlib and the processor, so that only what would be compiled alike is shared.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
+import collections
 import contextlib
 import gc
-from pathlib import Path
+import resource
 
 import jax
 import pytest
+
+from benchmarks._programs import counted
 
 
 @pytest.fixture(autouse=True)
@@ -52,3 +61,56 @@ def data_dir():
     if not root.is_dir():
         pytest.skip(f"real data not found at {root}; set OMT_DATA to its directory")
     return root
+
+
+# What tests cost, for `pytest --programs`: programs compiled or loaded, and CPU seconds, which no neighbor disturbs.
+
+
+def pytest_addoption(parser):
+    parser.addoption("--programs", action="store_true", help="list the tests that compile most programs, and all files")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    if not item.config.getoption("programs"):
+        return (yield)
+    before = sum(os.times()[:4])
+    with counted() as programs:
+        item.stash[_programs] = programs, before
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if call.when == "teardown" and _programs in item.stash:
+        programs, before = item.stash[_programs]
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+        report.user_properties.append(("cost", (programs.count, sum(os.times()[:4]) - before, memory)))
+    return report
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if not config.getoption("programs"):
+        return
+    tests, files, memory = {}, collections.Counter(), 0.0
+    seconds = collections.Counter()
+    for report in terminalreporter.getreports("") + terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "cost":
+                tests[report.nodeid] = value
+    for nodeid, (count, cpu, peak) in tests.items():
+        files[nodeid.split("::")[0]] += count
+        seconds[nodeid.split("::")[0]] += cpu
+        memory = max(memory, peak)
+    terminalreporter.section("programs and CPU seconds")
+    for nodeid, (count, cpu, _) in sorted(tests.items(), key=lambda item: -item[1][1])[:25]:
+        terminalreporter.write_line(f"{count:6d} {cpu:8.1f}  {nodeid}")
+    terminalreporter.write_line("")
+    for file, cpu in seconds.most_common():
+        terminalreporter.write_line(f"{files[file]:6d} {cpu:8.1f}  {file}")
+    total = f"{files.total():6d} {seconds.total():8.1f}  all; at most {memory:.1f} GB in a process"
+    terminalreporter.write_line(total)
+
+
+_programs = pytest.StashKey()
