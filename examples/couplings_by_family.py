@@ -20,6 +20,7 @@ import numpy as np
 import omt_expfam as omt
 from omt_expfam.families import ExponentialPower
 
+omt.use_compilation_cache()
 jax.config.update("jax_enable_x64", True)
 size = 301 if os.environ.get("OMT_SMOKE") else 801
 

@@ -23,6 +23,7 @@ import omt_expfam as omt
 from omt_expfam import diagnostics
 from omt_expfam.families import Gaussian
 
+omt.use_compilation_cache()
 smoke = bool(os.environ.get("OMT_SMOKE"))
 picture = Path(sys.argv[1] if len(sys.argv) > 1 else "one_minimizer.png")
 

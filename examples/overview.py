@@ -18,6 +18,7 @@ import numpy as np
 import omt_expfam as omt
 from omt_expfam.families import Gaussian
 
+omt.use_compilation_cache()
 num = 200 if os.environ.get("OMT_SMOKE") else 1500
 rng = np.random.default_rng(0)
 

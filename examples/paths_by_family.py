@@ -22,6 +22,7 @@ from matplotlib.collections import LineCollection
 import omt_expfam as omt
 from omt_expfam.families import AsymmetricLaplace, Gaussian
 
+omt.use_compilation_cache()
 num, most = (150, 3) if os.environ.get("OMT_SMOKE") else (2000, 16)
 rng = np.random.default_rng(0)
 

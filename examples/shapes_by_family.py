@@ -22,6 +22,7 @@ import numpy as np
 import omt_expfam as omt
 from omt_expfam.families import AsymmetricLaplace, DiagonalGaussian, Gaussian
 
+omt.use_compilation_cache()
 num, seeds, sizes = (200, [0], (3,)) if os.environ.get("OMT_SMOKE") else (2000, [0, 1, 2], (5, 10, 20, 40))
 families = {"Gaussian": Gaussian, "diagonal": DiagonalGaussian, "exponential": AsymmetricLaplace}
 

@@ -33,6 +33,7 @@ from omt_expfam.diagnostics import (
 )
 from omt_expfam.families import Gaussian
 
+omt.use_compilation_cache()
 smoke = bool(os.environ.get("OMT_SMOKE"))
 num, dim, size, repeats = (200, 2, 2, 2) if smoke else (2000, 4, 12, 10)
 rng = np.random.default_rng(0)

@@ -22,6 +22,7 @@ import numpy as np
 import omt_expfam as omt
 from omt_expfam.families import DiagonalGaussian
 
+omt.use_compilation_cache()
 smoke = bool(os.environ.get("OMT_SMOKE"))
 path = Path(sys.argv[1] if len(sys.argv) > 1 else os.environ.get("OMT_DATA", ".")) / "kang_ifnb" / "kang_ifnb.npz"
 if not path.exists():

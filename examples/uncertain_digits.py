@@ -21,6 +21,7 @@ from sklearn.datasets import load_digits
 import omt_expfam as omt
 from omt_expfam.families import DiagonalGaussian
 
+omt.use_compilation_cache()
 smoke = bool(os.environ.get("OMT_SMOKE"))
 num_components, num_draws = (6, 20) if smoke else (12, 500)
 rng = np.random.default_rng(0)

@@ -81,9 +81,9 @@ class _Version(argparse.Action):
     """Prints the version; asks for it only then."""
 
     def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
-        from ._persist import library_version
+        from . import __version__
 
-        print(f"{PROG} {library_version()}")
+        print(f"{PROG} {__version__}")
         parser.exit()
 
 
@@ -99,6 +99,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show where an error comes from")
+    common.add_argument(
+        "--no-cache",
+        action="store_false",
+        dest="cache",
+        help="compile all programs anew (default: keep them between runs, in JAX_COMPILATION_CACHE_DIR or the user's "
+        "cache directory)",
+    )
     saving = argparse.ArgumentParser(add_help=False)
     saving.add_argument("--force", action="store_true", help="replace an existing output file (default: refuse)")
     saving.add_argument(
@@ -261,7 +268,16 @@ def _nonnegative(text: str) -> float:
 # -- commands -----------------------------------------------------------------------------------------------
 
 
+def _keep_programs(arguments: argparse.Namespace) -> None:
+    """Let the programs that earlier runs compiled be found."""
+    if arguments.cache:
+        from ._cache import use_compilation_cache
+
+        use_compilation_cache()
+
+
 def _demo(arguments: argparse.Namespace) -> None:
+    _keep_programs(arguments)
     from ._demo import run_demo
 
     run_demo(arguments.out, arguments.seed)
@@ -271,6 +287,7 @@ def _fit(arguments: argparse.Namespace) -> None:
     if (arguments.rank is not None) != (arguments.family == "low-rank"):
         arguments.parser.error("--family low-rank and --rank R go together")
     _check_output(arguments)
+    _keep_programs(arguments)
     import jax
     import numpy as np
 
@@ -309,6 +326,7 @@ def _components_table(weights: Any, means: Any) -> str:
 
 def _transport(arguments: argparse.Namespace) -> None:
     _check_output(arguments)
+    _keep_programs(arguments)
     import jax
 
     from ._persist import save
@@ -347,6 +365,7 @@ def _push(arguments: argparse.Namespace) -> None:
 
     check_extension(arguments.out)
     _check_output(arguments)
+    _keep_programs(arguments)
     import jax
     import numpy as np
 
@@ -381,6 +400,7 @@ def _diagnose(arguments: argparse.Namespace) -> None:
     report = os.path.join(arguments.out, "report.md")
     if os.path.lexists(report) and not arguments.force:
         raise FileExistsError(f"{report}: the file exists already; replace it with --force.")
+    _keep_programs(arguments)
     import jax
 
     import families

@@ -3,8 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
-import scipy.sparse
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
@@ -63,6 +61,10 @@ def _solve(cost: Array, a: Array, b: Array) -> tuple[Array, Array, Array, Array,
             "`epsilon_weights` = 0 is solved on the host and cannot be traced by jit or vmap. "
             "Use a small positive `epsilon_weights`, or call it outside the transformation."
         )
+    # Loaded here: nothing else needs SciPy's optimizers to transport.
+    import scipy.optimize
+    import scipy.sparse
+
     host = np.asarray(cost, np.float64)
     left, right = (np.asarray(w, np.float64) for w in (a, b))
     left, right = left / left.sum(), right / right.sum()

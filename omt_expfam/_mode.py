@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
+import scipy.linalg
 from jaxtyping import Array, Float
 
 from ._mixture_distribution import log_density
@@ -139,6 +139,7 @@ def _descend(target: Target, center: np.ndarray, factor: np.ndarray) -> np.ndarr
 
 def minimize(value_and_grad: Callable[[Array], tuple[Array, Array]], start: np.ndarray, **options: Any) -> Any:
     """SciPy's L-BFGS on a JAX function; places where that is not finite count as infinitely high."""
+    import scipy.optimize
 
     def value(u: np.ndarray) -> tuple[float, np.ndarray]:
         energy, slope = (np.asarray(v) for v in value_and_grad(jnp.asarray(u)))

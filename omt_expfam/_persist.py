@@ -8,7 +8,6 @@ that any damage shows.
 import contextlib
 import dataclasses
 import hashlib
-import importlib.metadata
 import io
 import json
 import os
@@ -23,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from . import __version__
 from ._arrays import is_traced
 from ._blocks import BlockCouplings, Blocks
 from ._correspondences import Correspondences
@@ -137,7 +137,7 @@ def save(path: str | os.PathLike[str], object: Any) -> None:
     manifest = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "library_version": library_version(),
+        "library_version": __version__,
         "object": writer.encode(object, "object"),
     }
     data = _archive(json.dumps(manifest, allow_nan=False), writer.arrays)
@@ -174,14 +174,6 @@ def load(path: str | os.PathLike[str], *, families: Mapping[str, type] | None = 
         raise ValueError(f"{path}: {refusal}") from None
     except _TREE_ERRORS as error:
         raise ValueError(f"{path}: the manifest of the file is malformed.") from error
-
-
-def library_version() -> str:
-    """The installed version of the library."""
-    try:
-        return importlib.metadata.version("omt-expfam")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
 
 
 @contextlib.contextmanager

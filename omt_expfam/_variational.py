@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-import optax
 from jaxtyping import Array, Float, Key
 from numpyro.distributions import constraints
 from numpyro.infer import autoguide, init_to_value, Trace_ELBO
@@ -77,6 +76,8 @@ class SVI(AbstractMethod):
 
     def _draw(self, key: Key[Array, ""], problem: PosteriorProblem) -> SiteDraws:
         problem.check_gradients("SVI")
+        import optax
+
         num = problem.x.shape[0]
         batch = None if self.batch_size is None or self.batch_size >= num else self.batch_size
         center, factor = _whitening(problem)

@@ -17,6 +17,7 @@ import resource
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from benchmarks._programs import counted
 
@@ -52,6 +53,29 @@ def dtype(request):
 def x64():
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="session")
+def programs_folder(tmp_path_factory):
+    """Where compiled programs are kept for later processes: where whoever runs the tests has said, or for this run."""
+    return os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(tmp_path_factory.mktemp("programs"))
+
+
+@pytest.fixture
+def own_programs(programs_folder, monkeypatch):
+    """`omt.use_compilation_cache` keeps nothing in the user's folders, and its settings end with the test."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", programs_folder)
+    names = [
+        "jax_compilation_cache_dir",
+        "jax_compilation_cache_max_size",
+        "jax_persistent_cache_min_compile_time_secs",
+        "jax_persistent_cache_min_entry_size_bytes",
+    ]
+    before = {name: getattr(jax.config, name) for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture

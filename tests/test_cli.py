@@ -24,8 +24,9 @@ EPSILONS = ("--epsilon-components", "0.5", "--epsilon-weights", "0.25")
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """Every command runs in an empty folder with two files of points."""
+    """Every command runs in an empty folder with two files of points, and leaves JAX's settings as they are."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("omt_expfam._cache.use_compilation_cache", lambda: None)
     np.save("source.npy", SOURCE)
     np.savetxt("target.csv", TARGET, delimiter=",", header="x,y", comments="", fmt="%.17g")
     return tmp_path
@@ -309,7 +310,10 @@ def test_version_of_the_module():
 
 def test_status_of_the_module():
     done = subprocess.run(
-        [sys.executable, "-m", "omt_expfam", "push", "absent.omt", "x.npy"], capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "-m", "omt_expfam", "push", "absent.omt", "x.npy", "--no-cache"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
     )
     assert_error((done.returncode, done.stdout, done.stderr), 1, "No such file")
 
@@ -320,6 +324,26 @@ def test_help(command, capsys):
     assert (status, error) == (0, "")
     assert "default" in text
     assert ("squared distance" in text) == (command == "transport")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("fit", "--help"), ("--version",), ("fit", "x.npy", "-K", "0")])
+def test_usage_comes_at_once(arguments):
+    """Help, the version and wrong usage do not wait for JAX."""
+    code = "import sys; sys.modules.update(jax=None, numpy=None); from omt_expfam._cli import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT)
+    if arguments in ((), ("fit", "x.npy", "-K", "0")):
+        assert_error((done.returncode, done.stdout, done.stderr), 2, "required: COMMAND|must be at least 1")
+    else:
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "omt-expfam" in done.stdout
+
+
+@pytest.mark.parametrize("options", [(), ("--no-cache",)])
+def test_programs_are_kept_between_runs(options, capsys, monkeypatch, small_plan):
+    calls = []
+    monkeypatch.setattr("omt_expfam._cache.use_compilation_cache", lambda: calls.append(1))
+    assert run(capsys, "push", "plan.omt", "source.npy", "--precision", "float32", *options)[0] == 0
+    assert calls == ([] if options else [1])
 
 
 # -- the demo -----------------------------------------------------------------------------------------------

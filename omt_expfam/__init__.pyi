@@ -1,0 +1,55 @@
+"""The public names and where they live; `__init__.py` reads this file."""
+
+from . import diagnostics as diagnostics, metrics as metrics, plot as plot
+from ._blocks import Blocks as Blocks
+from ._cache import use_compilation_cache as use_compilation_cache
+from ._components import (
+    AbstractComponents as AbstractComponents,
+    AbstractExponentialFamily as AbstractExponentialFamily,
+    AbstractRegularFamily as AbstractRegularFamily,
+)
+from ._coupled import CoupledFit as CoupledFit, fit_coupled as fit_coupled
+from ._covariance import (
+    AbstractCovariance as AbstractCovariance,
+    DenseCovariance as DenseCovariance,
+    DiagonalCovariance as DiagonalCovariance,
+    LowRankCovariance as LowRankCovariance,
+    ScalarCovariance as ScalarCovariance,
+)
+from ._credible import credible_interval as credible_interval, CredibleInterval as CredibleInterval
+from ._displacement import Displacement as Displacement
+from ._em import AbstractEMFamily as AbstractEMFamily, AbstractRegularEMFamily as AbstractRegularEMFamily
+from ._factorized import AbstractFactorizedFamily as AbstractFactorizedFamily
+from ._fit import Fit as Fit, fit as fit
+from ._fit_posterior import fit_posterior as fit_posterior
+from ._from_numpyro import posterior_from_numpyro as posterior_from_numpyro
+from ._gibbs_kernel import MixtureGibbs as MixtureGibbs
+from ._groups import group_shares as group_shares, GroupFlows as GroupFlows, GroupShares as GroupShares
+from ._inference import AbstractMethod as AbstractMethod
+from ._label_free import LabelFree as LabelFree
+from ._methods import Bootstrap as Bootstrap, Gibbs as Gibbs, LaplaceApproximation as LaplaceApproximation
+from ._mixture import Mixture as Mixture
+from ._mixture_distribution import MixtureDistribution as MixtureDistribution
+from ._mixture_model import mixture_model as mixture_model, MixtureModel as MixtureModel
+from ._numerical_couplings import NumericalSettings as NumericalSettings
+from ._numpyro_components import NumPyroComponents as NumPyroComponents
+from ._nuts import NUTS as NUTS
+from ._persist import load as load, save as save
+from ._plan import TransportPlan as TransportPlan
+from ._posterior_correspondences import PosteriorCorrespondences as PosteriorCorrespondences
+from ._posterior_fit import PosteriorFit as PosteriorFit
+from ._posterior_plan import PosteriorPlan as PosteriorPlan
+from ._priors import ConjugatePrior as ConjugatePrior
+from ._product_form import AbstractShape as AbstractShape, ProductForm as ProductForm
+from ._relabel import relabel as relabel
+from ._result import ConvergenceError as ConvergenceError, RESULTS as RESULTS
+from ._select import select_num_components as select_num_components, Selection as Selection
+from ._select_plan import PlanSelection as PlanSelection, select_plan as select_plan
+from ._template import Template as Template, template as template
+from ._trajectory import Lineage as Lineage, Trajectory as Trajectory, trajectory as trajectory
+from ._transport import BlockStart as BlockStart, transport as transport
+from ._transport_factor import transport_factor as transport_factor
+from ._transport_posterior import transport_posterior as transport_posterior
+from ._variational import SVI as SVI
+
+__version__: str
