@@ -8,6 +8,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
 from omt_expfam._arrays import ArrayLike, as_floating, batch_size, check_positive, check_shape
+from omt_expfam._buckets import point_bucket
 from omt_expfam._components import map_components
 from omt_expfam._em import log_share
 from omt_expfam._priors import location_prior, positive_prior, spread_of, within_scale
@@ -177,7 +178,7 @@ def _log_sum(one: Float[Array, " n"], other: Float[Array, " n"]) -> Float[Array,
 
 def _places(values: Float[Array, " n"], loc: Float[Array, ""]) -> Float[Array, " c"]:
     """The current location, and data points that are 0, 1, 8, 64, ... places from it."""
-    jumps = [8**power for power in range(values.size.bit_length() // 3 + 1)]
+    jumps = [8**power for power in range(point_bucket(values.size).bit_length() // 3 + 1)]
     offsets = jnp.array([0, *jumps, *(-jump for jump in jumps)])
     index = jnp.searchsorted(values, loc).astype(offsets.dtype) + offsets
     return jnp.concatenate([loc[None], values[jnp.clip(index, 0, values.size - 1)]])

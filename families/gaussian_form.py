@@ -125,8 +125,13 @@ class AbstractMomentGaussian(AbstractGaussian, AbstractRegularEMFamily):
     def _table(self, data: Float[Array, "m n"], natural: bool) -> Float[Array, "K n"]:
         if natural:
             eta = self.natural_parameters()
-            return unfused(eta @ data) - self.log_partition(eta)[:, None]
+            return unfused(eta @ data) - jax.vmap(lambda c: c._log_partition_at_own())(self)[:, None]
         return map_components(lambda c: jax.vmap(c._log_prob, in_axes=1)(data), self, data.size)
+
+    def _log_partition_at_own(self) -> Float[Array, ""]:
+        """The log-partition at the component's own natural parameters, without factoring the precision anew."""
+        z = self._whiten(self.loc)
+        return 0.5 * (jnp.sum(z * z) + self._log_det() + self.dim * LOG_2PI)
 
     def _accumulate(self, data: Float[Array, "p n"], responsibilities: Float[Array, "K n"], natural: bool) -> "Moments":
         counts = jnp.sum(responsibilities, axis=1)

@@ -1,17 +1,18 @@
 """The weighted-likelihood bootstrap (Newton and Raftery, 1994): EM refitted to randomly weighted points."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from ._arrays import ArrayLike, as_count, as_key, KeyLike, power_of_two
-from ._em import AbstractEMFamily, AbstractRegularEMFamily, EMData, evaluate, initial_state, run
+from ._buckets import cut
+from ._em import AbstractEMFamily, AbstractRegularEMFamily, chunk_data, EMState, run
 from ._fit import _as_start, Fit, read_data
-from ._fit_problem import moved_start, Prior, to_data_units, working_precision
+from ._fit_problem import FitProblem, moved_state, MovedStart, steps_of, working_precision
 from ._mixture import Mixture
 from ._precision import narrow
 from ._progress import progress_bar
@@ -125,23 +126,11 @@ def bootstrap_mixtures(
 
     with working_precision(dtype):
         problem = data.problem()
-        log_weights, components = moved_start(moved, problem.x.dtype)
-        chunks = problem.data(components)
-        task = _Task(
-            key,
-            log_weights,
-            components,
-            chunks,
-            problem.prior(*moved_start(reference, problem.x.dtype), chunks),
-            problem.ridge,
-            jnp.asarray(tolerance, dtype),
-            jnp.asarray(data.shift, dtype),
-            jnp.asarray(data.scale, dtype),
-            len(data.points),
-            _batch(components, chunks),
-        )
+        task = _task(key, problem, moved, reference, tolerance)
         draws = _refit_all(task, num_draws, max_steps, block, progress)
-    return _checked(narrow(draws, data.precision), data.precision)
+    num = mixture.num_components
+    draws = draws._replace(mixtures=cut(draws.mixtures, num, 1), effective_sizes=draws.effective_sizes[:, :num])
+    return _checked(BootstrapDraws(*jax.device_put(narrow(draws, data.precision))), data.precision)
 
 
 def _block_size(block_size: int | None, num_responsibilities: int, num_draws: int) -> int:
@@ -151,66 +140,106 @@ def _block_size(block_size: int | None, num_responsibilities: int, num_draws: in
     return -(-min(wanted, power_of_two(num_draws)) // _BATCH) * _BATCH
 
 
-def _batch(components: AbstractEMFamily, data: EMData) -> int:
+def _batch(problem: FitProblem) -> int:
     """Draws done at once, on data of a given shape."""
-    table = components.num_components * data.weight.shape[1]
+    table = problem.slots * problem.chunk
     large = _BATCH_TABLE <= table <= _BATCH_NUMBERS // (3 * _BATCH)
-    return _BATCH if large and isinstance(components, AbstractRegularEMFamily) else 1
+    return _BATCH if large and issubclass(problem.template.family, AbstractRegularEMFamily) else 1
 
 
 class _Task(eqx.Module):
     """What all refits share."""
 
     key: Key[Array, ""]
-    log_weights: Float[Array, " K"]
-    components: AbstractEMFamily
-    data: EMData
-    prior: Prior
-    ridge: Float[Array, ""]
-    tolerance: Float[Array, ""]
-    shift: Float[Array, " d"]
-    scale: Float[Array, " d"]
-    num_points: int = eqx.field(static=True)
+    start: EMState
+    target: PyTree
+    x: Float[Array | np.ndarray, "n d"]
+    weight: Float[Array | np.ndarray, " n"]
+    strength: Float[Array | np.ndarray, ""]
+    ridge: Float[Array | np.ndarray, ""]
+    tolerance: Float[Array | np.ndarray, ""]
+    shift: Float[Array | np.ndarray, " d"]
+    scale: Float[Array | np.ndarray, " d"]
+    chunk: int = eqx.field(static=True)
+    natural: bool = eqx.field(static=True)
     batch: int = eqx.field(static=True)
 
 
-def _refit_all(task: _Task, num_draws: int, max_steps: int, block: int, progress: bool | None) -> BootstrapDraws:
+class _Draws(NamedTuple):
+    """The fields of `BootstrapDraws`, with room for components."""
+
+    mixtures: Any
+    weighted_log_likelihoods: Any
+    log_likelihoods: Any
+    effective_sizes: Any
+    num_steps: Any
+    converged: Any
+
+
+def _task(key: Any, problem: FitProblem, start: MovedStart, reference: MovedStart, tolerance: float) -> _Task:
+    # The histories of a run are not wanted: what does not fit into one entry is dropped.
+    first = moved_state(problem, start, 1)
+    target = first if reference is start else moved_state(problem, reference, 1)
+    settings = problem.strength, problem.ridge, np.asarray(tolerance, problem.x.dtype)
+    return _Task(
+        key,
+        first,
+        steps_of(problem, target, 0.0, 0)[0].target,
+        problem.x,
+        problem.weight,
+        *settings,
+        problem.shift,
+        problem.scale,
+        problem.chunk,
+        problem.natural,
+        _batch(problem),
+    )
+
+
+def _refit_all(task: _Task, num_draws: int, max_steps: int, block: int, progress: bool | None) -> _Draws:
     """All draws on the host, block by block; draws beyond the last are given no steps."""
     blocks = []
     with progress_bar(num_draws, "bootstrap", progress) as bar:
         for first in range(0, num_draws, block):
             index = np.arange(first, first + block)
             limits = np.where(index < num_draws, max_steps, 0)
-            blocks.append(jax.tree.map(np.asarray, _refit_block(task, jnp.asarray(index), jnp.asarray(limits))))
+            blocks.append(jax.tree.map(np.asarray, _refit_block(task, index, limits)))
             bar.update(min(block, num_draws - first))
-    return BootstrapDraws(*jax.tree.map(lambda *parts: jnp.asarray(np.concatenate(parts)[:num_draws]), *blocks))
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:num_draws], *blocks)
 
 
 @eqx.filter_jit
-def _refit_block(task: _Task, index: Int[Array, " b"], limits: Int[Array, " b"]) -> tuple[Any, ...]:
-    """The fields of `BootstrapDraws` for some draws."""
+def _refit_block(task: _Task, index: Int[Array, " b"], limits: Int[Array, " b"]) -> _Draws:
+    """Some of the draws."""
+    data = chunk_data(task.start.components, task.x, task.weight, task.chunk, task.natural)
+    settings = task.strength, task.ridge, task.tolerance
+    first = eqx.tree_at(lambda s: (s.target, s.unstarted), task.start, (task.target, jnp.asarray(False)))
 
-    def refit(item: tuple[Array, Array]) -> tuple[Any, ...]:
+    def refit(item: tuple[Array, Array]) -> _Draws:
         number, limit = item
-        weight = _random_weight(jax.random.fold_in(task.key, number), task.data.weight, task.num_points)
-        data = eqx.tree_at(lambda d: d.weight, task.data, weight)
-        # The histories of a run are not wanted: what does not fit into one entry is dropped.
-        state = initial_state(task.log_weights, task.components, 1)
-        state = run(state, data, task.prior.target, task.prior.strength, task.ridge, task.tolerance, limit)
-        weighted, counts = evaluate(state.log_weights, state.components, data)
-        plain, _ = evaluate(state.log_weights, state.components, task.data)
+        weight = _random_weight(jax.random.fold_in(task.key, number), data.weight)
+
+        def phase(turn: Array, carry: tuple[EMState, Array]) -> tuple[EMState, Array]:
+            """The refit, and then what it is worth under the weights of the data."""
+            state, weighted = carry
+            own = eqx.tree_at(lambda d: d.weight, data, jnp.where(turn == 0, weight, data.weight))
+            new = run(state, own, *settings, jnp.where(turn == 0, limit, jnp.zeros_like(limit)))
+            counts = jnp.where(turn == 0, new.counts, state.counts)
+            return eqx.tree_at(lambda s: s.counts, new, counts), jnp.where(turn == 0, new.log_likelihood, weighted)
+
+        state, weighted = jax.lax.fori_loop(0, 2, phase, (first, first.log_likelihood))
         settled = (jnp.abs(state.change) < task.tolerance) & jnp.isfinite(weighted)
-        mixture = to_data_units(state.log_weights, state.components, task.shift, task.scale)
+        mixture = Mixture(jnp.exp(state.log_weights), state.components._affine(task.shift, task.scale))
         stretch = jnp.sum(jnp.log(task.scale))
-        return mixture, weighted - stretch, plain - stretch, counts, state.num_steps, settled
+        likelihoods = weighted - stretch, state.log_likelihood - stretch
+        return _Draws(mixture, *likelihoods, state.counts, state.num_steps, settled)
 
     return jax.lax.map(refit, (index, limits), batch_size=task.batch if task.batch > 1 else None)
 
 
-def _random_weight(key: Key[Array, ""], weight: Float[Array, "c b"], num_points: int) -> Float[Array, "c b"]:
-    """Weights in chunks, times exponential variables, with the same total."""
-    factor = jax.random.exponential(key, (num_points,), weight.dtype)
-    drawn = weight * jnp.pad(factor, (0, weight.size - num_points)).reshape(weight.shape)
+def _random_weight(key: Key[Array, ""], weight: Float[Array, "c b"]) -> Float[Array, "c b"]:
+    """Weights in chunks, times exponential variables, with the same total; the first n do not depend on the rest."""
+    drawn = weight * jax.random.exponential(key, (weight.size,), weight.dtype).reshape(weight.shape)
     return drawn * (jnp.sum(weight) / jnp.sum(drawn))
 
 

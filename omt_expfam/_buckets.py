@@ -57,12 +57,13 @@ def pad_zero(array: Any, size: int) -> Any:
 
 
 def cut(tree: Any, size: int, axis: int = 0) -> Any:
-    """The first ``size`` entries of every array of a pytree along an axis; on the host where that is less than all."""
+    """The first ``size`` entries of every array of a pytree along an axis, taken on the host."""
 
     def one(leaf: Any) -> Any:
         if leaf.shape[axis] == size:
             return leaf
         index = (slice(None),) * axis + (slice(size),)
-        return jax.device_put(np.asarray(leaf)[index])
+        host = np.asarray(leaf)[index]
+        return host if isinstance(leaf, np.ndarray) else jax.device_put(host)
 
     return jax.tree.map(one, tree)

@@ -1,4 +1,4 @@
-"""Expectation-maximisation: the steps a family implements, and the one jitted loop that runs them."""
+"""Expectation-maximization: the steps a family implements, and the one loop that runs them."""
 
 import abc
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -246,15 +246,35 @@ class EMData(eqx.Module):
 
 
 class EMState(eqx.Module):
-    """One iterate of EM and its evidence."""
+    """One iterate of EM and its evidence.
+
+    Attributes:
+        log_weights: Log-weights; a component with ``-inf`` has no part in anything and stays as it is.
+        components: The components.
+        target: The target of the prior, the same for all steps.
+        unstarted: Whether the target is still to be taken from the first sweep over the data.
+        objective: The objective at the parameters before the last step.
+        change: By how much that step's objective exceeded the one before it.
+        num_steps: Steps taken.
+        log_likelihoods: Mean log-likelihood before each step; NaN beyond ``num_steps``.
+        objectives: The objective before each step.
+        log_likelihood: Mean log-likelihood at the parameters.
+        counts: Sums of responsibilities at the parameters.
+        evaluated: Whether the last two have been computed.
+    """
 
     log_weights: Float[Array, " K"]
     components: AbstractEMFamily
+    target: PyTree
+    unstarted: Array
     objective: Float[Array, ""]
     change: Float[Array, ""]
     num_steps: Array
     log_likelihoods: Float[Array, " steps"]
     objectives: Float[Array, " steps"]
+    log_likelihood: Float[Array, ""]
+    counts: Float[Array, " K"]
+    evaluated: Array
 
 
 def chunk_data(
@@ -271,13 +291,9 @@ def chunk_data(
     chunks = jnp.swapaxes(padded.reshape(num, chunk, x.shape[1]), 1, 2)
     prepared = num == 1
     if prepared:
-        chunks = _prepare_all(components, chunks, natural)
+        ready = components._prepare(chunks[0], natural)
+        chunks = jax.tree.map(lambda leaf: leaf[None], ready)
     return EMData(chunks, jnp.pad(weight, (0, pad)).reshape(num, chunk), natural, prepared)
-
-
-@eqx.filter_jit
-def _prepare_all(components: AbstractEMFamily, chunks: Array, natural: bool) -> PyTree:
-    return jax.tree.map(lambda leaf: leaf[None], components._prepare(chunks[0], natural))
 
 
 def _expect(log_weights: Array, components: AbstractEMFamily, data: Any, weight: Array, natural: bool) -> Any:
@@ -315,21 +331,6 @@ def _sweep(log_weights: Array, components: AbstractEMFamily, data: EMData) -> An
     return counts, sums, log_likelihood / jnp.sum(data.weight)
 
 
-@eqx.filter_jit
-def evaluate(log_weights: Array, components: AbstractEMFamily, data: EMData) -> tuple[Array, Array]:
-    """Mean log-likelihood and effective sizes of a mixture on the data."""
-    counts, _, log_likelihood = _sweep(log_weights, components, data)
-    return log_likelihood, counts
-
-
-@eqx.filter_jit
-def pooled_spread(log_weights: Array, components: AbstractEMFamily, data: EMData) -> PyTree:
-    """The pooled within-component spread under a mixture."""
-    counts, sums, _ = _sweep(log_weights, components, data)
-    return components._pooled(counts, sums)
-
-
-@eqx.filter_jit
 def start_from_responsibilities(
     blank: AbstractEMFamily,
     x: Float[Array, "n d"],
@@ -346,19 +347,44 @@ def log_share(counts: Array) -> Array:
     return safe_log(share)
 
 
-def initial_state(log_weights: Array, components: AbstractEMFamily, max_steps: int) -> EMState:
-    """The state before the first step."""
+def initial_state(
+    log_weights: Float[Array, " K"], components: AbstractEMFamily, max_steps: int, target: PyTree | None = None
+) -> EMState:
+    """The state before the first step; a ``target`` that is not given is taken from the first sweep."""
     dtype = log_weights.dtype
     blank = jnp.full((max_steps,), jnp.nan, dtype)
     infinite = jnp.asarray(jnp.inf, dtype)
-    return EMState(log_weights, components, -infinite, infinite, jnp.asarray(0), blank, blank)
+    return EMState(
+        log_weights,
+        components,
+        _no_target(components) if target is None else target,
+        jnp.asarray(target is None),
+        -infinite,
+        infinite,
+        jnp.asarray(0),
+        blank,
+        blank,
+        jnp.asarray(jnp.nan, dtype),
+        jnp.zeros_like(log_weights),
+        jnp.asarray(False),
+    )
 
 
-@eqx.filter_jit
+def _no_target(components: AbstractEMFamily) -> PyTree:
+    """Zeros of the shape of a target."""
+
+    def pooled(point: Array, table: Array) -> PyTree:
+        sums = components._accumulate(components._prepare(point, natural=False), table, natural=False)
+        return components._pooled(jnp.sum(table, axis=1), sums)
+
+    num, dtype = components.num_components, components.dtype
+    shapes = [jax.ShapeDtypeStruct((size, 1), dtype) for size in (components.dim, num)]
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(pooled, *shapes))
+
+
 def run(
     state: EMState,
     data: EMData,
-    target: PyTree,
     strength: Float[Array, ""],
     ridge: Float[Array, ""],
     tolerance: Float[Array, ""],
@@ -367,35 +393,52 @@ def run(
     """EM steps until the objective changes by less than ``tolerance``, or ``stop_at`` steps have been taken.
 
     The objective of a step is the mean log-likelihood plus the log-prior per point, at the parameters that the step
-    starts from, so that a step that no longer improves it is the last.
+    starts from, so that a step that no longer improves it is the last. One more sweep over the data evaluates the
+    parameters. (One loop does it all, so that a sweep is compiled once.)
     """
     total = jnp.sum(data.weight)
 
-    def going(s: EMState) -> Array:
-        return (s.num_steps < stop_at) & (jnp.abs(s.change) >= tolerance) & ~jnp.isnan(s.objective)
-
     def step(s: EMState) -> EMState:
+        going = (s.num_steps < stop_at) & (jnp.abs(s.change) >= tolerance) & ~jnp.isnan(s.objective)
         counts, sums, log_likelihood = _sweep(s.log_weights, s.components, data)
-        # Each part factors a batch of matrices; two at once can wait for each other for ever, see `after`.
-        penalties = after(s.components, log_likelihood)._log_prior(target, strength)
-        penalty = jnp.sum(jnp.where(counts > 0, penalties, 0.0)) / total
-        objective = log_likelihood + jnp.where(strength > 0, penalty, jnp.zeros_like(penalty))
-        components = s.components._maximize(after(counts, objective), sums, target, strength, ridge)
-        # A component that no point supports keeps its shape; the caller re-seeds it.
-        empty = counts <= jnp.finfo(counts.dtype).eps * total
-        components = jax.tree.map(
-            lambda old, new: jnp.where(empty.reshape((-1,) + (1,) * (new.ndim - 1)), old, new),
-            s.components,
-            components,
-        )
-        return EMState(
-            log_share(counts),
-            components,
-            objective,
-            objective - s.objective,
-            s.num_steps + 1,
-            s.log_likelihoods.at[s.num_steps].set(log_likelihood),
-            s.objectives.at[s.num_steps].set(objective),
-        )
+        target = jax.lax.cond(s.unstarted, lambda: s.components._pooled(counts, sums), lambda: s.target)
 
-    return jax.lax.while_loop(going, step, state)
+        def improved() -> EMState:
+            # Each part factors a batch of matrices; two at once can wait for each other for ever, see `after`.
+            penalties = after(s.components, log_likelihood)._log_prior(target, strength)
+            penalty = jnp.sum(jnp.where(counts > 0, penalties, 0.0)) / total
+            objective = log_likelihood + jnp.where(strength > 0, penalty, jnp.zeros_like(penalty))
+            components = s.components._maximize(after(counts, objective), sums, target, strength, ridge)
+            # A component that no point supports keeps its shape; the caller re-seeds it.
+            empty = counts <= jnp.finfo(counts.dtype).eps * total
+            components = jax.tree.map(
+                lambda old, new: jnp.where(empty.reshape((-1,) + (1,) * (new.ndim - 1)), old, new),
+                s.components,
+                components,
+            )
+            return EMState(
+                log_share(counts),
+                components,
+                target,
+                jnp.asarray(False),
+                objective,
+                objective - s.objective,
+                s.num_steps + 1,
+                s.log_likelihoods.at[s.num_steps].set(log_likelihood),
+                s.objectives.at[s.num_steps].set(objective),
+                s.log_likelihood,
+                s.counts,
+                s.evaluated,
+            )
+
+        def evaluated() -> EMState:
+            return eqx.tree_at(
+                lambda s: (s.target, s.unstarted, s.log_likelihood, s.counts, s.evaluated),
+                s,
+                (target, jnp.asarray(False), log_likelihood, counts, jnp.asarray(True)),
+            )
+
+        return jax.lax.cond(going, improved, evaluated)
+
+    begun = eqx.tree_at(lambda s: s.evaluated, state, jnp.asarray(False))
+    return jax.lax.while_loop(lambda s: ~s.evaluated, step, begun)

@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -19,12 +18,20 @@ from ._arrays import (
     KeyLike,
 )
 from ._em import AbstractEMFamily, EMState, verify
-from ._fit_problem import FitProblem, MovedStart, solve_once, standardization, to_data_units, working_precision
+from ._fit_problem import (
+    fit_problem,
+    FitProblem,
+    MovedStart,
+    solve_once,
+    standardization,
+    StartKey,
+    working_precision,
+)
 from ._mixture import Mixture
 from ._precision import narrow
-from ._result import raise_if_failed, RESULTS
+from ._result import raise_if_failed, RESULTS, succeeded
 from ._support import check_support
-from ._template import as_template, num_parameters, Template
+from ._template import as_template, Template
 
 
 class Fit(eqx.Module):
@@ -56,18 +63,21 @@ class Fit(eqx.Module):
     @property
     def converged(self) -> bool:
         """Whether the objective settled within the tolerance."""
-        return bool(self.result == RESULTS.successful)
+        return succeeded(self.result)
 
     @property
     def bic(self) -> Float[Array, ""]:
         """Bayesian information criterion, -2 log L + p log n; smaller is better."""
-        fit_term = -2 * self.total_weight * self.log_likelihood
-        return fit_term + self.num_parameters * jnp.log(self.total_weight)
+        return self._penalized(self.num_parameters * np.log(self.total_weight))
 
     @property
     def aic(self) -> Float[Array, ""]:
         """Akaike information criterion, -2 log L + 2 p; smaller is better."""
-        return -2 * self.total_weight * self.log_likelihood + 2 * self.num_parameters
+        return self._penalized(2 * self.num_parameters)
+
+    def _penalized(self, penalty: Any) -> Float[Array, ""]:
+        total, mean = np.asarray(self.total_weight), np.asarray(self.log_likelihood)
+        return jax.device_put((-2 * total * mean + penalty).astype(mean.dtype))
 
     def __repr__(self) -> str:
         return (
@@ -153,15 +163,15 @@ def fit(
     with working_precision(dtype):
         problem = data.problem()
         fits = [
-            solve_once(problem, own_key, given, jnp.asarray(tolerance, dtype), max_steps, progress)
-            for own_key in jax.random.split(key, num_starts)
+            solve_once(problem, StartKey(key, index), given, tolerance, max_steps, progress)
+            for index in range(num_starts)
         ]
-        best = max(fits, key=lambda f: float(f[0].objective))
-        fitted = _package(problem, *best, data.shift, data.scale, tolerance)
-        if fitted.converged:
-            verify(fitted.mixture.components)
-    fitted = narrow(fitted, data.precision)
-    if fitted.converged and not all(bool(jnp.isfinite(v).all()) for v in jax.tree.leaves(fitted.mixture)):
+        state, mixture = max(fits, key=lambda f: float(f[0].objective))
+        result = _result(state, tolerance)
+        if succeeded(result):
+            verify(mixture.components)
+    fitted = _package(problem, state, mixture, result, data.precision)
+    if fitted.converged and not all(np.isfinite(np.asarray(v)).all() for v in jax.tree.leaves(fitted.mixture)):
         raise ValueError(f"`x` has values whose squares overflow {data.precision}. Rescale the data, or enable x64.")
     return raise_if_failed(fitted, fitted.result) if throw else fitted
 
@@ -200,15 +210,17 @@ class Data(NamedTuple):
 
     def problem(self) -> FitProblem:
         """The standardized problem; to be called where arrays have the precision of the computation."""
-        return FitProblem(
+        return fit_problem(
             self.template,
-            jnp.asarray((self.points - self.shift) / self.scale, self.dtype),
-            jnp.asarray(self.weight, self.dtype),
+            self.points,
+            self.weight,
             self.num_components,
             self.covariance_prior,
-            jnp.asarray(self.regularization, self.dtype),
+            self.regularization,
             self.chunk_size,
-            self.dtype == "float64",
+            self.dtype,
+            self.shift,
+            self.scale,
         )
 
 
@@ -312,31 +324,24 @@ def _as_start(start: Any, chosen: Template, num_components: int, dim: int, shift
     return (means - shift) / scale
 
 
-def _package(
-    problem: FitProblem,
-    state: EMState,
-    log_likelihood: Array,
-    counts: Array,
-    shift: np.ndarray,
-    scale: np.ndarray,
-    tolerance: float,
-) -> Fit:
-    """The fit in the units of the data."""
-    dtype = problem.x.dtype
-    stretch = jnp.asarray(np.log(scale).sum(), dtype)
-    moving = jnp.asarray(shift, dtype), jnp.asarray(scale, dtype)
-    mixture = to_data_units(state.log_weights, state.components, *moving)
-    settled = jnp.abs(state.change) < tolerance if tolerance > 0 else jnp.asarray(False)
-    result = RESULTS.where(settled, RESULTS.successful, RESULTS.fit_not_converged)
-    result = RESULTS.where(jnp.isfinite(log_likelihood), result, RESULTS.fit_not_finite)
-    return Fit(
-        mixture,
-        log_likelihood - stretch,
+def _result(state: EMState, tolerance: float) -> Any:
+    """Why EM stopped."""
+    if not np.isfinite(state.log_likelihood):
+        return RESULTS.fit_not_finite
+    return RESULTS.successful if abs(state.change) < tolerance else RESULTS.fit_not_converged
+
+
+def _package(problem: FitProblem, state: EMState, mixture: Mixture, result: Any, precision: str) -> Fit:
+    """The fit in the units of the data, from numbers on the host."""
+    stretch = np.log(problem.scale).sum()
+    evidence = (
+        state.log_likelihood - stretch,
         state.log_likelihoods - stretch,
         state.objectives - stretch,
         state.num_steps,
-        counts,
-        jnp.sum(problem.weight),
-        num_parameters(state.components),
-        result,
+        state.counts,
+        problem.weight.sum(),
     )
+    mixture, evidence = narrow(jax.tree.map(np.asarray, (mixture, evidence)), precision)
+    num = problem.num_components
+    return Fit(mixture, *evidence, num * problem.facts.num_parameters + num - 1, result)

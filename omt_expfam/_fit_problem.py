@@ -1,4 +1,9 @@
-"""A fitting problem in standardized units: its data in chunks, its prior, its starts, and EM with reseeding."""
+"""A fitting problem in standardized units: its data, its prior, its starts, and EM with reseeding.
+
+Three compiled programs do the work (where EM starts, EM, merging); the host carries results from one to the next.
+Points and components are padded to sizes that many problems share: points of weight zero, and components of weight zero
+that stay at zero.
+"""
 
 import contextlib
 from typing import Any, NamedTuple
@@ -7,30 +12,38 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
-from ._arrays import safe_log, unfused
+from ._arrays import power_of_two, safe_log
+from ._buckets import component_bucket, cut, pad, pad_zero, point_bucket
 from ._em import (
     AbstractEMFamily,
+    AbstractRegularEMFamily,
     chunk_data,
-    EMData,
     EMState,
-    evaluate,
     initial_state,
-    pooled_spread,
     run,
     start_from_responsibilities,
 )
 from ._mixture import Mixture
 from ._progress import progress_bar
-from ._start import merge_start, seed_from_kmeans
+from ._start import merged_start, seed_from_kmeans, seed_from_means
 from ._template import Template
 
 # Numbers held at once by an E-step before the data are cut into chunks, and the size of a chunk then.
 _WHOLE, _CHUNK = 2**25, 2**21
 # Points used to find a start, per fit and per component.
 _START_POINTS, _START_POINTS_PER_COMPONENT = 5_000, 500
+# EM steps of the overfitted mixture before merging.
+_OVERFIT_STEPS = 12
+# Room for overfitted components, at least.
+_LEAST_START = 8
 _RESEEDS = 3
+# Numbers in the sums of an E-step (points times components times parameters) up to which room for the overfitted
+# mixture is kept to the end, and up to which components are padded at all: less work than a compilation.
+_SMALL, _MEDIUM = 2**17, 2**20
+# Steps between two updates of a progress bar.
+_STEPS_SHOWN = 25
 
 
 def working_precision(dtype: str) -> contextlib.AbstractContextManager:
@@ -66,159 +79,342 @@ class MovedStart(NamedTuple):
     scale: np.ndarray
 
 
-class Prior(NamedTuple):
-    """The pseudo-observations of the M-step: their spread (per family) and their number."""
+class Facts(NamedTuple):
+    """What a family says of itself for a given number of components and dimensions.
 
-    target: Any
+    Attributes:
+        num_parameters: Free parameters of one component.
+        prior_strength: Its default number of pseudo-observations.
+        numbers_per_point: How many numbers the E-step holds of each point, besides the responsibilities.
+        keeps_family: Whether merging is done in the family itself.
+    """
+
+    num_parameters: int
+    prior_strength: float
+    numbers_per_point: int
+    keeps_family: bool
+
+
+class FitProblem(NamedTuple):
+    """The standardized data, padded, and everything that stays fixed during a fit.
+
+    Attributes:
+        template: The family with its fixed parameters.
+        facts: What it says of itself.
+        x: Points, shape ``[m, d]``.
+        weight: Their weights, shape ``[m]``; zero beyond the first ``num_points``.
+        num_points: Number of points n.
+        num_components: Number of components K.
+        slots: Room for components in the main iteration, at least K.
+        start_slots: Room for components where the start is sought.
+        strength: Number of pseudo-observations.
+        ridge: What is added to variances.
+        chunk: Points per E-step.
+        natural: Whether the E-step may use the natural form.
+        shift: What standardization subtracted, shape ``[d]``.
+        scale: What it divided by, shape ``[d]``.
+    """
+
+    template: Template
+    facts: Facts
+    x: np.ndarray
+    weight: np.ndarray
+    num_points: int
+    num_components: int
+    slots: int
+    start_slots: int
     strength: Float[Array, ""]
-
-
-class FitProblem(eqx.Module):
-    """The standardized data and everything that stays fixed during a fit."""
-
-    template: Template = eqx.field(static=True)
-    x: Float[Array, "n d"]
-    weight: Float[Array, " n"]
-    num_components: int = eqx.field(static=True)
-    covariance_prior: float | None = eqx.field(static=True)
     ridge: Float[Array, ""]
-    chunk_size: int | None = eqx.field(static=True)
-    natural: bool = eqx.field(static=True)
+    chunk: int
+    natural: bool
+    shift: np.ndarray
+    scale: np.ndarray
 
-    def blank(self) -> AbstractEMFamily:
-        """Valid components of the template, as many as wanted."""
-        return self.template.blank(self.num_components, self.x.shape[1], self.x.dtype)
-
-    def numbers_per_point(self) -> int:
-        """How many numbers an E-step holds for each point."""
-        point = jax.ShapeDtypeStruct((self.x.shape[1], 1), self.x.dtype)
-        ready = jax.eval_shape(lambda p: self.blank()._prepare(p, self.natural), point)
-        return sum(leaf.size for leaf in jax.tree.leaves(ready)) + 3 * self.num_components
-
-    def chunk(self) -> int:
-        """Points per E-step."""
-        num = self.x.shape[0]
-        if not self.template.family.streams:
-            return num
-        if self.chunk_size is not None:
-            return min(self.chunk_size, num)
-        per_point = self.numbers_per_point()
-        return num if num * per_point <= _WHOLE else min(num, max(256, _CHUNK // per_point))
-
-    def data(self, components: AbstractEMFamily) -> EMData:
-        """The data as EM takes them."""
-        return chunk_data(components, self.x, self.weight, self.chunk(), self.natural)
-
-    def prior(self, log_weights: Array, components: AbstractEMFamily, data: EMData) -> Prior:
-        """The prior whose target is the pooled spread under a mixture."""
-        target = pooled_spread(log_weights, components, data)
-        strength = components._prior_strength() if self.covariance_prior is None else self.covariance_prior
-        return Prior(target, jnp.asarray(strength, self.x.dtype))
-
-    def subset(self, key: Key[Array, ""]) -> tuple[Array, Array]:
-        """Enough points to find a start."""
+    def subset(self, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Enough points to find a start, padded."""
         num = max(_START_POINTS, _START_POINTS_PER_COMPONENT * self.num_components)
-        if self.x.shape[0] <= num:
+        if self.num_points <= num:
             return self.x, self.weight
-        chosen = jax.random.choice(key, self.x.shape[0], (num,), replace=False)
-        return self.x[chosen], self.weight[chosen]
+        chosen = random.choice(self.num_points, num, replace=False, shuffle=False)
+        size = point_bucket(num)
+        return pad(self.x[chosen], size), pad_zero(self.weight[chosen], size)
+
+
+def fit_problem(
+    template: Template,
+    points: np.ndarray,
+    weight: np.ndarray,
+    num_components: int,
+    covariance_prior: float | None,
+    regularization: float,
+    chunk_size: int | None,
+    dtype: str,
+    shift: np.ndarray,
+    scale: np.ndarray,
+    most_components: int | None = None,
+) -> FitProblem:
+    """The problem in standardized units, padded; to be called where arrays have the precision of the computation.
+
+    Room for ``most_components`` lets problems of several numbers of components share their programs.
+    """
+    num, dim = points.shape
+    facts = facts_of(template, num_components, dim, dtype)
+    size = point_bucket(num)
+    # The corner of the data is in the support of any family and the last in every order.
+    x = ((points - shift) / scale).astype(dtype)
+    x = np.concatenate([x, np.broadcast_to(x.max(axis=0), (size - num, dim))])
+    strength = facts.prior_strength if covariance_prior is None else covariance_prior
+    natural = dtype == "float64"
+    slots, start_slots = _slots(template, facts, size, num_components, most_components or num_components)
+    return FitProblem(
+        template,
+        facts,
+        x,
+        pad_zero(weight.astype(dtype), size),
+        num,
+        num_components,
+        slots,
+        start_slots,
+        np.asarray(strength, dtype),
+        np.asarray(regularization, dtype),
+        _chunk(template, facts, size, slots, chunk_size),
+        natural,
+        shift.astype(dtype),
+        scale.astype(dtype),
+    )
+
+
+def facts_of(template: Template, num_components: int, dim: int, dtype: str) -> Facts:
+    """What a family says of itself, found without computing anything."""
+    found = {}
+
+    def look(point: Array) -> Any:
+        blank = template.blank(num_components, dim, dtype)
+        seeding = blank._seeding(num_components)
+        found["facts"] = blank._num_parameters(), float(blank._prior_strength()), type(seeding) is type(blank)
+        return blank._prepare(point, natural=dtype == "float64")
+
+    ready = jax.eval_shape(look, jax.ShapeDtypeStruct((dim, 1), dtype))
+    parameters, strength, keeps_family = found["facts"]
+    return Facts(parameters, strength, sum(leaf.size for leaf in jax.tree.leaves(ready)), keeps_family)
+
+
+def _slots(template: Template, facts: Facts, num_points: int, num: int, most: int) -> tuple[int, int]:
+    """Room for components in the main iteration and where the start is sought."""
+    if template.per_component:
+        return num, 2 * num
+    work = num_points * facts.num_parameters
+    start = max(_LEAST_START, power_of_two(2 * most))
+    if facts.keeps_family and work * start <= _SMALL:
+        return start, start
+    return component_bucket(most) if work * component_bucket(most) <= _MEDIUM else num, start
+
+
+def _chunk(template: Template, facts: Facts, num_points: int, slots: int, chunk_size: int | None) -> int:
+    """Points per E-step."""
+    if not template.family.streams:
+        return num_points
+    if chunk_size is not None:
+        return min(chunk_size, num_points)
+    per_point = facts.numbers_per_point + 3 * slots
+    return num_points if num_points * per_point <= _WHOLE else min(num_points, max(256, _CHUNK // per_point))
+
+
+class StartKey(NamedTuple):
+    """The random key of a fit and which of its starts is meant.
+
+    Starts draw few numbers, which are drawn on the host: nothing is compiled for them.
+    """
+
+    key: Key[Array, ""]
+    index: int
+
+    def generator(self, turn: int) -> np.random.Generator:
+        """A generator of its own for each turn."""
+        words = np.ravel(np.asarray(jax.random.key_data(self.key)))
+        return np.random.default_rng([*words.tolist(), self.index, turn])
 
 
 def solve_once(
-    problem: FitProblem,
-    key: Key[Array, ""],
-    start: Any,
-    tolerance: Array,
-    max_steps: int,
-    progress: bool | None,
-) -> tuple[EMState, Array, Array]:
-    """Run EM from one start; returns the state, the final log-likelihood and the effective sizes."""
-    subset_key, start_key, reseed_key = jax.random.split(key, 3)
-    log_weights, components = first_mixture(problem, subset_key, start_key, start)
-    data = problem.data(components)
-    prior = problem.prior(log_weights, components, data)
-    state = initial_state(log_weights, components, max_steps)
-    rounds = iter(jax.random.split(reseed_key, _RESEEDS))
-    while True:
-        state = _run(state, data, prior, problem.ridge, tolerance, max_steps, progress)
-        log_likelihood, counts = evaluate(state.log_weights, state.components, data)
-        empty = np.asarray(counts) <= 1e-6 * float(jnp.sum(counts)) / problem.num_components
-        round_key = next(rounds, None)
-        if not empty.any() or round_key is None or int(state.num_steps) >= max_steps:
-            return state, log_likelihood, counts
-        state = _reseed(problem, round_key, state, empty)
+    problem: FitProblem, key: StartKey, start: Any, tolerance: float, max_steps: int, progress: bool | None
+) -> tuple[EMState, Mixture]:
+    """Run EM from one of several starts.
+
+    Returns:
+        The last state, evaluated, and its mixture in the units of the data; on the host, without padding.
+    """
+    state = first_state(problem, key, start, max_steps)
+    for turn in range(_RESEEDS + 1):
+        state, mixture = _climb(problem, state, tolerance, max_steps, progress)
+        counts = np.asarray(state.counts)[: problem.num_components]
+        empty = counts <= 1e-6 * counts.sum() / problem.num_components
+        if not empty.any() or turn == _RESEEDS or int(state.num_steps) >= max_steps:
+            break
+        x, weight = problem.subset(key.generator(turn + 1))
+        marked = pad_zero(empty, problem.slots)
+        state = _reseed(problem.template, state, x, weight, marked, problem.ridge, problem.natural)
+    return _without_padding(problem, state, mixture)
 
 
-def first_mixture(
-    problem: FitProblem, subset_key: Any, start_key: Any, start: Any
-) -> tuple[Float[Array, " K"], AbstractEMFamily]:
-    """Log-weights and components that EM starts from."""
+def first_state(problem: FitProblem, key: StartKey, start: Any, max_steps: int) -> EMState:
+    """The state that EM starts from."""
+    template, num = problem.template, problem.num_components
     if isinstance(start, MovedStart):
-        return moved_start(start, problem.x.dtype)
-    x, weight = problem.subset(subset_key)
-    blank = problem.blank()
+        return moved_state(problem, start, max_steps)
+    random = key.generator(0)
+    x, weight = problem.subset(random)
+    # Below one also after rounding.
+    uniform = np.minimum(random.random(problem.start_slots), 1 - 2 * np.finfo(x.dtype).eps).astype(x.dtype)
+    natural, ridge, room = problem.natural, problem.ridge, problem.slots
     if isinstance(start, np.ndarray):
-        means = jnp.asarray(start, x.dtype)
-        nearest = jnp.argmin(jnp.sum(means**2, axis=1)[:, None] - 2 * unfused(means @ x.T), axis=0)
-        partition = jax.nn.one_hot(nearest, problem.num_components, axis=0, dtype=x.dtype)
-        return start_from_responsibilities(blank, x, partition * weight[None], problem.ridge)
-    if start == "merge" and 2 * problem.num_components <= x.shape[0] and problem.num_components > 1:
-        seeding = blank._seeding(2 * problem.num_components)
-        return merge_start(start_key, x, weight, blank, seeding, problem.ridge, problem.natural)
-    return seed_from_kmeans(start_key, x, weight, blank, problem.ridge)
+        means = pad(start.astype(x.dtype), room)
+        return _seeded_state(template, means, x, weight, room, False, np.asarray(num), ridge, max_steps)
+    if start == "merge" and 2 * num <= problem.num_points and num > 1:
+        state = _seeded_state(
+            template, uniform, x, weight, problem.start_slots, True, np.asarray(2 * num), ridge, max_steps
+        )
+        zero = np.zeros_like(ridge)
+        state, _ = _em(
+            state, x, weight, x.shape[0], natural, zero, ridge, zero, np.asarray(_OVERFIT_STEPS), _no_units(x)
+        )
+        numbers = np.asarray(2 * num), np.asarray(num)
+        return _merged_state(
+            template, state.counts, state.components, x, weight, room, *numbers, ridge, natural, max_steps
+        )
+    return _seeded_state(template, uniform[:room], x, weight, room, False, np.asarray(num), ridge, max_steps)
 
 
-def moved_start(start: MovedStart, dtype: Any) -> tuple[Float[Array, " K"], AbstractEMFamily]:
-    """Log-weights and components of a given mixture, in standardized units."""
-    mixture = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), dtype), start.mixture)
-    shift, scale = (jnp.asarray(v, dtype) for v in (-start.shift / start.scale, 1 / start.scale))
-    return safe_log(mixture.weights), mixture.components._affine(shift, scale)
+def _no_units(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros(x.shape[1], x.dtype), np.ones(x.shape[1], x.dtype)
+
+
+def moved_state(problem: FitProblem, start: MovedStart, max_steps: int) -> EMState:
+    """The state before the first step from a given mixture."""
+    weights = pad_zero(start.mixture.weights, problem.slots)
+    components = pad(start.mixture.components, problem.slots)
+    return _moved_state(weights, components, start.shift, start.scale, problem.x.dtype.name, max_steps)
 
 
 @eqx.filter_jit
-def to_data_units(
-    log_weights: Float[Array, " K"], components: AbstractEMFamily, shift: Float[Array, " d"], scale: Float[Array, " d"]
-) -> Mixture:
-    """The mixture in the units of the data; compiled, so that a failed one is returned and not refused."""
-    return Mixture(jnp.exp(log_weights), components._affine(shift, scale))
-
-
-def _run(
-    state: EMState,
-    data: EMData,
-    prior: Prior,
-    ridge: Array,
-    tolerance: Array,
-    max_steps: int,
-    progress: bool | None,
+def _moved_state(
+    weights: Array, components: AbstractEMFamily, shift: Array, scale: Array, dtype: str, max_steps: int
 ) -> EMState:
-    """EM to convergence, in blocks of steps so that progress can be shown."""
+    weights, components, shift, scale = jax.tree.map(
+        lambda leaf: leaf.astype(dtype), (weights, components, shift, scale)
+    )
+    return initial_state(safe_log(weights), components._affine(-shift / scale, 1 / scale), max_steps)
+
+
+@eqx.filter_jit
+def _seeded_state(
+    template: Template,
+    place: Array,
+    x: Float[Array, "n d"],
+    weight: Float[Array, " n"],
+    slots: int,
+    overfit: bool,
+    num_components: Int[Array, ""],
+    ridge: Float[Array, ""],
+    max_steps: int,
+) -> EMState:
+    """The state before the first step from k-means with its random numbers, or from given means."""
+    blank = template.blank(slots, x.shape[1], x.dtype)
+    blank = blank._seeding(slots) if overfit else blank
+    seed = seed_from_kmeans if place.ndim == 1 else seed_from_means
+    return initial_state(*seed(place, x, weight, blank, num_components, ridge), max_steps)
+
+
+@eqx.filter_jit
+def _merged_state(
+    template: Template,
+    counts: Float[Array, " J"],
+    components: AbstractRegularEMFamily,
+    x: Float[Array, "n d"],
+    weight: Float[Array, " n"],
+    slots: int,
+    num_fitted: Int[Array, ""],
+    num_components: Int[Array, ""],
+    ridge: Float[Array, ""],
+    natural: bool,
+    max_steps: int,
+) -> EMState:
+    """The state before the first step from an overfitted mixture."""
+    blank = template.blank(slots, x.shape[1], x.dtype)
+    start = merged_start(counts, components, x, weight, blank, num_fitted, num_components, ridge, natural)
+    return initial_state(*start, max_steps)
+
+
+@eqx.filter_jit
+def _em(
+    state: EMState,
+    x: Float[Array, "n d"],
+    weight: Float[Array, " n"],
+    chunk: int,
+    natural: bool,
+    strength: Float[Array, ""],
+    ridge: Float[Array, ""],
+    tolerance: Float[Array, ""],
+    stop_at: Int[Array, ""],
+    units: tuple[Float[Array, " d"], Float[Array, " d"]],
+) -> tuple[EMState, Mixture]:
+    """EM, and the mixture in the units of the data; compiled, so that a failed one is returned and not refused."""
+    data = chunk_data(state.components, x, weight, chunk, natural)
+    state = run(state, data, strength, ridge, tolerance, stop_at)
+    return state, Mixture(jnp.exp(state.log_weights), state.components._affine(*units))
+
+
+def steps_of(problem: FitProblem, state: EMState, tolerance: float, stop_at: int) -> tuple[EMState, Mixture]:
+    """EM on all data up to a number of steps; with 0 an evaluation."""
+    settings = problem.strength, problem.ridge, np.asarray(tolerance, problem.x.dtype), np.asarray(stop_at)
+    units = problem.shift, problem.scale
+    return _em(state, problem.x, problem.weight, problem.chunk, problem.natural, *settings, units)
+
+
+def _climb(
+    problem: FitProblem, state: EMState, tolerance: float, max_steps: int, progress: bool | None
+) -> tuple[EMState, Mixture]:
+    """EM to convergence; where a progress bar is wanted, in blocks of steps."""
     with progress_bar(max_steps, "EM", progress) as bar:
         while True:
             before = int(state.num_steps)
-            stop = jnp.asarray(min(before + 25, max_steps))
-            state = run(state, data, prior.target, prior.strength, ridge, tolerance, stop)
+            stop = max_steps if bar.disable else min(before + _STEPS_SHOWN, max_steps)
+            state, mixture = steps_of(problem, state, tolerance, stop)
             after = int(state.num_steps)
             bar.update(after - before)
             bar.set_postfix_str(f"objective {float(state.objective):.6g}", refresh=False)
-            if after < int(stop) or after >= max_steps or after == before:
-                return state
+            if after < stop or after >= max_steps or after == before:
+                return state, mixture
 
 
-def _reseed(problem: FitProblem, key: Key[Array, ""], state: EMState, empty: np.ndarray) -> EMState:
+@eqx.filter_jit
+def _reseed(
+    template: Template, state: EMState, x: Array, weight: Array, empty: Array, ridge: Array, natural: bool
+) -> EMState:
     """Move components that no point supports to the points that the mixture explains worst."""
-    x, weight = problem.subset(key)
-    data = chunk_data(state.components, x, weight, x.shape[0], problem.natural)
-    ready = jax.tree.map(lambda chunk: chunk[0], data.chunks)
-    joint = state.components._table(ready, problem.natural) + state.log_weights[:, None]
+    num = state.log_weights.shape[0]
+    blank = template.blank(num, x.shape[1], x.dtype)
+    joint = state.components._table(state.components._prepare(x.T, natural), natural) + state.log_weights[:, None]
     table = jax.nn.softmax(joint, axis=0) * weight[None]
     log_likelihood = jnp.where(weight > 0, jax.nn.logsumexp(joint, axis=0), jnp.inf)
-    worst = jnp.argsort(log_likelihood)[: int(empty.sum())]
-    table = table.at[:, worst].set(0.0).at[jnp.asarray(np.flatnonzero(empty)), worst].set(weight[worst])
-    log_weights, components = start_from_responsibilities(problem.blank(), x, table, problem.ridge)
+    worst = jnp.argsort(log_likelihood)[:num]
+    # The empty components first, in order; each gets a point of its own, which the others lose.
+    order = jnp.argsort(~empty, stable=True)[: worst.shape[0]]
+    moves = empty[order]
+    table = table.at[:, worst].multiply(jnp.where(moves, 0.0, 1.0)[None].astype(table.dtype))
+    table = table.at[order, worst].add(jnp.where(moves, weight[worst], 0.0))
+    log_weights, components = start_from_responsibilities(blank, x, table, ridge)
     infinite = jnp.asarray(jnp.inf, x.dtype)
     return eqx.tree_at(
         lambda s: (s.log_weights, s.components, s.objective, s.change),
         state,
         (log_weights, components, -infinite, infinite),
     )
+
+
+def _without_padding(problem: FitProblem, state: EMState, mixture: Mixture) -> tuple[EMState, Mixture]:
+    """The state and the mixture on the host, with the components that are in use."""
+    state, mixture = jax.tree.map(np.asarray, (state, mixture))
+    num = problem.num_components
+    parts = (state.log_weights, state.components, state.counts)
+    state = eqx.tree_at(lambda s: (s.log_weights, s.components, s.counts), state, cut(parts, num))
+    return state, cut(mixture, num)

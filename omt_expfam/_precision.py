@@ -35,9 +35,9 @@ def narrow(tree: Any, dtype: Any) -> Any:
             return leaf
         if np.issubdtype(leaf.dtype, np.floating):
             with np.errstate(over="ignore"):
-                return jax.numpy.asarray(np.asarray(leaf).astype(dtype))
+                return jax.device_put(np.asarray(leaf).astype(dtype))
         if np.issubdtype(leaf.dtype, np.integer):
-            return jax.numpy.asarray(np.asarray(leaf).astype(jax.dtypes.canonicalize_dtype(leaf.dtype)))
+            return jax.device_put(np.asarray(leaf).astype(jax.dtypes.canonicalize_dtype(leaf.dtype)))
         return leaf
 
     return jax.tree.map(convert, tree)

@@ -3,6 +3,8 @@
 from typing import Any
 
 import equinox as eqx
+import jax
+import numpy as np
 
 from ._arrays import is_traced
 
@@ -73,6 +75,11 @@ class ConvergenceError(RuntimeError):
     value: Any = None
 
 
+def succeeded(result: Any) -> bool:
+    """Whether a concrete result is a success; compared on the host, where nothing is compiled."""
+    return bool(jax.tree.map(np.asarray, result) == RESULTS.successful)
+
+
 def raise_if_failed(value: Any, result: Any) -> Any:
     """Return ``value``, or raise `ConvergenceError` when ``result`` is not a success.
 
@@ -80,6 +87,6 @@ def raise_if_failed(value: Any, result: Any) -> Any:
     """
     if is_traced(result):
         return result.error_if(value, result != RESULTS.successful)
-    if result != RESULTS.successful:
+    if not succeeded(result):
         raise ConvergenceError(RESULTS[result])
     return value

@@ -2,17 +2,22 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 
 from ._em import AbstractEMFamily
 
 
-class Template:
+class Template(eqx.Module):
     """A family class together with its fixed parameters."""
 
-    def __init__(self, family: type[AbstractEMFamily], fixed: dict[str, Any]):
-        self.family = family
-        self.fixed = fixed
+    family: type[AbstractEMFamily] = eqx.field(static=True)
+    fixed: dict[str, Any]
+
+    @property
+    def per_component(self) -> bool:
+        """Whether a fixed parameter differs between components, so that their number is fixed too."""
+        return any(getattr(leaf, "ndim", 0) > 1 for leaf in jax.tree.leaves(self.fixed))
 
     def blank(self, num_components: int, dim: int, dtype: Any) -> AbstractEMFamily:
         """Valid components that carry the fixed parameters."""

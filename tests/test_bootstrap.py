@@ -56,7 +56,7 @@ def weighted_em(x, weight, share, mean, covariance, num_steps=200):
 def test_weights_are_dirichlet_times_the_sample_weights(x64):
     given = jnp.asarray(np.r_[np.full(NUM // 2, 2.0), np.zeros(NUM // 4), np.ones(NUM // 4)])
     padded = jnp.pad(given, (0, 8)).reshape(2, -1)
-    drawn = np.asarray(_random_weight(jax.random.fold_in(jax.random.key(5), 3), padded, NUM)).ravel()
+    drawn = np.asarray(_random_weight(jax.random.fold_in(jax.random.key(5), 3), padded)).ravel()
     np.testing.assert_allclose(drawn[:NUM], weights_of(jax.random.key(5), 3, np.asarray(given)), rtol=1e-12)
     assert (drawn[NUM:] == 0).all()
     plain = weights_of(jax.random.key(5), 3)

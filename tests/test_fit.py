@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import omt_expfam as omt
+from omt_expfam import _fit_problem
 from omt_expfam._start import merge
 from omt_expfam.families import DiagonalGaussian, Gaussian, LowRankGaussian, SphericalGaussian
 from tests.cases import CASES, mixture
@@ -170,9 +171,10 @@ def test_empty_and_collapsing_components(x64):
 def test_merging_keeps_the_moments(x64):
     """Also: the cheapest pair goes first, by brute force over Runnalls' bound."""
     law = mixture("Gaussian", 3, num=8)
-    weights, merged = merge(law.weights, law.components, 5)
-    assert merged.num_components == 5
-    result = omt.Mixture(weights, merged)
+    merged_to = jax.jit(lambda num: merge(law.weights, law.components, jnp.asarray(8), num))
+    weights, merged = merged_to(5)
+    assert (np.asarray(weights) > 0).tolist() == [True] * 5 + [False] * 3
+    result = omt.Mixture(weights[:5], merged.select(slice(5)))
     np.testing.assert_allclose(result.mean(), law.mean(), rtol=1e-10)
     np.testing.assert_allclose(result.covariance(), law.covariance(), rtol=1e-10)
     w, m, s = (np.asarray(v) for v in (law.weights, law.components.mean(), law.components.covariance()))
@@ -185,9 +187,30 @@ def test_merging_keeps_the_moments(x64):
             log_det = [np.linalg.slogdet(v)[1] for v in (joint, s[i], s[j])]
             best[i, j] = 0.5 * (total * log_det[0] - w[i] * log_det[1] - w[j] * log_det[2])
     i, j = min(best, key=best.get)
-    once = merge(law.weights, law.components, 7)[0]
+    once = merged_to(7)[0][:7]
     expected = np.sort(np.append(np.delete(w, [i, j]), w[i] + w[j]))
     np.testing.assert_allclose(np.sort(np.asarray(once)), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("inside", ["float64", "float32"])
+@pytest.mark.parametrize(
+    ("name", "num", "size"),
+    [("Gaussian", 3, 600), ("DiagonalGaussian", 5, 600), ("LowRankGaussian", 2, 300), ("SphericalGaussian", 1, 5200)],
+)
+def test_padding_changes_nothing(name, num, size, inside, monkeypatch, x64):
+    """Without room for more points and components: the same steps, the same evidence, the same mixture."""
+    x = drawn(name, size).astype(inside)
+    weight = np.random.default_rng(0).uniform(0.5, 2, size)
+    settings = {"dtype": inside, "sample_weight": weight, "tolerance": 1e-5 if inside == "float64" else 1e-4}
+    padded = omt.fit(jax.random.key(0), x, FAMILIES[name], num, **settings)
+    monkeypatch.setattr(_fit_problem, "point_bucket", lambda count: count)
+    monkeypatch.setattr(_fit_problem, "_slots", lambda *arguments: (arguments[3], 2 * arguments[3]))
+    plain = omt.fit(jax.random.key(0), x, FAMILIES[name], num, **settings)
+    assert int(padded.num_steps) == int(plain.num_steps)
+    tolerance = {"rtol": 1e-12, "atol": 1e-12} if inside == "float64" else {"rtol": 1e-5, "atol": 1e-5}
+    for ours, theirs in zip(jax.tree.leaves(padded), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(ours, theirs, **tolerance)
+    assert float(padded.bic) == pytest.approx(float(plain.bic), rel=1e-6)
 
 
 def test_merging_finds_better_optima_than_k_means(x64):
