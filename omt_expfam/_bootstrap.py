@@ -116,8 +116,9 @@ def bootstrap_mixtures(
         dtype=dtype,
         chunk_size=chunk_size,
     )
-    if tolerance is None:
-        tolerance = max(_TOLERANCE / data.weight.sum(), 128 * float(np.finfo(dtype).eps))
+    limit = tolerance
+    if limit is None:
+        limit = max(_TOLERANCE / data.weight.sum(), 128 * float(np.finfo(dtype).eps))
     block = _block_size(block_size, len(data.points) * mixture.num_components, num_draws)
     moved, reference = (
         _as_start(given, chosen, mixture.num_components, data.points.shape[1], data.shift, data.scale)
@@ -126,7 +127,7 @@ def bootstrap_mixtures(
 
     with working_precision(dtype):
         problem = data.problem()
-        task = _task(key, problem, moved, reference, tolerance)
+        task = _task(key, problem, moved, reference, limit)
         draws = _refit_all(task, num_draws, max_steps, block, progress)
     num = mixture.num_components
     draws = draws._replace(mixtures=cut(draws.mixtures, num, 1), effective_sizes=draws.effective_sizes[:, :num])
@@ -153,13 +154,13 @@ class _Task(eqx.Module):
     key: Key[Array, ""]
     start: EMState
     target: PyTree
-    x: Float[Array | np.ndarray, "n d"]
-    weight: Float[Array | np.ndarray, " n"]
-    strength: Float[Array | np.ndarray, ""]
-    ridge: Float[Array | np.ndarray, ""]
-    tolerance: Float[Array | np.ndarray, ""]
-    shift: Float[Array | np.ndarray, " d"]
-    scale: Float[Array | np.ndarray, " d"]
+    x: Float[Array, "n d"]
+    weight: Float[Array, " n"]
+    strength: Float[Array, ""]
+    ridge: Float[Array, ""]
+    tolerance: Float[Array, ""]
+    shift: Float[Array, " d"]
+    scale: Float[Array, " d"]
     chunk: int = eqx.field(static=True)
     natural: bool = eqx.field(static=True)
     batch: int = eqx.field(static=True)
@@ -180,7 +181,7 @@ def _task(key: Any, problem: FitProblem, start: MovedStart, reference: MovedStar
     # The histories of a run are not wanted: what does not fit into one entry is dropped.
     first = moved_state(problem, start, 1)
     target = first if reference is start else moved_state(problem, reference, 1)
-    settings = problem.strength, problem.ridge, np.asarray(tolerance, problem.x.dtype)
+    settings = problem.strength, problem.ridge, jax.device_put(np.asarray(tolerance, problem.x.dtype))
     return _Task(
         key,
         first,
@@ -202,8 +203,8 @@ def _refit_all(task: _Task, num_draws: int, max_steps: int, block: int, progress
     with progress_bar(num_draws, "bootstrap", progress) as bar:
         for first in range(0, num_draws, block):
             index = np.arange(first, first + block)
-            limits = np.where(index < num_draws, max_steps, 0)
-            blocks.append(jax.tree.map(np.asarray, _refit_block(task, index, limits)))
+            numbers, limits = jax.device_put((index, np.where(index < num_draws, max_steps, 0)))
+            blocks.append(jax.tree.map(np.asarray, _refit_block(task, numbers, limits)))
             bar.update(min(block, num_draws - first))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:num_draws], *blocks)
 

@@ -333,15 +333,17 @@ def _result(state: EMState, tolerance: float) -> Any:
 
 def _package(problem: FitProblem, state: EMState, mixture: Mixture, result: Any, precision: str) -> Fit:
     """The fit in the units of the data, from numbers on the host."""
-    stretch = np.log(problem.scale).sum()
-    evidence = (
-        state.log_likelihood - stretch,
-        state.log_likelihoods - stretch,
-        state.objectives - stretch,
-        state.num_steps,
-        state.counts,
-        problem.weight.sum(),
-    )
-    mixture, evidence = narrow(jax.tree.map(np.asarray, (mixture, evidence)), precision)
+    stretch = np.log(np.asarray(problem.scale)).sum()
     num = problem.num_components
-    return Fit(mixture, *evidence, num * problem.facts.num_parameters + num - 1, result)
+    state, mixture = jax.tree.map(np.asarray, (state, mixture))
+    numbers = {
+        "log_likelihood": state.log_likelihood - stretch,
+        "log_likelihoods": state.log_likelihoods - stretch,
+        "objectives": state.objectives - stretch,
+        "num_steps": state.num_steps,
+        "effective_sizes": state.counts,
+        "total_weight": np.asarray(problem.weight).sum(),
+    }
+    numbers = narrow(jax.tree.map(np.asarray, numbers), precision)
+    parameters = num * problem.facts.num_parameters + num - 1
+    return Fit(narrow(mixture, precision), **numbers, num_parameters=parameters, result=result)

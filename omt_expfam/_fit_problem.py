@@ -117,8 +117,8 @@ class FitProblem(NamedTuple):
 
     template: Template
     facts: Facts
-    x: np.ndarray
-    weight: np.ndarray
+    x: Float[Array, "m d"]
+    weight: Float[Array, " m"]
     num_points: int
     num_components: int
     slots: int
@@ -127,17 +127,18 @@ class FitProblem(NamedTuple):
     ridge: Float[Array, ""]
     chunk: int
     natural: bool
-    shift: np.ndarray
-    scale: np.ndarray
+    shift: Float[Array, " d"]
+    scale: Float[Array, " d"]
 
-    def subset(self, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def subset(self, random: np.random.Generator) -> tuple[Float[Array, "m d"], Float[Array, " m"]]:
         """Enough points to find a start, padded."""
         num = max(_START_POINTS, _START_POINTS_PER_COMPONENT * self.num_components)
         if self.num_points <= num:
             return self.x, self.weight
         chosen = random.choice(self.num_points, num, replace=False, shuffle=False)
         size = point_bucket(num)
-        return pad(self.x[chosen], size), pad_zero(self.weight[chosen], size)
+        x, weight = np.asarray(self.x)[chosen], np.asarray(self.weight)[chosen]
+        return jax.device_put((pad(x, size), pad_zero(weight, size)))
 
 
 def fit_problem(
@@ -161,26 +162,30 @@ def fit_problem(
     facts = facts_of(template, num_components, dim, dtype)
     size = point_bucket(num)
     # The corner of the data is in the support of any family and the last in every order.
-    x = ((points - shift) / scale).astype(dtype)
+    x = (points - shift) / scale
     x = np.concatenate([x, np.broadcast_to(x.max(axis=0), (size - num, dim))])
     strength = facts.prior_strength if covariance_prior is None else covariance_prior
     natural = dtype == "float64"
     slots, start_slots = _slots(template, facts, size, num_components, most_components or num_components)
+
+    def on_device(value: Any) -> Array:
+        return jax.device_put(np.asarray(value, dtype))
+
     return FitProblem(
         template,
         facts,
-        x,
-        pad_zero(weight.astype(dtype), size),
+        on_device(x),
+        on_device(pad_zero(weight, size)),
         num,
         num_components,
         slots,
         start_slots,
-        np.asarray(strength, dtype),
-        np.asarray(regularization, dtype),
+        on_device(strength),
+        on_device(regularization),
         _chunk(template, facts, size, slots, chunk_size),
         natural,
-        shift.astype(dtype),
-        scale.astype(dtype),
+        on_device(shift),
+        on_device(scale),
     )
 
 
@@ -244,16 +249,17 @@ def solve_once(
         The last state, evaluated, and its mixture in the units of the data; on the host, without padding.
     """
     state = first_state(problem, key, start, max_steps)
-    for turn in range(_RESEEDS + 1):
+    turn = 0
+    while True:
         state, mixture = _climb(problem, state, tolerance, max_steps, progress)
         counts = np.asarray(state.counts)[: problem.num_components]
         empty = counts <= 1e-6 * counts.sum() / problem.num_components
         if not empty.any() or turn == _RESEEDS or int(state.num_steps) >= max_steps:
-            break
-        x, weight = problem.subset(key.generator(turn + 1))
-        marked = pad_zero(empty, problem.slots)
+            return _without_padding(problem, state, mixture)
+        turn += 1
+        x, weight = problem.subset(key.generator(turn))
+        marked = jax.device_put(pad_zero(empty, problem.slots))
         state = _reseed(problem.template, state, x, weight, marked, problem.ridge, problem.natural)
-    return _without_padding(problem, state, mixture)
 
 
 def first_state(problem: FitProblem, key: StartKey, start: Any, max_steps: int) -> EMState:
@@ -265,34 +271,28 @@ def first_state(problem: FitProblem, key: StartKey, start: Any, max_steps: int) 
     x, weight = problem.subset(random)
     # Below one also after rounding.
     uniform = np.minimum(random.random(problem.start_slots), 1 - 2 * np.finfo(x.dtype).eps).astype(x.dtype)
+    one, two = jax.device_put((np.asarray(num), np.asarray(2 * num)))
     natural, ridge, room = problem.natural, problem.ridge, problem.slots
+    settings = ridge, max_steps
     if isinstance(start, np.ndarray):
-        means = pad(start.astype(x.dtype), room)
-        return _seeded_state(template, means, x, weight, room, False, np.asarray(num), ridge, max_steps)
+        means = jax.device_put(pad(start.astype(x.dtype), room))
+        return _seeded_state(template, means, x, weight, room, False, one, *settings)
     if start == "merge" and 2 * num <= problem.num_points and num > 1:
-        state = _seeded_state(
-            template, uniform, x, weight, problem.start_slots, True, np.asarray(2 * num), ridge, max_steps
-        )
-        zero = np.zeros_like(ridge)
-        state, _ = _em(
-            state, x, weight, x.shape[0], natural, zero, ridge, zero, np.asarray(_OVERFIT_STEPS), _no_units(x)
-        )
-        numbers = np.asarray(2 * num), np.asarray(num)
-        return _merged_state(
-            template, state.counts, state.components, x, weight, room, *numbers, ridge, natural, max_steps
-        )
-    return _seeded_state(template, uniform[:room], x, weight, room, False, np.asarray(num), ridge, max_steps)
-
-
-def _no_units(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.zeros(x.shape[1], x.dtype), np.ones(x.shape[1], x.dtype)
+        places = jax.device_put(uniform)
+        state = _seeded_state(template, places, x, weight, problem.start_slots, True, two, *settings)
+        zero, stop = jax.device_put((np.zeros((), x.dtype), np.asarray(_OVERFIT_STEPS)))
+        no_units = jax.device_put((np.zeros(x.shape[1], x.dtype), np.ones(x.shape[1], x.dtype)))
+        state, _ = _em(state, x, weight, x.shape[0], natural, zero, ridge, zero, stop, no_units)
+        return _merged_state(template, state.counts, state.components, x, weight, room, two, one, natural, *settings)
+    return _seeded_state(template, jax.device_put(uniform[:room]), x, weight, room, False, one, *settings)
 
 
 def moved_state(problem: FitProblem, start: MovedStart, max_steps: int) -> EMState:
     """The state before the first step from a given mixture."""
     weights = pad_zero(start.mixture.weights, problem.slots)
     components = pad(start.mixture.components, problem.slots)
-    return _moved_state(weights, components, start.shift, start.scale, problem.x.dtype.name, max_steps)
+    weights, components, shift, scale = jax.device_put((weights, components, start.shift, start.scale))
+    return _moved_state(weights, components, shift, scale, problem.x.dtype.name, max_steps)
 
 
 @eqx.filter_jit
@@ -328,17 +328,18 @@ def _seeded_state(
 def _merged_state(
     template: Template,
     counts: Float[Array, " J"],
-    components: AbstractRegularEMFamily,
+    components: AbstractEMFamily,
     x: Float[Array, "n d"],
     weight: Float[Array, " n"],
     slots: int,
     num_fitted: Int[Array, ""],
     num_components: Int[Array, ""],
-    ridge: Float[Array, ""],
     natural: bool,
+    ridge: Float[Array, ""],
     max_steps: int,
 ) -> EMState:
     """The state before the first step from an overfitted mixture."""
+    assert isinstance(components, AbstractRegularEMFamily)
     blank = template.blank(slots, x.shape[1], x.dtype)
     start = merged_start(counts, components, x, weight, blank, num_fitted, num_components, ridge, natural)
     return initial_state(*start, max_steps)
@@ -365,9 +366,9 @@ def _em(
 
 def steps_of(problem: FitProblem, state: EMState, tolerance: float, stop_at: int) -> tuple[EMState, Mixture]:
     """EM on all data up to a number of steps; with 0 an evaluation."""
-    settings = problem.strength, problem.ridge, np.asarray(tolerance, problem.x.dtype), np.asarray(stop_at)
-    units = problem.shift, problem.scale
-    return _em(state, problem.x, problem.weight, problem.chunk, problem.natural, *settings, units)
+    limit, stop = jax.device_put((np.asarray(tolerance, problem.x.dtype), np.asarray(stop_at)))
+    settings = problem.chunk, problem.natural, problem.strength, problem.ridge, limit, stop
+    return _em(state, problem.x, problem.weight, *settings, (problem.shift, problem.scale))
 
 
 def _climb(

@@ -47,9 +47,3 @@ def as_template(family: Any, fixed: dict[str, Any] | None = None) -> Template:
         return Template(family, fixed or {})
     got = family.__name__ if isinstance(family, type) else type(family).__name__
     raise TypeError(f"`family` must be a component family that EM can fit, such as Gaussian, or a template; got {got}.")
-
-
-def num_parameters(components: AbstractEMFamily) -> int:
-    """Free parameters of a mixture of such components: theirs, and all weights but one."""
-    num = jax.tree.leaves(components)[0].shape[0]
-    return num * components._num_parameters() + num - 1

@@ -4,7 +4,6 @@ Compilers choose other code for other sizes: jaxlib 0.10.2 fuses products and su
 """
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
