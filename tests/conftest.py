@@ -12,8 +12,10 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import collections
 import contextlib
+import ctypes
 import gc
 import resource
+import sys
 
 import jax
 import pytest
@@ -34,12 +36,23 @@ def strict_jax(request):
 
 @pytest.fixture(autouse=True)
 def bounded_programs():
-    """Drop compiled programs before they exhaust the memory maps of a process: Linux allows 65,530, XLA takes many."""
+    """Drop compiled programs, a megabyte each, before a worker takes two gigabytes."""
     yield
-    maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > 40_000:
+    if sys.platform == "linux" and _resident_memory() > 1.5e9:
         jax.clear_caches()
         gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _resident_memory():
+    return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Files stay whole: what their tests share is traced by one worker, not by all."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
 
 
 @pytest.fixture(params=["float32", "float64"])

@@ -18,6 +18,16 @@ def _points(name, seed, num=7):
     return CASES[name].points(np.random.default_rng(seed), num, DIM)
 
 
+@jax.jit
+def _derivatives(component, eta):
+    return jax.grad(component._log_partition)(eta), jax.hessian(component._log_partition)(eta)
+
+
+@jax.jit
+def _log_prob_gradient(parts, x):
+    return jax.grad(lambda c: jnp.sum(c.log_prob(x)))(parts)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_log_prob_is_scipys(name, dtype):
     parts, arguments = components(name, 0, dtype)
@@ -68,7 +78,8 @@ def test_kl_is_monte_carlos(name, dtype):
     assert (divergence > 0).all()
     draws = np.asarray(parts.sample(jax.random.key(5), 20_000))
     for k in range(NUM):
-        gap = np.asarray(parts.log_prob(draws[:, k])[:, k] - other.log_prob(draws[:, k])[:, k], np.float64)
+        ours, theirs = (np.asarray(c.log_prob(draws[:, k]))[:, k] for c in (parts, other))
+        gap = np.asarray(ours - theirs, np.float64)
         assert abs(gap.mean() - divergence[k]) < 5 * gap.std() / np.sqrt(len(gap))
 
 
@@ -78,17 +89,17 @@ def test_exponential_family_view(name, dtype):
     parts, _ = components(name, 0, dtype)
     x = _points(name, 1).astype(dtype)
     eta, statistics = parts.natural_parameters(), parts.sufficient_statistics(x)
-    table = statistics @ eta.T - parts.log_partition()[None]
+    table = np.asarray(statistics) @ np.asarray(eta).T - np.asarray(parts.log_partition())[None]
     tolerance = 20 * RTOL[dtype]
     np.testing.assert_allclose(table, parts.log_prob(x), rtol=tolerance, atol=tolerance)
-    one = jax.tree.map(lambda leaf: leaf[1], parts)
-    gradient = jax.grad(one._log_partition)(eta[1])
-    np.testing.assert_allclose(gradient, parts.mean_parameters()[1], rtol=tolerance, atol=tolerance)
-    draws = parts.sample(jax.random.key(7), 20_000)[:, 1]
+    one, eta = jax.tree.map(lambda leaf: np.asarray(leaf)[1], (parts, eta))
+    gradient, hessian = _derivatives(one, eta)
+    np.testing.assert_allclose(gradient, np.asarray(parts.mean_parameters())[1], rtol=tolerance, atol=tolerance)
+    draws = np.asarray(parts.sample(jax.random.key(7), 20_000))[:, 1]
     drawn = np.asarray(parts.sufficient_statistics(draws), np.float64)
     error = drawn.std(0) / np.sqrt(len(drawn))
     assert (np.abs(drawn.mean(0) - np.asarray(gradient)) < 5 * error).all()
-    hessian = np.asarray(jax.hessian(one._log_partition)(eta[1]), np.float64)
+    hessian = np.asarray(hessian, np.float64)
     spread = np.sqrt(np.diag(hessian))
     correlation = np.cov(drawn.T) / np.outer(spread, spread)
     # Fourth moments of a Gaussian: the standard error of a correlation of squares is a few times n^-1/2.
@@ -114,20 +125,25 @@ def test_parameters_round_trip(name, dtype):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_to_numpyro_is_the_same_law(name, dtype):
     parts, _ = components(name, 0, dtype)
-    law = parts.to_numpyro()
-    assert law.batch_shape == (NUM,)
-    assert law.event_shape == (DIM,)
     x = _points(name, 2).astype(dtype)
+
+    @jax.jit
+    def log_prob(parts, x):
+        law = parts.to_numpyro()
+        assert law.batch_shape == (NUM,)
+        assert law.event_shape == (DIM,)
+        return law.log_prob(x[:, None, :])
+
     tolerance = 5 * RTOL[dtype]
-    np.testing.assert_allclose(law.log_prob(x[:, None, :]), parts.log_prob(x), rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(log_prob(parts, x), parts.log_prob(x), rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gradients_and_selection(name, x64):
     parts, _ = components(name, 0)
     x = _points(name, 4)
-    gradient = jax.grad(lambda c: jnp.sum(c.log_prob(x)))(parts)
-    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradient))
+    gradient = _log_prob_gradient(parts, x)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     chosen = parts.select([2, 0])
     np.testing.assert_array_equal(chosen.log_prob(x), np.asarray(parts.log_prob(x))[:, [2, 0]])
 
@@ -143,7 +159,7 @@ def test_affine_image(name, x64):
         shift = np.zeros(DIM)
     if parts.standardization == "none":
         scale = np.ones(DIM)
-    image = parts._affine(jnp.asarray(shift), jnp.asarray(scale))
+    image = jax.jit(type(parts)._affine)(parts, jnp.asarray(shift), jnp.asarray(scale))
     np.testing.assert_allclose(image.log_prob(shift + scale * x), parts.log_prob(x) - np.log(scale).sum(), rtol=1e-11)
 
 
@@ -159,7 +175,7 @@ def test_low_rank_needs_no_dense_precision(dtype):
     x = (mean[0] + factor[0] @ np.array([0.5, -0.2]) + 0.1 * rng.standard_normal(6))[None]
     expected = CASES["LowRankGaussian"].oracle((mean, factor, variance), 0).logpdf(x)
     tolerance = 5e-3 if dtype == "float32" else 1e-10
-    np.testing.assert_allclose(parts.log_prob(x)[0, 0], expected, rtol=tolerance)
+    np.testing.assert_allclose(np.asarray(parts.log_prob(x))[0, 0], expected, rtol=tolerance)
 
 
 def test_capability_of_bad_pairs():
