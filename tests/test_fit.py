@@ -1,11 +1,13 @@
 """EM, against scikit-learn's trajectory, its likelihood on real data, and the laws that EM obeys."""
 
+import statistics
 import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 import omt_expfam as omt
 from omt_expfam import _fit_problem
@@ -251,6 +253,32 @@ def test_held_out_scores_are_those_of_left_out_points(x64):
     inside = float(chosen.fit.log_likelihood)
     assert inside - 0.5 < float(chosen.scores[0]) < inside
     assert chosen.standard_errors[0] > 0
+
+
+def test_leaving_one_out_is_done_by_hand(x64):
+    """One normal law and as many folds as points: every score in closed form, whatever the order of the folds."""
+    x = drawn(num=12, dim=1)
+    options = {"criterion": "held_out", "num_folds": len(x), "start": "k-means++", **PLAIN}
+    chosen = omt.select_num_components(jax.random.key(0), x, DiagonalGaussian, [1], **options)
+    scores = []
+    for i in range(len(x)):
+        rest = np.delete(x, i)
+        scores.append(scipy.stats.norm(rest.mean(), rest.std()).logpdf(x[i, 0]))
+    np.testing.assert_allclose(chosen.scores[0], np.mean(scores), rtol=1e-9)
+    np.testing.assert_allclose(chosen.standard_errors[0], statistics.stdev(scores) / np.sqrt(len(x)), rtol=1e-9)
+
+
+@pytest.mark.parametrize("family", [Gaussian, DiagonalGaussian])
+def test_objective_holds_the_whole_prior(family, x64):
+    """One component: -c/2 (log det S + d) of c pseudo-observations with the spread S of the data, beside n points."""
+    x, strength = drawn(num=100), 7.0
+    options = {**PLAIN, "covariance_prior": strength, "start": "k-means++"}
+    fitted = omt.fit(jax.random.key(0), x, family, 1, **options)
+    spread = np.cov(x.T, bias=True) if family is Gaussian else np.diag(x.var(0))
+    likelihood = scipy.stats.multivariate_normal(x.mean(0), spread).logpdf(x).mean()
+    prior = -strength / 2 * (np.linalg.slogdet(spread)[1] + 3) / len(x)
+    found = np.asarray(fitted.objectives)[int(fitted.num_steps) - 1]
+    np.testing.assert_allclose(found, likelihood + prior, rtol=1e-9)
 
 
 def test_components_serve_as_a_template(x64):

@@ -227,6 +227,14 @@ def test_paths_have_the_moments_they_report(x64):
     for end, mixture in zip(ends, (source, target), strict=True):
         np.testing.assert_allclose(end.mean(), mixture.mean(), atol=1e-8)
         np.testing.assert_allclose(end.covariance(), mixture.covariance(), atol=1e-8)
+    # Without a pair of weight 0.1, the others share its weight.
+    weights = np.asarray(plan.weights)
+    left = weights > 0.2
+    assert 0.05 < weights[~left].sum() < 0.5
+    start, end = (np.asarray(m.components.mean()) for m in (source, target))
+    expected = weights[left] @ (0.7 * start[:, None] + 0.3 * end[None])[left] / weights[left].sum()
+    fewer = plan.interpolate(0.3, min_weight=0.2)
+    np.testing.assert_allclose(fewer.mean(), expected, rtol=1e-10)
     # The joint density integrates to the source density: importance weights of draws from the plan average to one.
     x, y = plan.sample_joint(jax.random.key(1), 4_000)
     independent = target.sample(jax.random.key(2), 4_000)

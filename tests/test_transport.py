@@ -320,6 +320,21 @@ def test_interpolation(x64):
     assert list(kinds.values()) == [SphericalGaussian, DiagonalGaussian, Gaussian]
 
 
+def test_interpolation_without_small_pairs(x64):
+    """The pairs that are left make a law, each with its share of what is left."""
+    source, target = random_pair(8)
+    plan = omt.transport(source, target, epsilon_components=0.2, epsilon_weights=0.1)
+    weights = np.asarray(plan.weights)
+    left = weights > 0.05
+    assert 0.01 < weights[~left].sum() < 0.5
+    shares = weights[left] / weights[left].sum()
+    law = plan.interpolate(0.3, min_weight=0.05)
+    np.testing.assert_allclose(np.sort(law.weights), np.sort(shares), rtol=1e-10)
+    start, end = (np.asarray(m.components.mean()) for m in (source, target))
+    means = 0.7 * start[:, None] + 0.3 * end[None]
+    np.testing.assert_allclose(law.mean(), shares @ means[left], rtol=1e-10)
+
+
 def test_correspondences_are_a_readable_table(x64):
     source, target = random_pair(9)
     plan = omt.transport(source, target, epsilon_components=0.2, epsilon_weights=0.1)
