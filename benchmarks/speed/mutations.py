@@ -1,0 +1,225 @@
+"""Do the quick tests notice faults in the core? One fault at a time, in a copy of the repository.
+
+    python -m benchmarks.speed.mutations [--only NAME] [--root OTHER_CHECKOUT]
+
+Each fault is a small change of one line, of the kind that a slip of the pen makes, and the tests that should notice it.
+The copy is removed afterwards; the repository itself is not touched.
+"""
+
+import argparse
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+_HERE = Path(__file__).parents[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """A change of one place in one file, and where it should be noticed: a test file and a selection in it."""
+
+    file: str
+    old: str
+    new: str
+    tests: str
+    selection: str
+
+    def apply(self, root: Path) -> None:
+        """Change the file under ``root``.
+
+        Raises:
+            ValueError: If the old text is not there exactly once.
+        """
+        path = root / self.file
+        text = path.read_text()
+        if (found := text.count(self.old)) != 1:
+            raise ValueError(f"{self.file} must hold {self.old!r} once; found it {found} times.")
+        path.write_text(text.replace(self.old, self.new))
+
+
+FAULTS = {
+    "errors over folds divide by n": Fault(
+        "omt_expfam/_select.py",
+        "np.std(folds, ddof=1)",
+        "np.std(folds, ddof=0)",
+        "tests/test_fit.py",
+        "held_out or leaving_one",
+    ),
+    "half the prior in EM's objective": Fault(
+        "omt_expfam/_em.py",
+        "penalty = jnp.sum(jnp.where(counts > 0, penalties, 0.0)) / total",
+        "penalty = 0.5 * jnp.sum(jnp.where(counts > 0, penalties, 0.0)) / total",
+        "tests/test_fit.py",
+        "prior or likelihood_rises",
+    ),
+    "dropped pairs leave a hole": Fault(
+        "omt_expfam/_plan.py",
+        "pairs.weight / jnp.sum(pairs.weight))",
+        "pairs.weight)",
+        "tests/test_transport.py",
+        "interpolation",
+    ),
+    "the reversed plan keeps its weights": Fault(
+        "omt_expfam/_plan.py",
+        "self.weight_coupling.transpose(),",
+        "self.weight_coupling,",
+        "tests/test_transport.py",
+        "invariances or everything_is_brute_forces",
+    ),
+    "pairs in increasing order": Fault(
+        "omt_expfam/_correspondences.py",
+        "np.argsort(-omega[source, target]",
+        "np.argsort(omega[source, target]",
+        "tests/test_transport.py",
+        "correspondences",
+    ),
+    "covariance of a mixture without its means": Fault(
+        "omt_expfam/_mixture.py",
+        "offset = self.components.mean() - self.mean()[None]",
+        "offset = 0 * self.components.mean()",
+        "tests/test_transport.py",
+        "interpolation",
+    ),
+    "twice the KL of a pair": Fault(
+        "omt_expfam/_gaussian_pair.py",
+        "0.5 * jnp.sum(jnp.log1p(r / safe))",
+        "jnp.sum(jnp.log1p(r / safe))",
+        "tests/test_transport.py",
+        "everything_is_brute_forces and 1-",
+    ),
+    "trace of one coordinate": Fault(
+        "omt_expfam/_covariance.py",
+        "return self.size * self.variance",
+        "return self.variance",
+        "tests/test_transport.py",
+        "cheap_forms",
+    ),
+    "EM counts every point once": Fault(
+        "omt_expfam/_em.py",
+        "jnp.where(used, weight * (peak + jnp.log(total))",
+        "jnp.where(used, (peak + jnp.log(total))",
+        "tests/test_fit.py",
+        "sample_weights_are and Spherical",
+    ),
+    "padded points count": Fault(
+        "omt_expfam/_em.py",
+        "jnp.pad(weight, (0, pad))",
+        'jnp.pad(weight, (0, pad), mode="edge")',
+        "tests/test_fit.py",
+        "chunks_change_nothing and Spherical",
+    ),
+    "entropy of a Gamma law": Fault(
+        "families/gamma.py",
+        "(1 - a) * digamma(a)",
+        "(a - 1) * digamma(a)",
+        "tests/test_families.py",
+        "entropy and Gamma",
+    ),
+    "concentration off by one": Fault(
+        "families/gamma.py",
+        "self.concentration - 1, -self.rate",
+        "self.concentration, -self.rate",
+        "tests/test_families.py",
+        "exponential_family_view and Gamma",
+    ),
+    "all components share their draws": Fault(
+        "omt_expfam/_components.py",
+        "jax.vmap(lambda c, k: jax.vmap(c._sample)(k), out_axes=1)(components, keys)",
+        "jax.vmap(lambda c, k: jax.vmap(c._sample)(k[:1].repeat(len(k))), out_axes=1)(components, keys)",
+        "tests/test_families.py",
+        "samples_have and SphericalGaussian",
+    ),
+    "an interval with both tails on each side": Fault(
+        "omt_expfam/_credible.py",
+        "tail = (1 - probability) / 2",
+        "tail = 1 - probability",
+        "tests/test_transport_posterior.py",
+        "intervals_are_numpys",
+    ),
+    "the longest interval": Fault(
+        "omt_expfam/_credible.py",
+        "jnp.argmin(widths",
+        "jnp.argmax(widths",
+        "tests/test_transport_posterior.py",
+        "intervals_are_numpys",
+    ),
+    "the worst plan is chosen": Fault(
+        "omt_expfam/_select_plan.py",
+        "np.nanargmin(means)",
+        "np.nanargmax(means)",
+        "tests/test_select_plan.py",
+        "many_source",
+    ),
+    "mass shrinks from the wrong end": Fault(
+        "omt_expfam/_trajectory.py",
+        "** (share - 1)",
+        "** share",
+        "tests/test_trajectory.py",
+        "interpolation_meets",
+    ),
+    "points of no weight in the variance": Fault(
+        "omt_expfam/metrics.py",
+        "100 * _mean_squared_error(estimate, truth) / variance",
+        "100 * _mean_squared_error(estimate, truth) / (variance * truth.shape[0] / (truth.shape[0] - 1))",
+        "tests/test_metrics.py",
+        "l2_uvp_against_numpy",
+    ),
+    "a biased discrepancy": Fault(
+        "omt_expfam/metrics.py",
+        "float(len(v) * (len(v) - 1))",
+        "float(len(v) * len(v))",
+        "tests/test_metrics.py",
+        "mmd_against_loops",
+    ),
+    "covariances over n": Fault(
+        "omt_expfam/metrics.py",
+        "np.sqrt(x.shape[0] - 1)",
+        "np.sqrt(x.shape[0])",
+        "tests/test_metrics.py",
+        "frechet_against_matrix",
+    ),
+}
+
+
+def caught(fault: Fault, root: Path) -> bool:
+    """Whether the tests of a copy of ``root`` with the fault fail.
+
+    Raises:
+        RuntimeError: If pytest did not run the tests.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        shutil.copytree(root, copy, ignore=shutil.ignore_patterns(".*", "__pycache__", "results", "docs"))
+        fault.apply(copy)
+        options = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "-k", fault.selection]
+        # The copies share what is compiled: most programs do not have the fault.
+        env = {"JAX_COMPILATION_CACHE_DIR": str(_HERE / ".pytest_cache" / "jax"), **os.environ}
+        run = subprocess.run(
+            [sys.executable, "-m", "pytest", *options, fault.tests], cwd=copy, env=env, capture_output=True, text=True
+        )
+    if run.returncode not in (0, 1):
+        raise RuntimeError(f"No tests were run:\n{run.stdout}{run.stderr}")
+    return run.returncode == 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=FAULTS, help="one fault")
+    parser.add_argument("--root", type=Path, default=_HERE, help="the checkout whose tests are tried")
+    options = parser.parse_args()
+    names = [options.only] if options.only else list(FAULTS)
+    missed = []
+    for name in names:
+        found = caught(FAULTS[name], options.root)
+        print(f"{'caught' if found else 'MISSED':>7}  {name}", flush=True)
+        missed += [] if found else [name]
+    print(f"{len(names) - len(missed)} of {len(names)} faults caught")
+    sys.exit(bool(missed))
+
+
+if __name__ == "__main__":
+    main()
