@@ -197,7 +197,7 @@ def caught(fault: Fault, root: Path) -> bool:
         fault.apply(copy)
         options = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "-k", fault.selection]
         # The copies share what is compiled: most programs do not have the fault.
-        env = {"JAX_COMPILATION_CACHE_DIR": str(_HERE / ".pytest_cache" / "jax"), **os.environ}
+        env = {"JAX_COMPILATION_CACHE_DIR": str(_HERE / ".pytest_cache" / "d" / "jax"), **os.environ}
         run = subprocess.run(
             [sys.executable, "-m", "pytest", *options, fault.tests], cwd=copy, env=env, capture_output=True, text=True
         )
