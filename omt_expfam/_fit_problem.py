@@ -37,11 +37,11 @@ _START_POINTS, _START_POINTS_PER_COMPONENT = 5_000, 500
 # EM steps of the overfitted mixture before merging.
 _OVERFIT_STEPS = 12
 # Room for overfitted components, at least.
-_LEAST_START = 8
+_LEAST_START = 16
 _RESEEDS = 3
 # Numbers in the sums of an E-step (points times components times parameters) up to which room for the overfitted
 # mixture is kept to the end, and up to which components are padded at all: less work than a compilation.
-_SMALL, _MEDIUM = 2**17, 2**20
+_SMALL, _MEDIUM = 2**17, 1_500_000
 # Steps between two updates of a progress bar.
 _STEPS_SHOWN = 25
 
@@ -152,12 +152,8 @@ def fit_problem(
     dtype: str,
     shift: np.ndarray,
     scale: np.ndarray,
-    most_components: int | None = None,
 ) -> FitProblem:
-    """The problem in standardized units, padded; to be called where arrays have the precision of the computation.
-
-    Room for ``most_components`` lets problems of several numbers of components share their programs.
-    """
+    """The problem in standardized units, padded; to be called where arrays have the precision of the computation."""
     num, dim = points.shape
     facts = facts_of(template, num_components, dim, dtype)
     size = point_bucket(num)
@@ -166,7 +162,7 @@ def fit_problem(
     x = np.concatenate([x, np.broadcast_to(x.max(axis=0), (size - num, dim))])
     strength = facts.prior_strength if covariance_prior is None else covariance_prior
     natural = dtype == "float64"
-    slots, start_slots = _slots(template, facts, size, num_components, most_components or num_components)
+    slots, start_slots = _slots(template, facts, size, num_components)
 
     def on_device(value: Any) -> Array:
         return jax.device_put(np.asarray(value, dtype))
@@ -204,15 +200,15 @@ def facts_of(template: Template, num_components: int, dim: int, dtype: str) -> F
     return Facts(parameters, strength, sum(leaf.size for leaf in jax.tree.leaves(ready)), keeps_family)
 
 
-def _slots(template: Template, facts: Facts, num_points: int, num: int, most: int) -> tuple[int, int]:
+def _slots(template: Template, facts: Facts, num_points: int, num: int) -> tuple[int, int]:
     """Room for components in the main iteration and where the start is sought."""
     if template.per_component:
         return num, 2 * num
     work = num_points * facts.num_parameters
-    start = max(_LEAST_START, power_of_two(2 * most))
+    start = max(_LEAST_START, power_of_two(2 * num))
     if facts.keeps_family and work * start <= _SMALL:
         return start, start
-    return component_bucket(most) if work * component_bucket(most) <= _MEDIUM else num, start
+    return component_bucket(num) if work * component_bucket(num) <= _MEDIUM else num, start
 
 
 def _chunk(template: Template, facts: Facts, num_points: int, slots: int, chunk_size: int | None) -> int:
