@@ -8,7 +8,8 @@ import pytest
 import scipy.stats
 
 import omt_expfam as omt
-from omt_expfam.families import Beta, Gamma, Laplace, LogNormal
+from omt_expfam import _fit_problem
+from omt_expfam.families import Beta, Exponential, Gamma, Laplace, LogNormal
 from tests.test_factorized import InverseGaussian, NATURAL, VonMises, Weibull
 
 PLAIN = {"covariance_prior": 0.0, "regularization": 0.0, "tolerance": 1e-10}
@@ -153,3 +154,19 @@ def test_bad_parameters_are_refused(family):
         family(np.ones((1, 2)), [[1.0, -1.0]])
     with pytest.raises(ValueError, match=f"`{names[1]}` must have shape"):
         family(np.ones((1, 2)), np.ones((1, 3)))
+
+
+@pytest.mark.parametrize(
+    "family", [Gamma, Exponential, *(pytest.param(f, marks=pytest.mark.slow) for f in (Laplace, LogNormal))]
+)
+def test_padding_changes_nothing(family, monkeypatch, x64):
+    """Without room for more points and components: the same steps, the same evidence, the same mixture."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.exponential(1.0, (400, 2)) + 0.1, 3 + rng.exponential(0.5, (300, 2))])
+    weight = rng.uniform(0.5, 2, len(x))
+    padded = omt.fit(jax.random.key(0), x, family, 2, sample_weight=weight)
+    monkeypatch.setattr(_fit_problem, "point_bucket", lambda count: count)
+    monkeypatch.setattr(_fit_problem, "_slots", lambda *arguments: (arguments[3], 2 * arguments[3]))
+    plain = omt.fit(jax.random.key(0), x, family, 2, sample_weight=weight)
+    for ours, theirs in zip(jax.tree.leaves(padded), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
