@@ -82,7 +82,7 @@ class Fit(eqx.Module):
     def __repr__(self) -> str:
         return (
             f"Fit({self.mixture}, log-likelihood {float(self.log_likelihood):.6g} per point, "
-            f"{int(self.num_steps)} steps, smallest component {float(self.effective_sizes.min()):.4g} points)"
+            f"{int(self.num_steps)} steps, smallest component {np.asarray(self.effective_sizes).min():.4g} points)"
         )
 
 
