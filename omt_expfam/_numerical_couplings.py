@@ -6,14 +6,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from ._arrays import as_count, as_scalar, batch_size, is_traced, power_of_two, safe_log, take, unfused
-from ._components import AbstractComponents, map_components
-from ._couplings import AbstractComponentMaps, AbstractCouplings, PairSelection, select_pairs, squared_distances
+from ._components import AbstractComponents
+from ._couplings import AbstractComponentMaps, AbstractCouplings, PairSelection, select_pairs
 from ._covariance import DenseCovariance
 from ._gaussian_pair import conditional_gain
-from ._numerical_pair import extend, interaction, Nodes, PairSolution, solve_pair
+from ._numerical_pair import extend, interaction, Nodes, PairSolution, Side, solve_pair
 from ._progress import progress_bar
 from ._result import RESULTS
 
@@ -21,6 +21,15 @@ from ._result import RESULTS
 _BLOCK = 2048
 # Metropolis moves that take a draw off the nodes.
 _NUM_MOVES = 6
+# Numbers in the draws of one side that are kept from one pair to the next.
+_MOST_KEPT = 2**27
+# What components must have, in the order of the checks.
+_NEEDED = (
+    "a finite covariance",
+    "a positive definite covariance",
+    "finite draws",
+    "finite log-densities at its own draws",
+)
 
 
 class NumericalSettings(eqx.Module):
@@ -242,135 +251,148 @@ def solve_numerical_couplings(
             f"`epsilon_components` must be positive for numerical couplings; got {float(epsilon):g}. "
             "Use families with a Gaussian or product form for 0."
         )
-    keys = jax.random.split(jax.random.key(settings.seed), 2)
-    sides = [_Side.of(*item, settings) for item in zip((source, target), keys, strict=True)]
-    for name, side in zip(("source", "target"), sides, strict=True):
-        side.check(name)
-    if is_traced(sides, epsilon):
-        solution = jax.lax.map(lambda left: _solve_row(left, sides[1], epsilon, settings), sides[0])
+    if is_traced(source, target, epsilon):
+        sides, solution = _solve_traced(source, target, epsilon, settings)
     else:
-        solution = _solve_rows(sides[0], sides[1], epsilon, settings, progress)
-    return _assemble(source, target, epsilon, settings, sides, solution)
-
-
-class _Side(eqx.Module):
-    """Components with their nodes and the keys (as numbers) of further draws, which all pairs share."""
-
-    components: AbstractComponents
-    nodes: Nodes
-    keys: Array
-
-    @classmethod
-    def of(cls, components: AbstractComponents, key: Key[Array, ""], settings: NumericalSettings) -> "_Side":
-        keys = jax.random.split(key, (2, components.num_components))
-        return cls(components, _draw_nodes(components, keys[0], settings.num_nodes), jax.random.key_data(keys[1]))
-
-    def check(self, name: str) -> None:
-        """Raise ValueError at the first component that nodes cannot represent."""
-        if is_traced(self):
-            return
-        dense = self.components.covariance()
-        log_prob = _node_log_probs(self)
-        for what, values in (
-            ("a finite covariance", dense),
-            ("a positive definite covariance", self.nodes.tril),
-            ("finite draws", self.nodes.points),
-            ("finite log-densities at its own draws", log_prob),
-        ):
-            bad = ~np.isfinite(np.asarray(values)).reshape(values.shape[0], -1).all(1)
-            if bad.any():
-                kind = type(self.components).__name__
-                raise ValueError(
-                    f"`{name}` must have {what} in every component; component {bad.argmax()} ({kind}) does not."
-                )
-
-    def draws(self, settings: NumericalSettings) -> Float[Array, "b m d"]:
-        """Centered draws of one component."""
-        num = -(-settings.num_draws // _BLOCK)
-        mean = self.components._mean()
-        keys = jax.random.split(jax.random.wrap_key_data(self.keys), num)
-
-        def block(key: Key[Array, ""]) -> Float[Array, "m d"]:
-            return jax.vmap(self.components._sample)(jax.random.split(key, _BLOCK)) - mean[None]
-
-        return jax.lax.map(block, keys)
-
-
-@eqx.filter_jit
-def _draw_nodes(components: AbstractComponents, keys: Key[Array, " K"], num: int) -> Nodes:
-    def one(item: tuple[AbstractComponents, Key[Array, ""]]) -> Nodes:
-        component, key = item
-        points = jax.vmap(component._sample)(jax.random.split(key, num)) - component._mean()[None]
-        return Nodes.of(points, component._covariance())
-
-    return jax.lax.map(one, (components, keys))
-
-
-@eqx.filter_jit
-def _node_log_probs(side: _Side) -> Float[Array, "K N"]:
-    def one(item: _Side) -> Float[Array, " N"]:
-        return jax.vmap(item.components._log_prob)(item.nodes.points + item.components._mean()[None])
-
-    return map_components(one, side, side.nodes.points[0].size)
-
-
-def _solve_rows(
-    left: _Side, right: _Side, epsilon: Array, settings: NumericalSettings, progress: bool | None
-) -> PairSolution:
-    num, other = left.nodes.points.shape[0], right.nodes.points.shape[0]
-    rows = []
-    with progress_bar(num * other, "component couplings", progress) as bar:
-        for i in range(num):
-            rows.append(jax.block_until_ready(_solve_row(take(left, i), right, epsilon, settings)))
-            bar.update(other)
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
-
-
-@eqx.filter_jit
-def _solve_row(left: _Side, right: _Side, epsilon: Array, settings: NumericalSettings) -> PairSolution:
-    """One source component with all target components."""
-    draws = left.draws(settings)
-    tolerance = jnp.asarray(settings.tolerance, epsilon.dtype)
-
-    def one(side: _Side) -> PairSolution:
-        gain = conditional_gain(DenseCovariance(side.nodes.tril), DenseCovariance(left.nodes.tril), epsilon / 2)
-        both = draws, side.draws(settings)
-        return solve_pair(left.nodes, side.nodes, both, gain, epsilon, tolerance, jnp.asarray(settings.max_steps))
-
-    return jax.lax.map(one, right)
-
-
-def _assemble(
-    source: AbstractComponents,
-    target: AbstractComponents,
-    epsilon: Array,
-    settings: NumericalSettings,
-    sides: list[_Side],
-    solution: PairSolution,
-) -> NumericalCouplings:
-    """Add what centering took away, and split values into costs and divergences."""
-    distance = squared_distances(source.mean(), target.mean())
-    spread = [jax.vmap(lambda n: n.total_variance())(side.nodes) for side in sides]
-    total = spread[0][:, None] + spread[1][None, :]
-    # The objective is the more accurate: the divergence takes the rest. Neither it nor Tr C can be negative.
-    kl = jnp.maximum((solution.value - total + 2 * solution.trace) / epsilon, 0)
-    costs = distance + solution.value - epsilon * kl
-    error = solution.error + 16 * jnp.finfo(costs.dtype).eps * distance
+        sides, solution = _solve_pairs(source, target, epsilon, settings, progress)
     potentials = solution.potentials
     return NumericalCouplings(
-        costs,
-        kl,
+        solution.cost,
+        solution.kl,
         epsilon,
-        error,
+        solution.error,
         potentials.residual,
         source,
         target,
-        sides[0].nodes,
-        sides[1].nodes,
+        *sides,
         potentials.u,
         potentials.v,
         settings,
     )
+
+
+def _solve_pairs(
+    source: AbstractComponents,
+    target: AbstractComponents,
+    epsilon: Array,
+    settings: NumericalSettings,
+    progress: bool | None,
+) -> tuple[tuple[Nodes, Nodes], PairSolution]:
+    """One component, and one pair, per call: what is compiled depends neither on their numbers nor, for a pair, on
+    families.
+    """  # noqa: D205
+    left, right = _Sampler(source, 0, settings), _Sampler(target, 1, settings)
+    for name, sampler in (("source", left), ("target", right)):
+        sampler.check(name)
+    tolerance, max_steps = np.asarray(settings.tolerance, epsilon.dtype), np.asarray(settings.max_steps)
+    solutions = []
+    with progress_bar(left.num * right.num, "component couplings", progress) as bar:
+        for i in range(left.num):
+            side = left.side(i)
+            for j in range(right.num):
+                solution = _solve_pair(side, right.side(j), epsilon, tolerance, max_steps)
+                solutions.append(jax.tree.map(np.asarray, solution))
+                bar.update(1)
+    shape = (left.num, right.num)
+    return (_stacked(left.nodes()), _stacked(right.nodes())), _stacked(solutions, shape)
+
+
+def _stacked(trees: list[Any], shape: tuple[int, ...] = (-1,)) -> Any:
+    """Trees stacked on the host, with leading axes of a shape."""
+
+    def stack(*leaves: Any) -> Array:
+        table = np.stack([np.asarray(leaf) for leaf in leaves])
+        return jnp.asarray(table.reshape(*shape, *table.shape[1:]))
+
+    return jax.tree.map(stack, *trees)
+
+
+class _Sampler:
+    """The components of one side, made into nodes and draws one by one; draws are kept where memory allows."""
+
+    def __init__(self, components: AbstractComponents, number: int, settings: NumericalSettings):
+        self.components, self.host = components, jax.tree.map(np.asarray, components)
+        self.num, self.settings, self.number = components.num_components, settings, number
+        self.kept: list[Side] = []
+
+    def draw(self, index: int) -> tuple[Side, Array]:
+        one = jax.tree.map(lambda leaf: leaf[index, ...], self.host)
+        numbers = np.asarray([self.settings.seed % 2**32, self.number, index], np.uint32)
+        return _draw_side(one, numbers, self.settings.num_nodes, self.settings.num_draws)
+
+    def check(self, name: str) -> None:
+        """Draw all components; raise ValueError at the first that nodes cannot represent."""
+        for index in range(self.num):
+            side, finite = self.draw(index)
+            for what, good in zip(_NEEDED, np.asarray(finite), strict=True):
+                if not good:
+                    kind = type(self.components).__name__
+                    raise ValueError(
+                        f"`{name}` must have {what} in every component; component {index} ({kind}) does not."
+                    )
+            if self.num * side.draws.size > _MOST_KEPT:
+                side = Side(side.mean, side.nodes, side.draws[:0])
+            self.kept.append(side)
+
+    def side(self, index: int) -> Side:
+        """One component with its draws."""
+        side = self.kept[index]
+        return side if side.draws.size else self.draw(index)[0]
+
+    def nodes(self) -> list[Nodes]:
+        """The nodes of all components."""
+        return [side.nodes for side in self.kept]
+
+
+def _sample_side(
+    component: AbstractComponents, numbers: Array, num_nodes: int, num_draws: int
+) -> tuple[Side, Bool[Array, " 4"]]:
+    """Nodes and draws of one component, and whether it has what is needed."""
+    key = jax.random.key(numbers[0])
+    for number in numbers[1:]:
+        key = jax.random.fold_in(key, number)
+    mean, covariance = component._mean(), component._covariance()
+    first = -(-num_nodes // _BLOCK)
+
+    def block(own: Key[Array, ""]) -> Float[Array, "m d"]:
+        return jax.vmap(component._sample)(jax.random.split(own, _BLOCK)) - mean[None]
+
+    blocks = jax.lax.map(block, jax.random.split(key, first - (-num_draws // _BLOCK)))
+    nodes = Nodes.of(blocks[:first].reshape(-1, mean.shape[0])[:num_nodes], covariance)
+    log_prob = jax.vmap(component._log_prob)(nodes.points + mean[None])
+    finite = [jnp.all(jnp.isfinite(value)) for value in (covariance, nodes.tril, nodes.points, log_prob)]
+    return Side(mean, nodes, blocks[first:]), jnp.stack(finite)
+
+
+_draw_side = eqx.filter_jit(_sample_side)
+
+
+def _couple(source: Side, target: Side, epsilon: Array, tolerance: Array, max_steps: Array) -> PairSolution:
+    gain = conditional_gain(DenseCovariance(target.nodes.tril), DenseCovariance(source.nodes.tril), epsilon / 2)
+    return solve_pair(source, target, gain, epsilon, tolerance, max_steps)
+
+
+_solve_pair = jax.jit(_couple)
+
+
+def _solve_traced(
+    source: AbstractComponents, target: AbstractComponents, epsilon: Array, settings: NumericalSettings
+) -> tuple[tuple[Nodes, Nodes], PairSolution]:
+    """The same inside a caller's program: nothing is checked."""
+    sizes = settings.num_nodes, settings.num_draws
+
+    def sampled(components: AbstractComponents, number: int) -> Side:
+        rest = jnp.asarray([settings.seed % 2**32, number], jnp.uint32)
+
+        def one(item: tuple[AbstractComponents, Array]) -> Side:
+            return _sample_side(item[0], jnp.append(rest, item[1]), *sizes)[0]
+
+        return jax.lax.map(one, (components, jnp.arange(components.num_components, dtype=jnp.uint32)))
+
+    left, right = sampled(source, 0), sampled(target, 1)
+    limits = jnp.asarray(settings.tolerance, epsilon.dtype), jnp.asarray(settings.max_steps)
+    solution = jax.lax.map(lambda a: jax.lax.map(lambda b: _couple(a, b, epsilon, *limits), right), left)
+    return (left.nodes, right.nodes), solution
 
 
 # -- conditional laws ----------------------------------------------------------------------------------------------

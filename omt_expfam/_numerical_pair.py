@@ -14,7 +14,7 @@ and an error of order $\delta$ in the nodes enters it in three ways, each with i
 - through moments: nodes are weighted so that their mean and covariance are exact.
 """
 
-import math
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ._arrays import unfused
 
@@ -56,10 +56,11 @@ class Nodes(eqx.Module):
     def of(cls, points: Float[Array, "N d"], covariance: Float[Array, "d d"]) -> "Nodes":
         """Weight centered draws so that their moments are exact."""
         tril = jnp.linalg.cholesky(covariance)
-        z = features(whiten(tril, points), points.shape[0])
-        half, part = points.shape[0] // 2, points.shape[0] // 4
-        halves = jnp.stack([calibrated_weights(z[:half]), calibrated_weights(z[half:])])
-        return cls(points, calibrated_weights(z), halves, calibrated_weights(z[:part]), tril)
+        num = points.shape[0]
+        z, index = features(whiten(tril, points), num), np.arange(num)
+        subsets = np.stack([index >= 0, index < num // 2, index >= num // 2, index < num // 4])
+        whole, first, second, part = jax.lax.map(lambda used: calibrated_weights(z, used), jnp.asarray(subsets))
+        return cls(points, whole, jnp.stack([first[: num // 2], second[num // 2 :]]), part[: num // 4], tril)
 
     @property
     def half(self) -> int:
@@ -80,19 +81,33 @@ class Potentials(eqx.Module):
     num_steps: Int[Array, ""]
 
 
-class PairSolution(eqx.Module):
-    """What is kept of one pair, for centered components.
+class Side(eqx.Module):
+    """One component as all that a coupling is solved from.
 
     Attributes:
-        value: Cost plus epsilon times KL.
-        error: A cautious estimate of the error of ``value``.
-        trace: Tr C of the cross-covariance C, from the derivative of ``value`` with respect to epsilon.
+        mean: The exact mean.
+        nodes: Nodes about it.
+        draws: Many more centered draws, in blocks.
+    """
+
+    mean: Float[Array, "*K d"]
+    nodes: Nodes
+    draws: Float[Array, "*K b m d"]
+
+
+class PairSolution(eqx.Module):
+    """What is kept of one pair.
+
+    Attributes:
+        cost: Expected squared distance.
+        kl: Divergence from the independent coupling.
+        error: A cautious estimate of the error of cost plus epsilon times KL.
         potentials: Those of all nodes.
     """
 
-    value: Float[Array, ""]
-    error: Float[Array, ""]
-    trace: Float[Array, ""]
+    cost: Float[Array, "*p"]
+    kl: Float[Array, "*p"]
+    error: Float[Array, "*p"]
     potentials: Potentials
 
 
@@ -117,27 +132,30 @@ def features(z: Float[Array, "n d"], num_nodes: int) -> Float[Array, "n p"]:
     return jnp.concatenate([z, squares], axis=1)
 
 
-def calibrated_weights(feature: Float[Array, "n p"]) -> Float[Array, " n"]:
+def calibrated_weights(feature: Float[Array, "n p"], used: Bool[Array, " n"]) -> Float[Array, " n"]:
     """The log-weights closest to equal ones (in KL) under which every feature has mean zero.
 
-    Where that would leave less than half of the effective number of nodes, equal weights.
+    Where that would leave less than half of the effective number of nodes, equal weights. Nodes that are not used have
+    weight zero.
     """
-    num, dim = feature.shape
+    dim = feature.shape[1]
+    num = jnp.sum(used.astype(feature.dtype))
+    equal = jnp.where(used, -jnp.log(num), -jnp.inf)
     ridge = 1e-6 * jnp.eye(dim, dtype=feature.dtype)
     lengths = jnp.asarray([1.0, 0.5, 0.25, 0.0625], feature.dtype)
 
     def step(_: Array, tilt: Array) -> Array:
-        weight = jax.nn.softmax(feature @ tilt)
+        weight = jax.nn.softmax(feature @ tilt + equal)
         mean = weight @ feature
         moment = unfused((feature * weight[:, None]).T @ feature)
         direction = jnp.linalg.solve(moment - mean[:, None] * mean[None, :] + ridge, mean)
         trial = tilt[None] - lengths[:, None] * direction[None]
-        return trial[jnp.argmin(logsumexp(unfused(trial @ feature.T), axis=1))]
+        return trial[jnp.argmin(logsumexp(unfused(trial @ feature.T) + equal[None], axis=1))]
 
     tilt = jax.lax.fori_loop(0, _NEWTON_STEPS, step, jnp.zeros((dim,), feature.dtype))
-    log_weight = jax.nn.log_softmax(unfused(feature @ tilt))
+    log_weight = jax.nn.log_softmax(unfused(feature @ tilt) + equal)
     usable = jnp.sum(jnp.exp(2 * log_weight)) < 2 / num
-    return jnp.where(usable, log_weight, jnp.full_like(log_weight, -math.log(num)))
+    return jnp.where(usable, log_weight, equal)
 
 
 # -- the solve ---------------------------------------------------------------------------------------------------
@@ -173,25 +191,48 @@ def sinkhorn(
     """
     a, b = jnp.exp(log_a), jnp.exp(log_b)
     tiny = jnp.asarray(jnp.finfo(kernel.dtype).tiny * 1e3, kernel.dtype)
+    infinite = jnp.asarray(jnp.inf, kernel.dtype)
 
     def unmet(state: Potentials) -> Array:
         return (state.residual > tolerance) & (state.num_steps < max_steps)
 
     def absorb(state: Potentials) -> Potentials:
-        u = -logsumexp(kernel + (log_b + state.v)[None], axis=1)
-        v = -logsumexp(kernel + (log_a + u)[:, None], axis=0)
-        density = jnp.exp(kernel + u[:, None] + v[None])
+        exponent = kernel + (log_b + state.v)[None]
+        top = jnp.max(exponent, axis=1)
+        density = jnp.exp(exponent - top[:, None])
 
-        def step(_: Array, scalings: tuple[Array, Array]) -> tuple[Array, Array]:
-            left = 1 / jnp.maximum(density @ (b * scalings[1]), tiny)
-            return left, 1 / jnp.maximum((a * left) @ density, tiny)
+        def step(scaled: _Scaled) -> _Scaled:
+            left = 1 / jnp.maximum(scaled.sums, tiny)
+            mass = (a * left) @ density
+            right = b / jnp.maximum(mass, tiny)
+            sums = density @ right
+            # A column that has underflown is to be found again in the log domain.
+            lost = jnp.any((mass < tiny) & (b > 0))
+            residual = jnp.where(lost, infinite, jnp.sum(a * jnp.abs(left * sums - 1)))
+            return _Scaled(left, right, sums, residual, scaled.num_steps + 1)
 
-        left, right = jax.lax.fori_loop(0, INNER_STEPS, step, (jnp.ones_like(u), jnp.ones_like(v)))
-        residual = jnp.sum(a * jnp.abs(left * (density @ (b * right)) - 1))
-        return Potentials(u + jnp.log(left), v + jnp.log(right), residual, state.num_steps + INNER_STEPS)
+        def go_on(scaled: _Scaled) -> Array:
+            steps = scaled.num_steps
+            return (scaled.residual > tolerance) & (steps < INNER_STEPS) & (state.num_steps + steps < max_steps)
 
-    begin = Potentials(jnp.zeros_like(log_a), start, jnp.asarray(jnp.inf, kernel.dtype), jnp.zeros_like(max_steps))
+        ones = jnp.ones_like(log_a), jnp.ones_like(log_b)
+        begin = _Scaled(*ones, density @ ones[1], infinite, jnp.zeros_like(max_steps))
+        last = jax.lax.while_loop(go_on, step, begin)
+        u, v = jnp.log(last.left) - top, state.v + jnp.log(last.right)
+        return Potentials(u, v, last.residual, state.num_steps + last.num_steps)
+
+    begin = Potentials(jnp.zeros_like(log_a), start, infinite, jnp.zeros_like(max_steps))
     return jax.lax.while_loop(unmet, absorb, begin)
+
+
+class _Scaled(NamedTuple):
+    """Scalings of both sides, the sums of rows that the next left one comes from, and the first marginal's error."""
+
+    left: Float[Array, " n"]
+    right: Float[Array, " m"]
+    sums: Float[Array, " n"]
+    residual: Float[Array, ""]
+    num_steps: Int[Array, ""]
 
 
 # -- integrals of the potentials ------------------------------------------------------------------------------------
@@ -206,15 +247,14 @@ class Surrogate(eqx.Module):
         variance: The variance of ``mean`` for a coefficient of one.
     """
 
-    at_nodes: Float[Array, " N"]
-    mean: Float[Array, ""]
-    variance: Float[Array, ""]
+    at_nodes: Float[Array, "*s N"]
+    mean: Float[Array, "*s"]
+    variance: Float[Array, "*s"]
 
     @classmethod
     def of(cls, nodes: Nodes, other: Nodes, v: Array, draws: Float[Array, "b m d"], epsilon: Array) -> "Surrogate":
         """Integrate the potential that the first quarter of the other side's nodes gives."""
         part = v.shape[0]
-        center = jnp.zeros((), v.dtype)
 
         def cheap(points: Array) -> Array:
             return extend(points, other.points[:part], other.part_log_weight, v, epsilon)
@@ -223,11 +263,10 @@ class Surrogate(eqx.Module):
         center = jnp.mean(at_nodes)
 
         def add(gram: Array, block: Float[Array, "m d"]) -> tuple[Array, None]:
-            feature = _with_constant(features(whiten(nodes.tril, block), nodes.points.shape[0]))
-            row = jnp.concatenate([feature, (cheap(block) - center)[:, None]], axis=1)
+            row = jnp.concatenate([_regressors(nodes, block), (cheap(block) - center)[:, None]], axis=1)
             return gram + unfused(row.T @ row), None
 
-        size = features(nodes.points[:1], nodes.points.shape[0]).shape[1] + 2
+        size = _regressors(nodes, nodes.points[:1]).shape[1] + 1
         total = draws.shape[0] * draws.shape[1]
         gram = jax.lax.scan(add, jnp.zeros((size, size), v.dtype), draws)[0] / total
         coefficient = _solve(gram[:-1, :-1], gram[:-1, -1])
@@ -237,18 +276,20 @@ class Surrogate(eqx.Module):
 
 
 def integral(
-    nodes: Nodes, log_weight: Array, potential: Array, surrogate: Surrogate, start: int
+    feature: Float[Array, "N p"], log_weight: Float[Array, " N"], potential: Float[Array, " N"], surrogate: Surrogate
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The integral of a potential known at some nodes, and its variance."""
-    stop = start + potential.shape[0]
+    """The integral of a potential known at the nodes that have a weight, and its variance where all of them have."""
     weight = jnp.exp(log_weight)
-    feature = _with_constant(features(whiten(nodes.tril, nodes.points[start:stop]), nodes.points.shape[0]))
-    row = jnp.concatenate([feature, (surrogate.at_nodes[start:stop] - surrogate.mean)[:, None]], axis=1)
+    row = jnp.concatenate([feature, (surrogate.at_nodes - surrogate.mean)[:, None]], axis=1)
     coefficient = _solve((row * weight[:, None]).T @ row, (row * weight[:, None]).T @ potential)
     rest = potential - unfused(row @ coefficient)
     freedom = weight.shape[0] / max(weight.shape[0] - row.shape[1], 1)
     variance = freedom * jnp.sum((weight * rest) ** 2) + coefficient[-1] ** 2 * surrogate.variance
     return coefficient[0] + weight @ rest, variance
+
+
+def _regressors(nodes: Nodes, points: Float[Array, "n d"]) -> Float[Array, "n p"]:
+    return _with_constant(features(whiten(nodes.tril, points), nodes.points.shape[0]))
 
 
 def _with_constant(feature: Float[Array, "n p"]) -> Float[Array, "n q"]:
@@ -267,9 +308,8 @@ def _solve(matrix: Float[Array, "p p"], vector: Float[Array, " p"]) -> Float[Arr
 
 
 def solve_pair(
-    source: Nodes,
-    target: Nodes,
-    draws: tuple[Float[Array, "b m d"], Float[Array, "b m d"]],
+    source: Side,
+    target: Side,
     backward_gain: Float[Array, "d d"],
     epsilon: Float[Array, ""],
     tolerance: Float[Array, ""],
@@ -278,71 +318,89 @@ def solve_pair(
     """The plan of one pair, its value and the value's error.
 
     Args:
-        source: Nodes of the source component.
-        target: Nodes of the target component.
-        draws: Many more centered draws of both, in blocks.
+        source: The source component.
+        target: The target component.
         backward_gain: That of Gaussians with the same covariances, for the start.
         epsilon: Regularization, units of squared distance.
         tolerance: For `sinkhorn`.
         max_steps: For `sinkhorn`.
     """
-    gauss = -jnp.sum(unfused(target.points @ backward_gain) * target.points, axis=1)
+    points = target.nodes.points
+    gauss = -jnp.sum(unfused(points @ backward_gain) * points, axis=1)
+    # Both sides stacked: what is done to each is then written, and compiled, once.
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), source, target)
+    feature = jax.lax.map(lambda nodes: _regressors(nodes, nodes.points), both.nodes)
 
     def at(guess: Array, factor: Array) -> tuple[Array, tuple[Array, Array, Potentials]]:
         """The value at a multiple of epsilon, from a guess of the target potential in units of cost."""
         own = epsilon * factor
-        value, error, full = _corrected_value(source, target, draws, guess / own, own, tolerance, max_steps)
+        value, error, full = _corrected_value(both, feature, guess / own, own, tolerance, max_steps)
         return full.v * own, (value, error, full)
 
     factors = jnp.asarray([1.0, 1 + STEP, 1 - STEP], epsilon.dtype)
-    _, (values, errors, potentials) = jax.lax.scan(at, gauss, factors)
+    _, ((value, above, below), errors, potentials) = jax.lax.scan(at, gauss, factors)
     # The derivative of the value with respect to epsilon is the divergence: sampling errors that the values have in
-    # common cancel, which they would not in a cost read off the plan between nodes.
-    divergence = jnp.maximum((values[1] - values[2]) / (2 * STEP * epsilon), 0.0)
-    total = source.total_variance() + target.total_variance()
-    trace = 0.5 * (total - values[0] + epsilon * divergence)
-    return PairSolution(values[0], errors[0], trace, jax.tree.map(lambda leaf: leaf[0], potentials))
+    # common cancel, which they would not in a cost read off the plan between nodes. The value is the more accurate: the
+    # divergence takes the rest. Neither it nor the trace of the cross-covariance can be negative.
+    divergence = jnp.maximum((above - below) / (2 * STEP * epsilon), 0.0)
+    total = source.nodes.total_variance() + target.nodes.total_variance()
+    trace = 0.5 * (total - value + epsilon * divergence)
+    distance = jnp.sum((source.mean - target.mean) ** 2)
+    kl = jnp.maximum((value - total + 2 * trace) / epsilon, 0)
+    error = errors[0] + 16 * jnp.finfo(value.dtype).eps * distance
+    potentials = jax.tree.map(lambda leaf: leaf[0], potentials)
+    return PairSolution(distance + value - epsilon * kl, kl, error, potentials)
 
 
 def _corrected_value(
-    source: Nodes,
-    target: Nodes,
-    draws: tuple[Array, Array],
+    both: Side,
+    feature: Float[Array, "2 N p"],
     start: Float[Array, " N"],
     epsilon: Float[Array, ""],
     tolerance: Float[Array, ""],
     max_steps: Int[Array, ""],
 ) -> tuple[Float[Array, ""], Float[Array, ""], Potentials]:
     """Cost plus epsilon times KL of one pair, its error, and the potentials of all nodes."""
-    kernel = interaction(source.points, target.points, epsilon)
+    nodes = both.nodes
+    kernel = interaction(*nodes.points, epsilon)
+    part, half = nodes.part_log_weight.shape[-1], nodes.half
+    few = sinkhorn(kernel[:part, :part], *nodes.part_log_weight, start[:part], tolerance, max_steps)
+    other, across = jax.tree.map(lambda leaf: leaf[::-1], nodes), jnp.stack([few.v, few.u])
+    cheap = jax.lax.map(lambda item: Surrogate.of(*item, epsilon), (nodes, other, across, both.draws))
+    full = sinkhorn(kernel, *nodes.log_weight, cheap.at_nodes[1], tolerance, max_steps)
 
-    def solve(rows: slice, log_a: Array, log_b: Array, guess: Array) -> Potentials:
-        return sinkhorn(kernel[rows, rows], log_a, log_b, guess[rows], tolerance, max_steps)
+    def solve_half(index: Array) -> Array:
+        begin = index * half
+        block = jax.lax.dynamic_slice(kernel, (begin, begin), (half, half))
+        guess = jax.lax.dynamic_slice(full.v, (begin,), (half,))
+        own = sinkhorn(block, *nodes.half_log_weight[:, index], guess, tolerance, max_steps)
+        return jnp.stack([own.u, own.v])
 
-    full = solve(slice(None), source.log_weight, target.log_weight, start)
-    part = source.part_log_weight.shape[0]
-    few = solve(slice(part), source.part_log_weight, target.part_log_weight, full.v)
-    left = Surrogate.of(source, target, few.v, draws[0], epsilon)
-    right = Surrogate.of(target, source, few.u, draws[1], epsilon)
+    halves = jax.lax.map(solve_half, jnp.arange(2))
+    potentials = [jnp.stack([full.u, full.v]), *_apart(halves, 0.0)]
+    log_weights = [nodes.log_weight, *_apart(jnp.swapaxes(nodes.half_log_weight, 0, 1), -jnp.inf)]
 
-    def value(solution: Potentials, log_a: Array, log_b: Array, begin: int) -> tuple[Array, Array]:
-        first, first_variance = integral(source, log_a, solution.u, left, begin)
-        second, second_variance = integral(target, log_b, solution.v, right, begin)
-        return first + second, first_variance + second_variance
+    def integrate(item: tuple[Array, Surrogate, Array, Array]) -> tuple[Array, Array]:
+        feature, surrogate, log_weight, potential = item
+        return jax.lax.map(lambda own: integral(feature, own[0], own[1], surrogate), (log_weight, potential))
 
-    whole, variance = value(full, source.log_weight, target.log_weight, 0)
-    halves = []
-    for index in range(2):
-        begin = index * source.half
-        weights = source.half_log_weight[index], target.half_log_weight[index]
-        solution = solve(slice(begin, begin + source.half), *weights, full.v)
-        halves.append(value(solution, *weights, begin)[0])
-    bias = 0.5 * (halves[0] + halves[1]) - whole
-    spread = 0.5 * jnp.abs(halves[0] - halves[1])
-    total = source.total_variance() + target.total_variance()
+    tables = jnp.stack(log_weights, axis=1), jnp.stack(potentials, axis=1)
+    means, variances = jax.lax.map(integrate, (feature, cheap, *tables))
+    whole, *parts = jnp.sum(means, axis=0)
+    variance = jnp.sum(variances[:, 0])
+    bias = 0.5 * (parts[0] + parts[1]) - whole
+    spread = 0.5 * jnp.abs(parts[0] - parts[1])
+    total = jnp.sum(nodes.tril**2)
     error = epsilon * reported_error(jnp.sqrt(variance), bias, spread, full.residual)
     rounding = 16 * jnp.finfo(total.dtype).eps * total
     return total + epsilon * (whole - bias), error + rounding, full
+
+
+def _apart(halves: Float[Array, "2 s h"], fill: float) -> tuple[Float[Array, "s N"], Float[Array, "s N"]]:
+    """What belongs to either half of the nodes, filled up to all of them."""
+    first, second = halves
+    rest = jnp.full_like(first, fill)
+    return jnp.concatenate([first, rest], axis=1), jnp.concatenate([rest, second], axis=1)
 
 
 def reported_error(deviation: Array, bias: Array, spread: Array, residual: Array) -> Float[Array, ""]:

@@ -232,7 +232,7 @@ def test_the_iteration_is_ott_jaxs():
 
 def test_node_weights_have_exact_moments():
     z = jnp.asarray(np.random.default_rng(0).exponential(size=(512, 2)) - 1, jnp.float32)
-    weight = np.exp(np.asarray(calibrated_weights(features(z, 512))))
+    weight = np.exp(np.asarray(calibrated_weights(features(z, 512), jnp.ones(512, bool))))
     np.testing.assert_allclose(weight.sum(), 1, rtol=1e-5)
     np.testing.assert_allclose(weight @ np.asarray(z), 0, atol=1e-4)
     np.testing.assert_allclose(np.asarray(z).T @ (np.asarray(z) * weight[:, None]), np.eye(2), atol=1e-3)
