@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -43,14 +44,14 @@ class Laws(eqx.Module):
         num = distribution.batch_shape[0]
         leaves, _ = jax.tree.flatten(distribution)
         dtype = _common_dtype(leaves)
-        leaves = [jnp.asarray(leaf, dtype) for leaf in leaves]
+        leaves = [_as_array(leaf, dtype) for leaf in leaves]
         structure = jax.tree.structure(_with_batch(distribution, lambda shape: shape[1:] if shape else shape))
-        check = _Check.of(distribution)
+        check = _Check(distribution)
         choices = itertools.product(*(_possible_kinds(leaf.shape, num) for leaf in leaves))
         for kinds in itertools.islice(choices, _MAX_TRIES):
-            laws = cls(tuple(leading(leaf, k, num) for leaf, k in zip(leaves, kinds, strict=True)), structure, kinds)
-            if check.passed(laws):
-                return laws
+            arrays = tuple(leading(leaf, k, num) for leaf, k in zip(leaves, kinds, strict=True))
+            if check.passed(cls(arrays, structure, kinds)):
+                return cls(tuple(jnp.asarray(array) for array in arrays), structure, kinds)
         raise TypeError(
             f"`distribution` could not be taken apart into components; got {type(distribution).__name__}. "
             "Give every parameter the full batch shape, or write a component family."
@@ -72,30 +73,37 @@ class Laws(eqx.Module):
 class _Check:
     """The log-densities of a distribution at draws from it."""
 
-    def __init__(self, x: Any, log_prob: Any, event_shape: tuple[int, ...]):
-        self.x, self.log_prob, self.event_shape = x, log_prob, event_shape
-
-    @classmethod
-    def of(cls, distribution: Any) -> "_Check":
-        with relaxed():
-            if is_traced(distribution):
-                return cls(None, None, distribution.event_shape)
-            x = distribution.sample(jax.random.key(0), (3,))
-            return cls(x, np.asarray(distribution.log_prob(x)), distribution.event_shape)
+    def __init__(self, distribution: Any):
+        self.distribution = distribution
+        self.traced = is_traced(distribution)
 
     def passed(self, laws: Laws) -> bool:
         """Whether the laws give draws of the right shape and the same log-densities."""
         try:
             with relaxed():
                 shape = jax.eval_shape(lambda m: m.law().sample(jax.random.key(0)), _first(laws)).shape
-                if shape != self.event_shape:
+                if shape != self.distribution.event_shape:
                     return False
-                if self.x is None:
+                if self.traced:
                     return True
-                own = jax.vmap(lambda m, x: m.law().log_prob(x), in_axes=(0, 1), out_axes=1)(laws, self.x)
+                own, expected = _both_log_probs(laws, self.distribution)
         except (TypeError, ValueError, IndexError, AttributeError):
             return False
-        return own.shape == self.log_prob.shape and np.allclose(own, self.log_prob, 1e-4, 1e-4, equal_nan=True)
+        return own.shape == expected.shape and np.allclose(own, expected, 1e-4, 1e-4, equal_nan=True)
+
+
+# Used once for a distribution: quickly compiled is better than fast.
+@functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+def _both_log_probs(laws: Laws, distribution: Any) -> tuple[Array, Array]:
+    """Log-densities at the same draws, by the laws and by the distribution that they were taken from."""
+    x = distribution.sample(jax.random.key(0), (3,))
+    own = jax.vmap(lambda m, v: m.law().log_prob(v), in_axes=(0, 1), out_axes=1)(laws, x)
+    return own, distribution.log_prob(x)
+
+
+def _as_array(leaf: Any, dtype: Any) -> Any:
+    """A leaf in the common type, on the host unless it is traced."""
+    return jnp.asarray(leaf, dtype) if is_traced(leaf) else np.asarray(leaf, dtype)
 
 
 def _first(laws: Laws) -> Laws:
@@ -110,7 +118,8 @@ def relaxed() -> Iterator[None]:
 
 
 def _common_dtype(leaves: list[Any]) -> Any:
-    floating = [leaf.dtype for leaf in map(jnp.asarray, leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    dtypes = [jnp.result_type(leaf) for leaf in leaves]
+    floating = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
     return np.result_type(*floating) if floating else default_dtype()
 
 
@@ -127,7 +136,9 @@ def leading(leaf: Array, kind: str, num: int) -> Array:
     """An array with the batch axis that it may lack."""
     if kind == _BATCHED:
         return leaf
-    return jnp.broadcast_to(leaf if kind == _SINGLE else leaf[None], (num, *leaf.shape[kind == _SINGLE :]))
+    shape = (num, *leaf.shape[kind == _SINGLE :])
+    numpy = jnp if is_traced(leaf) else np
+    return numpy.broadcast_to(leaf if kind == _SINGLE else leaf[None], shape)
 
 
 def _with_batch(value: Any, change: Callable[[tuple[int, ...]], tuple[int, ...]]) -> Any:
