@@ -317,7 +317,7 @@ class _Sampler:
 
     def draw(self, index: int) -> tuple[Side, Array]:
         one = jax.tree.map(lambda leaf: leaf[index, ...], self.host)
-        numbers = np.asarray([self.settings.seed % 2**32, self.number, index], np.uint32)
+        numbers = np.asarray([self.settings.seed % 2**32, self.number, index, self.num], np.uint32)
         return _draw_side(one, numbers, self.settings.num_nodes, self.settings.num_draws)
 
     def check(self, name: str) -> None:
@@ -348,16 +348,13 @@ def _sample_side(
     component: AbstractComponents, numbers: Array, num_nodes: int, num_draws: int
 ) -> tuple[Side, Bool[Array, " 4"]]:
     """Nodes and draws of one component, and whether it has what is needed."""
-    key = jax.random.key(numbers[0])
-    for number in numbers[1:]:
-        key = jax.random.fold_in(key, number)
     mean, covariance = component._mean(), component._covariance()
     first = -(-num_nodes // _BLOCK)
 
-    def block(own: Key[Array, ""]) -> Float[Array, "m d"]:
-        return jax.vmap(component._sample)(jax.random.split(own, _BLOCK)) - mean[None]
+    def block(keys: Key[Array, " m"]) -> Float[Array, "m d"]:
+        return jax.vmap(component._sample)(keys) - mean[None]
 
-    blocks = jax.lax.map(block, jax.random.split(key, first - (-num_draws // _BLOCK)))
+    blocks = jax.lax.map(block, _keys(numbers, first, -(-num_draws // _BLOCK)))
     nodes = Nodes.of(blocks[:first].reshape(-1, mean.shape[0])[:num_nodes], covariance)
     log_prob = jax.vmap(component._log_prob)(nodes.points + mean[None])
     finite = [jnp.all(jnp.isfinite(value)) for value in (covariance, nodes.tril, nodes.points, log_prob)]
@@ -365,6 +362,15 @@ def _sample_side(
 
 
 _draw_side = eqx.filter_jit(_sample_side)
+
+
+def _keys(numbers: Array, for_nodes: int, for_draws: int) -> Key[Array, "b m"]:
+    """Keys of all draws, in blocks, from the seed, the side, the component and the number of components."""
+    seed, side, index, num = numbers
+    key = jax.random.fold_in(jax.random.key(seed), side)
+    nodes = jax.random.split(jax.random.fold_in(key, index), (for_nodes, _BLOCK))
+    draws = jax.random.split(jax.random.fold_in(key, num + index), for_draws)
+    return jnp.concatenate([nodes, jax.vmap(lambda own: jax.random.split(own, _BLOCK))(draws)])
 
 
 def _couple(source: Side, target: Side, epsilon: Array, tolerance: Array, max_steps: Array) -> PairSolution:
@@ -382,12 +388,10 @@ def _solve_traced(
     sizes = settings.num_nodes, settings.num_draws
 
     def sampled(components: AbstractComponents, number: int) -> Side:
-        rest = jnp.asarray([settings.seed % 2**32, number], jnp.uint32)
-
-        def one(item: tuple[AbstractComponents, Array]) -> Side:
-            return _sample_side(item[0], jnp.append(rest, item[1]), *sizes)[0]
-
-        return jax.lax.map(one, (components, jnp.arange(components.num_components, dtype=jnp.uint32)))
+        num = components.num_components
+        numbers = [[settings.seed % 2**32, number, index, num] for index in range(num)]
+        arguments = components, jnp.asarray(numbers, jnp.uint32)
+        return jax.lax.map(lambda item: _sample_side(*item, *sizes)[0], arguments)
 
     left, right = sampled(source, 0), sampled(target, 1)
     limits = jnp.asarray(settings.tolerance, epsilon.dtype), jnp.asarray(settings.max_steps)

@@ -239,40 +239,58 @@ class _Scaled(NamedTuple):
 
 
 class Surrogate(eqx.Module):
-    """A cheap potential (that of few nodes), and what many draws say of it.
+    """A cheap potential (that of few nodes) and its derivative, and what many draws say of their integrals.
 
     Attributes:
-        at_nodes: The cheap potential at all nodes.
-        mean: Its integral, by many draws with quadratic control variates.
-        variance: The variance of ``mean`` for a coefficient of one.
+        at_nodes: The cheap potential and its derivative by the logarithm of epsilon, at all nodes.
+        mean: Their integrals, by many draws with quadratic control variates.
+        covariance: The covariance matrix of ``mean``.
     """
 
-    at_nodes: Float[Array, "*s N"]
-    mean: Float[Array, "*s"]
-    variance: Float[Array, "*s"]
+    at_nodes: Float[Array, "*s N 2"]
+    mean: Float[Array, "*s 2"]
+    covariance: Float[Array, "*s 2 2"]
 
     @classmethod
-    def of(cls, nodes: Nodes, other: Nodes, v: Array, draws: Float[Array, "b m d"], epsilon: Array) -> "Surrogate":
-        """Integrate the potential that the first quarter of the other side's nodes gives."""
+    def of(
+        cls, nodes: Nodes, other: Nodes, v: Array, slope: Array, draws: Float[Array, "b m d"], epsilon: Array
+    ) -> "Surrogate":
+        """Integrate the potential that the first quarter of the other side's nodes gives.
+
+        Args:
+            nodes: The nodes of this side.
+            other: The nodes of the other side.
+            v: The potential of the other side at its first quarter.
+            slope: Its derivative by the logarithm of epsilon.
+            draws: Centered draws of this side.
+            epsilon: Regularization.
+        """
         part = v.shape[0]
+        far = other.points[:part]
+        sides = jnp.concatenate([far, slope[:, None], jnp.ones_like(slope)[:, None]], axis=1)
 
         def cheap(points: Array) -> Array:
-            return extend(points, other.points[:part], other.part_log_weight, v, epsilon)
+            exponent = interaction(points, far, epsilon) + (other.part_log_weight + v)[None]
+            top = jnp.max(exponent, axis=1)
+            sums = unfused(jnp.exp(exponent - top[:, None]) @ sides)
+            image, moved = sums[:, :-2] / sums[:, -1:], sums[:, -2] / sums[:, -1]
+            derivative = 2 * jnp.sum(points * image, axis=1) / epsilon - moved
+            return jnp.stack([-top - jnp.log(sums[:, -1]), derivative], axis=1)
 
         at_nodes = cheap(nodes.points)
-        center = jnp.mean(at_nodes)
+        center = jnp.mean(at_nodes, axis=0)
 
         def add(gram: Array, block: Float[Array, "m d"]) -> tuple[Array, None]:
-            row = jnp.concatenate([_regressors(nodes, block), (cheap(block) - center)[:, None]], axis=1)
+            row = jnp.concatenate([_regressors(nodes, block), cheap(block) - center[None]], axis=1)
             return gram + unfused(row.T @ row), None
 
-        size = _regressors(nodes, nodes.points[:1]).shape[1] + 1
+        size = _regressors(nodes, nodes.points[:1]).shape[1] + 2
         total = draws.shape[0] * draws.shape[1]
         gram = jax.lax.scan(add, jnp.zeros((size, size), v.dtype), draws)[0] / total
-        coefficient = _solve(gram[:-1, :-1], gram[:-1, -1])
-        variance = jnp.maximum(gram[-1, -1] - coefficient @ gram[:-1, -1], 0) / total
+        coefficient = _solve(gram[:-2, :-2], gram[:-2, -2:])
+        covariance = (gram[-2:, -2:] - gram[-2:, :-2] @ coefficient) / total
         # Every feature but the constant has mean zero.
-        return cls(at_nodes, center + coefficient[0], variance)
+        return cls(at_nodes, center + coefficient[0], covariance)
 
 
 def integral(
@@ -280,12 +298,13 @@ def integral(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The integral of a potential known at the nodes that have a weight, and its variance where all of them have."""
     weight = jnp.exp(log_weight)
-    row = jnp.concatenate([feature, (surrogate.at_nodes - surrogate.mean)[:, None]], axis=1)
-    coefficient = _solve((row * weight[:, None]).T @ row, (row * weight[:, None]).T @ potential)
+    row = jnp.concatenate([feature, surrogate.at_nodes - surrogate.mean[None]], axis=1)
+    coefficient = _solve((row * weight[:, None]).T @ row, ((row * weight[:, None]).T @ potential)[:, None])[:, 0]
     rest = potential - unfused(row @ coefficient)
     freedom = weight.shape[0] / max(weight.shape[0] - row.shape[1], 1)
-    variance = freedom * jnp.sum((weight * rest) ** 2) + coefficient[-1] ** 2 * surrogate.variance
-    return coefficient[0] + weight @ rest, variance
+    variance = freedom * jnp.sum((weight * rest) ** 2)
+    own = coefficient[-2:]
+    return coefficient[0] + weight @ rest, variance + jnp.maximum(own @ surrogate.covariance @ own, 0)
 
 
 def _regressors(nodes: Nodes, points: Float[Array, "n d"]) -> Float[Array, "n p"]:
@@ -296,12 +315,12 @@ def _with_constant(feature: Float[Array, "n p"]) -> Float[Array, "n q"]:
     return jnp.concatenate([jnp.ones((feature.shape[0], 1), feature.dtype), feature], axis=1)
 
 
-def _solve(matrix: Float[Array, "p p"], vector: Float[Array, " p"]) -> Float[Array, " p"]:
+def _solve(matrix: Float[Array, "p p"], right: Float[Array, "p r"]) -> Float[Array, "p r"]:
     """Solve a system of normal equations, scaled to a unit diagonal."""
     scale = jnp.sqrt(jnp.diagonal(matrix) + jnp.finfo(matrix.dtype).tiny)
     unit = matrix / (scale[:, None] * scale[None, :])
     ridge = 10 * jnp.finfo(matrix.dtype).eps * jnp.eye(len(scale), dtype=matrix.dtype)
-    return jnp.linalg.solve(unit + ridge, vector / scale) / scale
+    return jnp.linalg.solve(unit + ridge, right / scale[:, None]) / scale[:, None]
 
 
 # -- one pair -----------------------------------------------------------------------------------------------------
@@ -331,14 +350,26 @@ def solve_pair(
     both = jax.tree.map(lambda *leaves: jnp.stack(leaves), source, target)
     feature = jax.lax.map(lambda nodes: _regressors(nodes, nodes.points), both.nodes)
 
-    def at(guess: Array, factor: Array) -> tuple[Array, tuple[Array, Array, Potentials]]:
-        """The value at a multiple of epsilon, from a guess of the target potential in units of cost."""
+    nodes, part = both.nodes, source.nodes.part_log_weight.shape[-1]
+
+    def few(guess: Array, factor: Array) -> tuple[Array, Array]:
+        """The potentials of few nodes at a multiple of epsilon, from a guess in units of cost."""
         own = epsilon * factor
-        value, error, full = _corrected_value(both, feature, guess / own, own, tolerance, max_steps)
-        return full.v * own, (value, error, full)
+        kernel = interaction(*nodes.points[:, :part], own)
+        solved = sinkhorn(kernel, *nodes.part_log_weight, guess / own, tolerance, max_steps)
+        return solved.v * own, jnp.stack([solved.v, solved.u])
 
     factors = jnp.asarray([1.0, 1 + STEP, 1 - STEP], epsilon.dtype)
-    _, ((value, above, below), errors, potentials) = jax.lax.scan(at, gauss, factors)
+    across, above, below = jax.lax.scan(few, gauss[:part], factors)[1]
+    slope = (above - below) / (2 * STEP)
+    other = jax.tree.map(lambda leaf: leaf[::-1], nodes)
+    cheap = jax.lax.map(lambda item: Surrogate.of(*item, epsilon), (nodes, other, across, slope, both.draws))
+
+    def at(factor: Array) -> tuple[Array, Array, Potentials]:
+        start = cheap.at_nodes[1, :, 0] + jnp.log(factor) * cheap.at_nodes[1, :, 1]
+        return _corrected_value(nodes, feature, cheap, start, epsilon * factor, tolerance, max_steps)
+
+    (value, above, below), errors, potentials = jax.lax.map(at, factors)
     # The derivative of the value with respect to epsilon is the divergence: sampling errors that the values have in
     # common cancel, which they would not in a cost read off the plan between nodes. The value is the more accurate: the
     # divergence takes the rest. Neither it nor the trace of the cross-covariance can be negative.
@@ -353,21 +384,18 @@ def solve_pair(
 
 
 def _corrected_value(
-    both: Side,
+    nodes: Nodes,
     feature: Float[Array, "2 N p"],
+    cheap: Surrogate,
     start: Float[Array, " N"],
     epsilon: Float[Array, ""],
     tolerance: Float[Array, ""],
     max_steps: Int[Array, ""],
 ) -> tuple[Float[Array, ""], Float[Array, ""], Potentials]:
     """Cost plus epsilon times KL of one pair, its error, and the potentials of all nodes."""
-    nodes = both.nodes
+    half = nodes.half
     kernel = interaction(*nodes.points, epsilon)
-    part, half = nodes.part_log_weight.shape[-1], nodes.half
-    few = sinkhorn(kernel[:part, :part], *nodes.part_log_weight, start[:part], tolerance, max_steps)
-    other, across = jax.tree.map(lambda leaf: leaf[::-1], nodes), jnp.stack([few.v, few.u])
-    cheap = jax.lax.map(lambda item: Surrogate.of(*item, epsilon), (nodes, other, across, both.draws))
-    full = sinkhorn(kernel, *nodes.log_weight, cheap.at_nodes[1], tolerance, max_steps)
+    full = sinkhorn(kernel, *nodes.log_weight, start, tolerance, max_steps)
 
     def solve_half(index: Array) -> Array:
         begin = index * half

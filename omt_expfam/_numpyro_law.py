@@ -49,9 +49,10 @@ class Laws(eqx.Module):
         check = _Check(distribution)
         choices = itertools.product(*(_possible_kinds(leaf.shape, num) for leaf in leaves))
         for kinds in itertools.islice(choices, _MAX_TRIES):
-            arrays = tuple(leading(leaf, k, num) for leaf, k in zip(leaves, kinds, strict=True))
-            if check.passed(cls(arrays, structure, kinds)):
-                return cls(tuple(jnp.asarray(array) for array in arrays), structure, kinds)
+            arrays = (jnp.asarray(leading(leaf, k, num)) for leaf, k in zip(leaves, kinds, strict=True))
+            laws = cls(tuple(arrays), structure, kinds)
+            if check.passed(laws):
+                return laws
         raise TypeError(
             f"`distribution` could not be taken apart into components; got {type(distribution).__name__}. "
             "Give every parameter the full batch shape, or write a component family."
@@ -132,7 +133,7 @@ def _possible_kinds(shape: tuple[int, ...], num: int) -> tuple[str, ...]:
     return (_SHARED,)
 
 
-def leading(leaf: Array, kind: str, num: int) -> Array:
+def leading(leaf: Any, kind: str, num: int) -> Any:
     """An array with the batch axis that it may lack."""
     if kind == _BATCHED:
         return leaf
