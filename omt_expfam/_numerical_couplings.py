@@ -345,7 +345,7 @@ class _Sampler:
 
 
 def _sample_side(
-    component: AbstractComponents, numbers: Array, num_nodes: int, num_draws: int
+    component: AbstractComponents, numbers: Any, num_nodes: int, num_draws: int
 ) -> tuple[Side, Bool[Array, " 4"]]:
     """Nodes and draws of one component, and whether it has what is needed."""
     mean, covariance = component._mean(), component._covariance()
@@ -391,7 +391,7 @@ def _solve_traced(
         num = components.num_components
         numbers = [[settings.seed % 2**32, number, index, num] for index in range(num)]
         arguments = components, jnp.asarray(numbers, jnp.uint32)
-        return jax.lax.map(lambda item: _sample_side(*item, *sizes)[0], arguments)
+        return jax.lax.map(lambda item: _sample_side(item[0], item[1], *sizes)[0], arguments)
 
     left, right = sampled(source, 0), sampled(target, 1)
     limits = jnp.asarray(settings.tolerance, epsilon.dtype), jnp.asarray(settings.max_steps)

@@ -355,15 +355,16 @@ def solve_pair(
     def few(guess: Array, factor: Array) -> tuple[Array, Array]:
         """The potentials of few nodes at a multiple of epsilon, from a guess in units of cost."""
         own = epsilon * factor
-        kernel = interaction(*nodes.points[:, :part], own)
-        solved = sinkhorn(kernel, *nodes.part_log_weight, guess / own, tolerance, max_steps)
+        kernel = interaction(nodes.points[0, :part], nodes.points[1, :part], own)
+        weights = nodes.part_log_weight
+        solved = sinkhorn(kernel, weights[0], weights[1], guess / own, tolerance, max_steps)
         return solved.v * own, jnp.stack([solved.v, solved.u])
 
     factors = jnp.asarray([1.0, 1 + STEP, 1 - STEP], epsilon.dtype)
     across, above, below = jax.lax.scan(few, gauss[:part], factors)[1]
     slope = (above - below) / (2 * STEP)
     other = jax.tree.map(lambda leaf: leaf[::-1], nodes)
-    cheap = jax.lax.map(lambda item: Surrogate.of(*item, epsilon), (nodes, other, across, slope, both.draws))
+    cheap = jax.lax.map(lambda item: Surrogate.of(*item, epsilon=epsilon), (nodes, other, across, slope, both.draws))
 
     def at(factor: Array) -> tuple[Array, Array, Potentials]:
         start = cheap.at_nodes[1, :, 0] + jnp.log(factor) * cheap.at_nodes[1, :, 1]
@@ -394,14 +395,15 @@ def _corrected_value(
 ) -> tuple[Float[Array, ""], Float[Array, ""], Potentials]:
     """Cost plus epsilon times KL of one pair, its error, and the potentials of all nodes."""
     half = nodes.half
-    kernel = interaction(*nodes.points, epsilon)
-    full = sinkhorn(kernel, *nodes.log_weight, start, tolerance, max_steps)
+    kernel = interaction(nodes.points[0], nodes.points[1], epsilon)
+    full = sinkhorn(kernel, nodes.log_weight[0], nodes.log_weight[1], start, tolerance, max_steps)
 
     def solve_half(index: Array) -> Array:
         begin = index * half
         block = jax.lax.dynamic_slice(kernel, (begin, begin), (half, half))
         guess = jax.lax.dynamic_slice(full.v, (begin,), (half,))
-        own = sinkhorn(block, *nodes.half_log_weight[:, index], guess, tolerance, max_steps)
+        weights = nodes.half_log_weight[:, index]
+        own = sinkhorn(block, weights[0], weights[1], guess, tolerance, max_steps)
         return jnp.stack([own.u, own.v])
 
     halves = jax.lax.map(solve_half, jnp.arange(2))
