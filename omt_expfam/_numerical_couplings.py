@@ -71,16 +71,18 @@ class NumericalMaps(AbstractComponentMaps):
         if is_traced(self, x, responsibilities):
             return _barycenters(self.couplings, x, responsibilities, select_pairs(self.row_shares, small))
         # Only the points that a source component is responsible for meet its pairs.
-        image, host = np.zeros(x.shape, x.dtype), np.asarray(responsibilities)
+        points, host, shares = (np.asarray(array) for array in (x, responsibilities, self.row_shares))
+        image = np.zeros_like(points)
         for i in np.flatnonzero((host > small).any(0)):
             near = np.flatnonzero(host[:, i] > small)
-            size = power_of_two(len(near))
-            chosen = np.pad(near, (0, size - len(near)))
-            pairs = select_pairs(self.row_shares[i : i + 1], small)
-            pairs = PairSelection(jnp.full_like(pairs.source, i), pairs.target, pairs.weight)
-            part = _barycenters(self.couplings, x[chosen], responsibilities[chosen], pairs)
+            chosen = np.pad(near, (0, power_of_two(len(near)) - len(near)))
+            pairs = select_pairs(shares[i : i + 1], small)
+            source = jax.device_put(np.full(pairs.target.shape, i, pairs.target.dtype))
+            pairs = PairSelection(source, pairs.target, pairs.weight)
+            arguments = jax.device_put((points[chosen], host[chosen]))
+            part = _barycenters(self.couplings, *arguments, pairs)
             image[near] += np.asarray(part)[: len(near)]
-        return jnp.asarray(image)
+        return jax.device_put(image)
 
 
 class NumericalCouplings(AbstractCouplings):
@@ -302,7 +304,7 @@ def _stacked(trees: list[Any], shape: tuple[int, ...] = (-1,)) -> Any:
 
     def stack(*leaves: Any) -> Array:
         table = np.stack([np.asarray(leaf) for leaf in leaves])
-        return jnp.asarray(table.reshape(*shape, *table.shape[1:]))
+        return jax.device_put(table.reshape(*shape, *table.shape[1:]))
 
     return jax.tree.map(stack, *trees)
 

@@ -49,7 +49,7 @@ class Laws(eqx.Module):
         check = _Check(distribution)
         choices = itertools.product(*(_possible_kinds(leaf.shape, num) for leaf in leaves))
         for kinds in itertools.islice(choices, _MAX_TRIES):
-            arrays = (jnp.asarray(leading(leaf, k, num)) for leaf, k in zip(leaves, kinds, strict=True))
+            arrays = (jax.device_put(leading(leaf, k, num)) for leaf, k in zip(leaves, kinds, strict=True))
             laws = cls(tuple(arrays), structure, kinds)
             if check.passed(laws):
                 return laws
