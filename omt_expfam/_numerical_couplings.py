@@ -21,6 +21,8 @@ from ._result import RESULTS
 _BLOCK = 2048
 # Metropolis moves that take a draw off the nodes.
 _NUM_MOVES = 6
+# Fewer points than this are mapped by the program for this many.
+_LEAST_POINTS = 64
 # Numbers in the draws of one side that are kept from one pair to the next.
 _MOST_KEPT = 2**27
 # What components must have, in the order of the checks.
@@ -75,12 +77,12 @@ class NumericalMaps(AbstractComponentMaps):
         image = np.zeros_like(points)
         for i in np.flatnonzero((host > small).any(0)):
             near = np.flatnonzero(host[:, i] > small)
-            chosen = np.pad(near, (0, power_of_two(len(near)) - len(near)))
-            pairs = select_pairs(shares[i : i + 1], small)
+            chosen = np.pad(near, (0, power_of_two(max(len(near), _LEAST_POINTS)) - len(near)))
+            pairs = select_pairs(jax.device_put(shares[i : i + 1]), small)
             source = jax.device_put(np.full(pairs.target.shape, i, pairs.target.dtype))
             pairs = PairSelection(source, pairs.target, pairs.weight)
-            arguments = jax.device_put((points[chosen], host[chosen]))
-            part = _barycenters(self.couplings, *arguments, pairs)
+            own, weight = jax.device_put((points[chosen], host[chosen]))
+            part = _barycenters(self.couplings, own, weight, pairs)
             image[near] += np.asarray(part)[: len(near)]
         return jax.device_put(image)
 
