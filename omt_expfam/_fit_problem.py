@@ -275,7 +275,9 @@ def first_state(problem: FitProblem, key: StartKey, start: Any, max_steps: int) 
         return _seeded_state(template, means, x, weight, room, False, one, *settings)
     if start == "merge" and 2 * num <= problem.num_points and num > 1:
         places = jax.device_put(uniform)
-        state = _seeded_state(template, places, x, weight, problem.start_slots, True, two, *settings)
+        state = _seeded_state(
+            template, places, x, weight, problem.start_slots, not problem.facts.keeps_family, two, *settings
+        )
         zero, stop = jax.device_put((np.zeros((), x.dtype), np.asarray(_OVERFIT_STEPS)))
         no_units = jax.device_put((np.zeros(x.shape[1], x.dtype), np.ones(x.shape[1], x.dtype)))
         state, _ = _em(state, x, weight, x.shape[0], natural, zero, ridge, zero, stop, no_units)
