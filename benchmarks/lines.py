@@ -109,7 +109,7 @@ def accuracy(source, target, reduced):
     return row
 
 
-def whole_plan(num, dim):
+def whole_plan(num, dim, epsilons):
     """A plan between Laplace mixtures: how many problems there are, and how many are solved."""
     rng = np.random.default_rng(0)
 
@@ -119,7 +119,7 @@ def whole_plan(num, dim):
 
     source, target = draw(), draw()
     rows = []
-    for epsilon in (0.5, 0.05):
+    for epsilon in epsilons:
         first, later = seconds(
             lambda e=epsilon: omt.transport(source, target, epsilon_components=e, epsilon_weights=1.0).weights
         )
@@ -140,9 +140,9 @@ if __name__ == "__main__":
     report(header, [speed(*pair) for pair in pairs], options.csv)
     print()
     header = ["K", "d", "epsilon", "problems", "solved", "first call, s", "later, s"]
-    report(header, whole_plan(*((4, 2) if options.quick else (20, 16))), None)
+    report(header, whole_plan(*((2, 1, (0.5,)) if options.quick else (20, 16, (0.5, 0.05)))), None)
     print()
-    tables = [("lines_accuracy", [("normal", "gamma")] if options.quick else WIDE, [1.0, 0.3, 0.1])]
+    tables = [("lines_accuracy", *(([("normal", "gamma")], [1.0]) if options.quick else (WIDE, [1.0, 0.3, 0.1])))]
     if not options.quick:
         tables.append(("lines_small", HARD, [0.1, 0.03, 0.01]))
     for stem, pairs, reduced in tables:

@@ -1,5 +1,6 @@
 """Bad input is refused in one or two lines that name the argument."""
 
+import functools
 import re
 
 import jax
@@ -24,10 +25,12 @@ def key():
     return jax.random.key(0)
 
 
+@functools.cache
 def law(dim=2, num=3):
     return mixture("Gaussian", 0, "float32", num, dim)
 
 
+@functools.cache
 def plan():
     return omt.transport(law(), law(), epsilon_components=0.1, epsilon_weights=0.1)
 
