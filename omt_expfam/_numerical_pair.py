@@ -179,7 +179,7 @@ def sinkhorn(
     tolerance: Float[Array, ""],
     max_steps: Int[Array, ""],
 ) -> Potentials:
-    """Sinkhorn's iteration, in scalings between returns to the log domain.
+    """Sinkhorn's iteration with momentum, in scalings between returns to the log domain.
 
     Args:
         kernel: 2 x.y / epsilon at the nodes.
@@ -202,21 +202,26 @@ def sinkhorn(
         density = jnp.exp(exponent - top[:, None])
 
         def step(scaled: _Scaled) -> _Scaled:
-            left = 1 / jnp.maximum(scaled.sums, tiny)
+            plain = 1 / jnp.maximum(scaled.sums, tiny)
+            # Nesterov's momentum, which starts anew where the error has grown.
+            age = jnp.where(scaled.residual < scaled.before, scaled.age + 1, 0)
+            left = plain * (plain / scaled.plain) ** (age / (age + 3)).astype(plain.dtype)
             mass = (a * left) @ density
             right = b / jnp.maximum(mass, tiny)
             sums = density @ right
             # A column that has underflown is to be found again in the log domain.
             lost = jnp.any((mass < tiny) & (b > 0))
             residual = jnp.where(lost, infinite, jnp.sum(a * jnp.abs(left * sums - 1)))
-            return _Scaled(left, right, sums, residual, scaled.num_steps + 1)
+            return _Scaled(left, right, sums, residual, scaled.num_steps + 1, plain, scaled.residual, age)
 
         def go_on(scaled: _Scaled) -> Array:
             steps = scaled.num_steps
             return (scaled.residual > tolerance) & (steps < INNER_STEPS) & (state.num_steps + steps < max_steps)
 
         ones = jnp.ones_like(log_a), jnp.ones_like(log_b)
-        begin = _Scaled(*ones, density @ ones[1], infinite, jnp.zeros_like(max_steps))
+        sums = density @ ones[1]
+        plain = 1 / jnp.maximum(sums, tiny)
+        begin = _Scaled(*ones, sums, infinite, jnp.zeros_like(max_steps), plain, infinite, jnp.zeros_like(max_steps))
         last = jax.lax.while_loop(go_on, step, begin)
         u, v = jnp.log(last.left) - top, state.v + jnp.log(last.right)
         return Potentials(u, v, last.residual, state.num_steps + last.num_steps)
@@ -226,13 +231,19 @@ def sinkhorn(
 
 
 class _Scaled(NamedTuple):
-    """Scalings of both sides, the sums of rows that the next left one comes from, and the first marginal's error."""
+    """Scalings of both sides, the sums of rows that the next left one comes from, and the first marginal's error.
+
+    For the momentum also the left scalings without it, the error before, and the steps since momentum began.
+    """
 
     left: Float[Array, " n"]
     right: Float[Array, " m"]
     sums: Float[Array, " n"]
     residual: Float[Array, ""]
     num_steps: Int[Array, ""]
+    plain: Float[Array, " n"]
+    before: Float[Array, ""]
+    age: Int[Array, ""]
 
 
 # -- integrals of the potentials ------------------------------------------------------------------------------------
