@@ -8,9 +8,6 @@ from jaxtyping import Array, Float
 def solve_laplacian(adjacency: Float[Array, "k k"], ground: Float[Array, " k"], rhs: Array) -> Array:
     """Solve ``(diag(adjacency 1 + ground) - adjacency) x = rhs``.
 
-    Gaussian elimination of the graph's nodes, after Grassmann, Taksar and Heyman (1985): the diagonal is never formed,
-    so nothing is subtracted and edges of 1e-100 count as exactly as edges of 1.
-
     Args:
         adjacency: Nonnegative symmetric edge weights; its diagonal is ignored.
         ground: Positive weights of edges to a grounded node, which make the system definite.
@@ -19,34 +16,9 @@ def solve_laplacian(adjacency: Float[Array, "k k"], ground: Float[Array, " k"], 
     Returns:
         The solution, shape ``[k]``. It is linear in ``rhs`` for transposition and differentiation.
     """
-    k = adjacency.shape[0]
-    index = jnp.arange(k)
-    edges = jnp.where(index[:, None] != index[None, :], adjacency, jnp.zeros_like(adjacency))
-
-    def eliminate(node: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        edges, ground, degree = state
-        row = jnp.where(index > node, edges[node], jnp.zeros_like(edges[node]))
-        total = jnp.sum(row) + ground[node]
-        share = row / total
-        return (
-            edges + share[:, None] * row[None, :],
-            ground + share * ground[node],
-            degree.at[node].set(total),
-        )
-
-    edges, _, degree = jax.lax.fori_loop(0, k, eliminate, (edges, ground, jnp.zeros_like(ground)))
-    upper = jnp.triu(edges, 1) / degree[:, None]
 
     def solve(_: object, b: Array) -> Array:
-        def forward(node: Array, r: Array) -> Array:
-            return r + upper[node] * r[node]
-
-        def backward(step: Array, x: Array) -> Array:
-            node = k - 1 - step
-            return x.at[node].add(jnp.dot(upper[node], x))
-
-        reduced = jax.lax.fori_loop(0, k, forward, b)
-        return jax.lax.fori_loop(0, k, backward, reduced / degree)
+        return eliminate(adjacency, ground, b[:, None])[:, 0]
 
     def apply(x: Array) -> Array:
         return (jnp.sum(adjacency, axis=1) - jnp.diagonal(adjacency) + ground) * x - (
@@ -54,3 +26,32 @@ def solve_laplacian(adjacency: Float[Array, "k k"], ground: Float[Array, " k"], 
         )
 
     return jax.lax.custom_linear_solve(apply, rhs, solve, symmetric=True)
+
+
+def eliminate(adjacency: Float[Array, "k k"], ground: Float[Array, " k"], rhs: Float[Array, "k m"]) -> Array:
+    """The same for several right-hand sides at once, without derivatives.
+
+    Gaussian elimination of the graph's nodes, after Grassmann, Taksar and Heyman (1985): the diagonal is never formed,
+    so nothing is subtracted and edges of 1e-100 count as exactly as edges of 1.
+    """
+    k = adjacency.shape[0]
+    index = jnp.arange(k)
+    off_diagonal = jnp.where(index[:, None] != index[None, :], adjacency, jnp.zeros_like(adjacency))
+
+    # One table of edges, ground and right-hand sides: a node's row is added to those of its later neighbors.
+    def forward(node: Array, table: Array) -> Array:
+        row = table[node]
+        later = jnp.where(index > node, row[:k], jnp.zeros_like(row[:k]))
+        share = later / (jnp.sum(later) + row[k])
+        return table + share[:, None] * row[None, :]
+
+    table = jax.lax.fori_loop(0, k, forward, jnp.concatenate([off_diagonal, ground[:, None], rhs], axis=1))
+    later = jnp.triu(table[:, :k], 1)
+    degree = (jnp.sum(later, axis=1) + table[:, k])[:, None]
+    upper = later / degree
+
+    def backward(step: Array, x: Array) -> Array:
+        node = k - 1 - step
+        return x.at[node].add(upper[node] @ x)
+
+    return jax.lax.fori_loop(0, k, backward, table[:, k + 1 :] / degree)

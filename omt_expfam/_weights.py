@@ -17,7 +17,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
 from ._arrays import safe_log
-from ._laplacian import solve_laplacian
+from ._laplacian import eliminate, solve_laplacian
 from ._result import RESULTS
 
 # The path: how exact a stop on it must be, how far a tangent step may miss the marginals, and how the regularization
@@ -78,7 +78,7 @@ class _Plan(NamedTuple):
 class _Path(NamedTuple):
     """A point on the regularization path, and the one to fall back to: the last converged, or the path's start."""
 
-    reduced: Float[Array, "K0 K1"]
+    plan: _Plan
     epsilon: Float[Array, ""]
     error: Float[Array, ""]
     factor: Float[Array, ""]
@@ -90,10 +90,21 @@ class _Path(NamedTuple):
     num_steps: Array
 
 
+class _Directions(NamedTuple):
+    """Changes of the target potential at a point on the path, all from one linear system."""
+
+    plain: Float[Array, " K1"]
+    logarithmic: Float[Array, " K1"]
+    diagonal: Float[Array, " K1"]
+    tangent: Float[Array, " K1"]
+
+
 def _evaluate(reduced: Array, a: Array, b: Array, epsilon: Array) -> _Plan:
     """Make the rows exact by a soft minimum and measure the columns."""
     log_b = safe_log(b)[None, :]
-    reduced = reduced + epsilon * logsumexp(log_b - reduced / epsilon, axis=1, keepdims=True)
+    scaled = log_b - reduced / epsilon
+    peak = jnp.max(scaled, axis=1, keepdims=True)
+    reduced = reduced + epsilon * (peak + jnp.log(jnp.sum(jnp.exp(scaled - peak), axis=1, keepdims=True)))
     shares = jnp.exp(log_b - reduced / epsilon)
     shares = shares / jnp.sum(shares, axis=1, keepdims=True)
     weights = a[:, None] * shares
@@ -101,81 +112,81 @@ def _evaluate(reduced: Array, a: Array, b: Array, epsilon: Array) -> _Plan:
     return _Plan(reduced, shares, weights, columns, b - columns)
 
 
-def _laplacian_solve(plan: _Plan, rhs: Array) -> Array:
-    """Solve with the (negative, scaled) Hessian of the semi-dual, lightly grounded: rhs may sum to a rounding error."""
-    finfo = jnp.finfo(rhs.dtype)
+def _directions(plan: _Plan, b: Array, epsilon: Array) -> _Directions:
+    """Newton's direction for the column sums and for their logarithms, Sinkhorn's, and the tangent of the path.
+
+    The system is the (negative, scaled) Hessian of the semi-dual, lightly grounded: its right-hand sides, which should
+    sum to zero as the range of a Laplacian does, may sum to a rounding error.
+    """
+    finfo = jnp.finfo(b.dtype)
+    ratio = jnp.where(b > 0, safe_log(b) - jnp.log(jnp.maximum(plan.columns, finfo.tiny)), jnp.zeros_like(b))
+    log_residual = plan.columns * (ratio - jnp.dot(plan.columns, ratio) / jnp.sum(plan.columns))
+    scaled = plan.reduced / epsilon
+    shift = jnp.sum(plan.weights * scaled, axis=0) - plan.weights.T @ jnp.sum(plan.shares * scaled, axis=1)
     # 1e4 roundings: edges below that carry no information about the shift between the parts that they connect.
     ground = 1e4 * finfo.eps * plan.columns + finfo.tiny
-    solution = solve_laplacian(plan.weights.T @ plan.shares, ground, rhs)
-    return jnp.where(jnp.isfinite(solution), solution, jnp.zeros_like(solution))
+    rhs = jnp.stack([plan.residual, log_residual, shift], axis=1)
+    solution = eliminate(plan.weights.T @ plan.shares, ground, rhs)
+    # A nearly singular system has solutions that would overflow, or none.
+    usable = jnp.abs(solution) < finfo.max**0.5
+    plain, logarithmic, tangent = jnp.where(usable, solution, jnp.zeros_like(solution)).T
+    return _Directions(plain, logarithmic, ratio, tangent)
 
 
-def _newton(path: _Path, a: Array, b: Array) -> _Path:
+def _newton(path: _Path, directions: _Directions, a: Array, b: Array) -> _Path:
     """One damped Newton step at fixed regularization.
 
     Two directions are tried: Newton's for the column sums and Newton's for their logarithms, which is the better one
     where a column is short by orders of magnitude. If neither halves the error, a line search along the better.
     """
-    epsilon = path.epsilon
-    plan = _evaluate(path.reduced, a, b, epsilon)
-    tiny = jnp.finfo(b.dtype).tiny
-    ratio = jnp.where(b > 0, safe_log(b) - jnp.log(jnp.maximum(plan.columns, tiny)), jnp.zeros_like(b))
-    # Both right-hand sides must sum to zero, as the range of a Laplacian does.
-    log_residual = plan.columns * (ratio - jnp.dot(plan.columns, ratio) / jnp.sum(plan.columns))
+    epsilon, plan = path.epsilon, path.plan
 
     def moved(step: Array) -> _Plan:
-        return _evaluate(path.reduced - epsilon * step[None, :], a, b, epsilon)
+        return _evaluate(plan.reduced - epsilon * step[None, :], a, b, epsilon)
 
     def outcome(direction: Array) -> Array:
         error = jnp.sum(jnp.abs(moved(direction).residual))
         usable = jnp.isfinite(error) & (jnp.dot(plan.residual, direction) > 0)
         return jnp.where(usable, error, jnp.inf)
 
-    plain, logarithmic = _laplacian_solve(plan, plan.residual), _laplacian_solve(plan, log_residual)
-    plain_error, logarithmic_error = outcome(plain), outcome(logarithmic)
-    direction = jnp.where(logarithmic_error <= plain_error, logarithmic, plain)
-    quick = jnp.minimum(plain_error, logarithmic_error) < 0.5 * jnp.sum(jnp.abs(plan.residual))
+    errors = jax.vmap(outcome)(jnp.stack([directions.plain, directions.logarithmic]))
+    direction = jnp.where(errors[1] <= errors[0], directions.logarithmic, directions.plain)
+    quick = jnp.min(errors) < 0.5 * jnp.sum(jnp.abs(plan.residual))
     # The diagonal direction (Sinkhorn's) always ascends.
-    direction = jnp.where(jnp.dot(plan.residual, direction) > 0, direction, ratio)
+    direction = jnp.where(jnp.dot(plan.residual, direction) > 0, direction, directions.diagonal)
     direction = direction - jnp.dot(direction, b)
     slope = jnp.dot(plan.residual, direction)
 
-    def derivative(t: Array) -> Array:
-        return jnp.dot(moved(t * direction).residual, direction)
-
     # The dual is concave: bracket the zero of its derivative along the direction until it has dropped to half.
     def searching(state: tuple[Array, ...]) -> Array:
-        _, _, _, value, tries = state
-        return ~quick & (tries < 12) & (jnp.abs(value) > 0.5 * slope)
+        value, tries = state[4:]
+        return ~quick & (tries < 13) & (jnp.abs(value) > 0.5 * slope)
 
     def search(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        low, high, t, value, tries = state
+        low, high, _, t, _, tries = state
+        value = jnp.dot(moved(t * direction).residual, direction)
         low, high = jnp.where(value > 0, t, low), jnp.where(value > 0, high, t)
         inside = jnp.where(low > 0, 0.5 * (low + high), 0.3 * high)
-        t = jnp.where(jnp.isinf(high), 2 * t, inside)
-        return low, high, t, derivative(t), tries + 1
+        return low, high, t, jnp.where(jnp.isinf(high), 2 * t, inside), value, tries + 1
 
     cautious = jnp.minimum(1.0, 30 / jnp.maximum(jnp.max(jnp.abs(direction)), 1.0)).astype(b.dtype)
-    t = jnp.where(quick, jnp.ones_like(cautious), cautious)
-    start = (jnp.zeros_like(t), jnp.full_like(t, jnp.inf), t, derivative(t), jnp.asarray(0))
+    first, inf = jnp.where(quick, jnp.ones_like(cautious), cautious), jnp.full_like(cautious, jnp.inf)
+    start = (jnp.zeros_like(first), inf, first, first, inf, jnp.asarray(0))
     t = jax.lax.while_loop(searching, search, start)[2]
-    return path._replace(reduced=moved(t * direction).reduced, tries=path.tries + 1)
+    reduced = plan.reduced - epsilon * t * direction[None, :]
+    return path._replace(plan=plan._replace(reduced=reduced), tries=path.tries + 1)
 
 
-def _advance(path: _Path, a: Array, b: Array, target: Array) -> _Path:
+def _advance(path: _Path, tangent: Array, a: Array, b: Array, target: Array) -> _Path:
     """A step to a smaller regularization along the tangent of the path, as far as the marginals allow."""
-    epsilon = path.epsilon
-    plan = _evaluate(path.reduced, a, b, epsilon)
-    row = jnp.sum(plan.shares * plan.reduced, axis=1)
-    column = jnp.sum(plan.weights * plan.reduced, axis=0)
-    tangent = _laplacian_solve(plan, column - plan.weights.T @ row)
+    epsilon, plan = path.epsilon, path.plan
 
-    def at(new: Array) -> _Plan:
-        return _evaluate(plan.reduced + (new - epsilon) / epsilon * tangent[None, :], a, b, new)
+    def at(new: Array) -> Array:
+        return plan.reduced + (new - epsilon) * tangent[None, :]
 
     def too_far(state: tuple[Array, Array]) -> Array:
         new, tries = state
-        return (jnp.sum(jnp.abs(at(new).residual)) > _GUARD) & (tries < 6)
+        return (jnp.sum(jnp.abs(_evaluate(at(new), a, b, new).residual)) > _GUARD) & (tries < 6)
 
     # A last hop that is little longer than planned is taken at once, but not after a retreat: that would cycle.
     reach = jnp.where(path.factor < _LEAST_FACTOR, 1.0, 1.5) * target
@@ -187,7 +198,7 @@ def _advance(path: _Path, a: Array, b: Array, target: Array) -> _Path:
     easy, hard = 4 * path.factor, jnp.maximum(_LEAST_FACTOR, path.factor / 2)
     factor = jnp.where(path.tries <= 1, easy, jnp.where(path.tries > 3, hard, path.factor))
     return path._replace(
-        reduced=at(new).reduced,
+        plan=plan._replace(reduced=at(new)),
         epsilon=new,
         factor=jnp.where(shortened > 0, jnp.maximum(epsilon / new, _LEAST_FACTOR), factor),
         tries=jnp.zeros_like(path.tries),
@@ -200,7 +211,7 @@ def _retreat(path: _Path, tolerance: Array) -> _Path:
     """Return to the last converged point, to leave it again by a shorter step and more exactly."""
     factor = jnp.clip(jnp.sqrt(path.safe_epsilon / path.epsilon), 1.2, _FIRST_FACTOR)
     return path._replace(
-        reduced=path.safe_reduced,
+        plan=path.plan._replace(reduced=path.safe_reduced),
         epsilon=path.safe_epsilon,
         factor=factor.astype(path.factor.dtype),
         stage_tolerance=jnp.maximum(tolerance, 1e-2 * path.stage_tolerance),
@@ -214,20 +225,19 @@ def _follow(
     """Reduced costs at the wanted regularization, and the number of steps."""
     spread = jnp.max(cost) - jnp.min(cost)
 
-    def error_of(reduced: Array, at: Array) -> Array:
-        return jnp.sum(jnp.abs(_evaluate(reduced, a, b, at).residual))
+    def error_of(plan: _Plan) -> Array:
+        return jnp.sum(jnp.abs(plan.residual))
 
     # A given start that is already good skips the path; should it deceive, the path is there to fall back to.
     warm = cost - start[None, :]
-    good = error_of(warm, epsilon) < _GUARD
+    good = error_of(_evaluate(warm, a, b, epsilon)) < _GUARD
     top = jnp.maximum(epsilon, spread / 2)
     first = jnp.where(good, epsilon, top)
     plan = _evaluate(jnp.where(good, warm, cost), a, b, first)
-    error = jnp.sum(jnp.abs(plan.residual))
     factor = jnp.full_like(first, _FIRST_FACTOR)
     zero = jnp.asarray(0)
     slow = jnp.asarray(False)
-    path = _Path(plan.reduced, first, error, factor, tolerance, zero, slow, cost, top, zero)
+    path = _Path(plan, first, error_of(plan), factor, tolerance, zero, slow, cost, top, zero)
 
     def going(path: _Path) -> Array:
         unfinished = (path.epsilon > epsilon) | ~(path.error <= tolerance)
@@ -237,20 +247,22 @@ def _follow(
         arrived = path.error <= jnp.where(path.epsilon > epsilon, path.stage_tolerance, tolerance)
         stuck = (path.tries >= _PATIENCE) & path.slow & (path.safe_epsilon > path.epsilon)
         branch = jnp.where(arrived, 0, jnp.where(stuck, 1, 2))
+        directions = _directions(path.plan, b, path.epsilon)
         new = jax.lax.switch(
             branch,
             [
-                lambda p: _advance(p, a, b, epsilon),
+                lambda p: _advance(p, directions.tangent, a, b, epsilon),
                 lambda p: _retreat(p, tolerance),
-                lambda p: _newton(p, a, b),
+                lambda p: _newton(p, directions, a, b),
             ],
             path,
         )
-        error = error_of(new.reduced, new.epsilon)
-        return new._replace(error=error, slow=error > 0.5 * path.error, num_steps=path.num_steps + 1)
+        plan = _evaluate(new.plan.reduced, a, b, new.epsilon)
+        error = error_of(plan)
+        return new._replace(plan=plan, error=error, slow=error > 0.5 * path.error, num_steps=path.num_steps + 1)
 
     path = jax.lax.while_loop(going, step, path)
-    return path.reduced, path.num_steps
+    return path.plan.reduced, path.num_steps
 
 
 @jax.custom_jvp
