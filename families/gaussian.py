@@ -9,7 +9,7 @@ import numpyro.distributions as dist
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Key
 
-from omt_expfam._arrays import ArrayLike, as_floating, check_shape, is_traced
+from omt_expfam._arrays import ArrayLike, as_floating, check_shape, is_traced, to_jax
 from omt_expfam._conjugate import (
     check_names,
     draw_dense_location,
@@ -60,8 +60,7 @@ class Gaussian(AbstractMomentGaussian):
         matrix = as_floating("covariance", covariance, "K d d", self.loc.dtype)
         check_shape("covariance", matrix, shape, "`mean`")
         _check_symmetric(matrix)
-        self.scale_tril = jnp.linalg.cholesky(0.5 * (matrix + jnp.swapaxes(matrix, 1, 2)))
-        _check_definite(self.scale_tril, matrix)
+        self.scale_tril = _cholesky(matrix)
 
     # -- the structure of the covariance --------------------------------------------------------------------------
 
@@ -200,12 +199,17 @@ def _check_symmetric(matrix: Array) -> None:
         raise ValueError(f"`covariance` must be symmetric; component {bad[0]} differs by {gap[bad[0]]:.3g}.")
 
 
-def _check_definite(tril: Array, matrix: Array) -> None:
-    if is_traced(tril):
-        return
-    bad = np.flatnonzero(~np.isfinite(np.asarray(tril)).all(axis=(1, 2)))
-    if bad.size:
-        least = np.linalg.eigvalsh(np.asarray(matrix)[bad[0]])[0]
+def _cholesky(matrix: Array) -> Array:
+    """Lower Cholesky factors; on the host, in float64, where the matrices are concrete."""
+    if is_traced(matrix):
+        return jnp.linalg.cholesky(0.5 * (matrix + jnp.swapaxes(matrix, 1, 2)))
+    host = np.asarray(matrix, np.float64)
+    host = 0.5 * (host + np.swapaxes(host, 1, 2))
+    try:
+        return to_jax(np.linalg.cholesky(host), matrix.dtype)
+    except np.linalg.LinAlgError:
+        least = np.linalg.eigvalsh(host)[:, 0]
         raise ValueError(
-            f"`covariance` must be positive definite; component {bad[0]} has smallest eigenvalue {least:.3g}."
-        )
+            f"`covariance` must be positive definite; component {least.argmin()} has smallest eigenvalue "
+            f"{least.min():.3g}."
+        ) from None

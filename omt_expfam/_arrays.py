@@ -7,6 +7,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import get_opaque_trace_state
 
 if TYPE_CHECKING:
     import numpy.typing
@@ -25,9 +26,25 @@ def is_traced(*trees: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
 
 
+_TOP = get_opaque_trace_state()
+
+
+def at_top(*trees: Any) -> bool:
+    """Whether nothing is being traced, so that arrays may be looked at and padded, and what they give may be too."""
+    return not is_traced(trees) and get_opaque_trace_state() == _TOP
+
+
 def default_dtype() -> np.dtype:
     """The floating-point type JAX uses by default: float32, or float64 where x64 is enabled."""
     return np.dtype(jnp.result_type(float))
+
+
+def to_jax(host: Any, dtype: Any = None) -> jax.Array:
+    """A JAX array with a copy of NumPy's numbers; `jnp.asarray`, for tracers only, compiles a program."""
+    if is_traced(host):
+        return jnp.asarray(host, dtype)
+    array = np.array(host, dtype)
+    return jax.device_put(array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False))
 
 
 def _shape_text(shape: str) -> str:
@@ -66,12 +83,16 @@ def as_floating(name: str, value: ArrayLike, shape: str, dtype: Any = None) -> j
         wide_enough = jnp.issubdtype(host.dtype, jnp.floating) and jnp.finfo(host.dtype).bits >= 32
         dtype = host.dtype if wide_enough else default_dtype()
     _check_values(name, host)
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    if isinstance(host, jax.Array) and (host.dtype == dtype or is_traced(host)):
+        return jnp.asarray(host, dtype=dtype)
+    if host.dtype == dtype:
+        return to_jax(host)
     # Numbers too large for the type become infinite, which the check below names.
     with np.errstate(over="ignore"):
-        result = jnp.asarray(host, dtype=jax.dtypes.canonicalize_dtype(dtype))
-    if not isinstance(host, jax.core.Tracer) and result.dtype != host.dtype:
-        _check_values(name, result)
-    return result
+        narrowed = np.asarray(host).astype(dtype)
+    _check_values(name, narrowed)
+    return to_jax(narrowed)
 
 
 def as_host_or_traced(name: str, value: Any) -> Any:
@@ -163,6 +184,15 @@ def power_of_two(size: int) -> int:
     return 1 << max(size - 1, 0).bit_length()
 
 
+def on_host(function: Callable[..., Any], *arrays: Any) -> Any:
+    """Arithmetic of few numbers, ``function(numpy, *arrays)``, which compiles nothing; by JAX where it is traced."""
+    if not at_top(*arrays):
+        return function(jnp, *arrays)
+    with np.errstate(all="ignore"):
+        result = function(np, *jax.tree.map(np.asarray, arrays))
+    return jax.tree.map(to_jax, result)
+
+
 def take(tree: Any, index: Any) -> Any:
     """One entry, or some, of everything that is stacked in a pytree."""
     return jax.tree.map(lambda leaf: leaf[index], tree)
@@ -173,8 +203,11 @@ def kept(owner: Any, name: str, compute: Callable[[], Any]) -> Any:
     if is_traced(owner):
         return compute()
     if name not in owner.__dict__:
-        with jax.ensure_compile_time_eval():
+        if at_top():
             object.__setattr__(owner, name, compute())
+        else:
+            with jax.ensure_compile_time_eval():
+                object.__setattr__(owner, name, compute())
     return owner.__dict__[name]
 
 

@@ -81,6 +81,10 @@ class Blocks(AbstractComponents):
     def dtype(self) -> Any:
         return self.blocks[0].dtype
 
+    def padded(self, item_size: int) -> "Blocks":
+        """Themselves: components without a common type are not repeated."""
+        return self
+
     def log_prob_rows(self, x: Float[Array, "n d"]) -> Float[Array, "K n"]:
         return self._gather([log_prob_table(block, x) for block in self.blocks])
 

@@ -34,6 +34,16 @@ def component_bucket(num: int) -> int:
     return size
 
 
+# What padding may add: work on so many numbers is little beside compiling a program.
+LITTLE = 2**18
+
+
+def small_component_bucket(num: int, item_size: int) -> int:
+    """`component_bucket` where work on ``item_size`` numbers for each component stays small, else ``num`` itself."""
+    size = component_bucket(num)
+    return size if size * item_size <= LITTLE else num
+
+
 def pad(tree: Any, size: int, axis: int = 0) -> Any:
     """Every array of a pytree with its last entry along an axis repeated up to ``size``; on the host."""
 
@@ -43,7 +53,7 @@ def pad(tree: Any, size: int, axis: int = 0) -> Any:
             return leaf
         width = [(0, 0)] * leaf.ndim
         width[axis] = (0, missing)
-        return np.pad(np.asarray(leaf), width, mode="edge")
+        return np.pad(np.asarray(leaf), width, mode="edge" if leaf.shape[axis] else "constant")
 
     return jax.tree.map(one, tree)
 

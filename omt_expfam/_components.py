@@ -11,7 +11,8 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int, Key
 
-from ._arrays import ArrayLike, as_count, as_key, as_points, batch_size, is_traced, KeyLike
+from ._arrays import ArrayLike, as_count, as_key, as_points, at_top, batch_size, is_traced, KeyLike
+from ._buckets import cut, pad, point_bucket, small_component_bucket
 from ._covariance import AbstractCovariance
 from ._newton import solve_dual
 from ._precision import in_float64, narrow
@@ -41,6 +42,38 @@ def map_components(function: Callable[[Any], _Out], components: Any, item_size: 
 def log_prob_table(components: "AbstractComponents", x: Float[Array, "n d"]) -> Float[Array, "K n"]:
     """Log-densities with the component axis first."""
     return components.log_prob_rows(x)
+
+
+@eqx.filter_jit
+def _log_prob(components: "AbstractComponents", x: Float[Array, "n d"]) -> Float[Array, "n K"]:
+    return log_prob_table(components, x).T
+
+
+@eqx.filter_jit
+def _each(method: str, components: Any, *others: Any) -> Any:
+    return jax.vmap(lambda c, *rest: getattr(c, method)(*rest))(components, *others)
+
+
+def each(method: str, components: Any, *others: Any) -> Any:
+    """Call a method of one component on all of them, in one program that serves neighboring numbers of them."""
+    if not at_top(components, others):
+        return _each(method, components, *others)
+    num = components.num_components
+    size = small_component_bucket(num, components.dim**3)
+    return cut(_each(method, *pad((components, *others), size)), num)
+
+
+@eqx.filter_jit
+def call(method: str, owner: Any, *args: Any) -> Any:
+    """Call a method as one program."""
+    return getattr(owner, method)(*args)
+
+
+@eqx.filter_jit
+def _sample(components: "AbstractComponents", key: Key[Array, ""], num_samples: int) -> Float[Array, "n K d"]:
+    # Points first: the draws of fewer points are the first of those of more.
+    keys = jax.random.split(key, (num_samples, components.num_components))
+    return jax.vmap(lambda own: jax.vmap(lambda c, k: c._sample(k))(components, own))(keys)
 
 
 @eqx.filter_jit
@@ -109,7 +142,12 @@ class AbstractComponents(eqx.Module):
         Raises:
             ValueError: If ``x`` has another width or is not finite.
         """
-        return log_prob_table(self, as_points("x", x, self.dim, self.dtype)).T
+        points = as_points("x", x, self.dim, self.dtype)
+        if not at_top(self, points):
+            return _log_prob(self, points)
+        size = point_bucket(points.shape[0])
+        table = _log_prob(self.padded(size * self.dim), pad(points, size))
+        return cut(cut(table, points.shape[0]), self.num_components, axis=1)
 
     def log_prob_rows(self, x: Float[Array, "n d"]) -> Float[Array, "K n"]:
         """Log-densities with the component axis first, of points that have been checked."""
@@ -121,25 +159,41 @@ class AbstractComponents(eqx.Module):
 
     def sample(self, key: KeyLike, num_samples: int) -> Float[Array, "n K d"]:
         """Draw ``num_samples`` points from every component."""
-        keys = jax.random.split(as_key(key), (self.num_components, as_count("num_samples", num_samples)))
-        return jax.vmap(lambda c, k: jax.vmap(c._sample)(k), out_axes=1)(self, keys)
+        num = as_count("num_samples", num_samples)
+        if not at_top(self, key):
+            return _sample(self, as_key(key), num)
+        return cut(_sample(self, as_key(key), point_bucket(num)), num)
 
     def sample_labeled(self, key: KeyLike, labels: Int[Array, " n"]) -> Float[Array, "n d"]:
         """One draw for each label, from the component that it names."""
-        return _sample_labeled(self, as_key(key), labels)
+        if not at_top(self, key, labels):
+            return _sample_labeled(self, as_key(key), labels)
+        num = labels.shape[0]
+        return cut(_sample_labeled(self.padded(self.dim**2), as_key(key), pad(labels, point_bucket(num))), num)
 
     def mean(self) -> Float[Array, "K d"]:
         """The component means."""
-        return jax.vmap(lambda c: c._mean())(self)
+        return each("_mean", self)
 
     def covariance(self) -> Float[Array, "K d d"]:
         """The component covariance matrices."""
-        return jax.vmap(lambda c: c._covariance())(self)
+        return each("_covariance", self)
 
     def select(self: _Components, index: Any) -> _Components:
         """The components at the given indices (an array, a slice or a list), in that order."""
+        if at_top(self, index):
+            host = index if isinstance(index, slice) else np.asarray(index)
+            return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[host]), self)
         index = index if isinstance(index, slice) else jnp.asarray(index)
         return jax.tree.map(lambda leaf: leaf[index], self)
+
+    def padded(self: _Components, item_size: int) -> _Components:
+        """The components, the last one repeated so that they share programs with other numbers of components.
+
+        Args:
+            item_size: How many numbers the work on one component touches: many are not padded.
+        """
+        return pad(self, small_component_bucket(self.num_components, item_size))
 
     # -- optional capabilities ---------------------------------------------------------------------------------
 
@@ -199,21 +253,25 @@ class AbstractExponentialFamily(AbstractComponents):
 
     def natural_parameters(self) -> Float[Array, "K m"]:
         """The natural parameters eta."""
-        return jax.vmap(lambda c: c._natural_parameters())(self)
+        return each("_natural_parameters", self)
 
     def mean_parameters(self) -> Float[Array, "K m"]:
         """The mean parameters, the expected sufficient statistics."""
-        return jax.vmap(lambda c: c._mean_parameters())(self)
+        return each("_mean_parameters", self)
 
     def sufficient_statistics(self, x: ArrayLike) -> Float[Array, "n m"]:
         """The sufficient statistics T(x) of points ``x[n, d]``."""
         points = as_points("x", x, self.dim, self.dtype)
-        return jax.vmap(lambda point: self._sufficient_statistics(point))(points)
+        if not at_top(self, points):
+            return _sufficient_statistics(self, points)
+        num = points.shape[0]
+        return cut(_sufficient_statistics(self.padded(self.dim), pad(points, point_bucket(num))), num)
 
     def log_partition(self, natural_parameters: Float[Array, "K m"] | None = None) -> Float[Array, " K"]:
         """The log-partition A, at the components' own natural parameters unless others are given."""
-        eta = self.natural_parameters() if natural_parameters is None else natural_parameters
-        return jax.vmap(lambda c, e: c._log_partition(e))(self, eta)
+        if natural_parameters is None:
+            return each("_own_log_partition", self)
+        return each("_log_partition", self, natural_parameters)
 
     def kl_divergence(self, other: "AbstractExponentialFamily") -> Float[Array, " K"]:
         """KL(self_k || other_k) for each k, in nats.
@@ -227,11 +285,19 @@ class AbstractExponentialFamily(AbstractComponents):
         ours, theirs = (self.num_components, self.dim), (other.num_components, other.dim)
         if ours != theirs:
             raise ValueError(f"`other` must have (num_components, dim) = {ours}; got {theirs}.")
-        return jax.vmap(lambda p, q: p._kl_divergence(q))(self, other)
+        return each("_kl_divergence", self, other)
+
+    def _own_log_partition(self) -> Float[Array, ""]:
+        return self._log_partition(self._natural_parameters())
 
     def entropy(self) -> Float[Array, " K"]:
         """The differential entropies, in nats."""
-        return jax.vmap(lambda c: c._entropy())(self)
+        return each("_entropy", self)
+
+
+@eqx.filter_jit
+def _sufficient_statistics(components: AbstractExponentialFamily, x: Float[Array, "n d"]) -> Float[Array, "n m"]:
+    return jax.vmap(lambda point: components._sufficient_statistics(point))(x)
 
 
 class AbstractRegularFamily(AbstractExponentialFamily):

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ._arrays import batch_size, is_traced, power_of_two
+from ._arrays import at_top, batch_size, is_traced, on_host, power_of_two, to_jax
+from ._buckets import cut, LITTLE
 from ._components import AbstractComponents
 
 
@@ -27,24 +28,36 @@ class PairSelection(eqx.Module):
     weight: Float[Array, " p"]
 
 
-def select_pairs(weights: Float[Array, "K0 K1"], threshold: float) -> PairSelection:
-    """The pairs whose weight exceeds a threshold, padded to a power of two; all pairs when traced."""
+# Pairs that any selection is padded to where the work on so many is little.
+_FEW_PAIRS = 64
+
+
+def select_pairs(weights: Float[Array, "K0 K1"], threshold: float, item_size: int | None = None) -> PairSelection:
+    """The pairs whose weight exceeds a threshold, padded to a power of two; all pairs when traced.
+
+    Args:
+        weights: A weight for each pair.
+        threshold: Pairs of at most this weight are left out.
+        item_size: How many numbers the work on one pair touches; by default too many to add pairs freely.
+    """
     num, other = weights.shape
     if is_traced(weights):
         source, target = jnp.divmod(jnp.arange(num * other), other)
         return PairSelection(source, target, weights.reshape(-1))
     host = np.asarray(weights)
     source, target = np.nonzero(host > threshold)
-    size = power_of_two(len(source))
-    pad = size - len(source)
-    weight = np.pad(host[source, target], (0, pad))
-    return PairSelection(
-        jnp.asarray(np.pad(source, (0, pad))), jnp.asarray(np.pad(target, (0, pad))), jnp.asarray(weight)
-    )
+    few = item_size is not None and _FEW_PAIRS * item_size <= LITTLE
+    extra = (0, max(power_of_two(len(source)), _FEW_PAIRS if few else 1) - len(source))
+    source, target, weight = (to_jax(np.pad(v, extra)) for v in (source, target, host[source, target]))
+    return PairSelection(source, target, weight)
 
 
 class AbstractComponentMaps(eqx.Module):
     """Barycentric maps of the source components: for each, the share-weighted mean over target components."""
+
+    def padded(self, num_components: int) -> "AbstractComponentMaps | None":
+        """The maps with some repeated, to be called with as many responsibilities; ``None`` where that is no use."""
+        return None
 
     @abc.abstractmethod
     def __call__(self, x: Float[Array, "n d"], responsibilities: Float[Array, "n K0"]) -> Float[Array, "n d"]:
@@ -60,9 +73,11 @@ class AbstractCouplings(eqx.Module):
 
     def objectives(self) -> Float[Array, "K0 K1"]:
         """Cost plus regularization of each pair; at zero regularization the KL term counts as zero."""
-        positive = self.epsilon > 0
-        kl = jnp.where(positive, self.kl, jnp.zeros_like(self.kl))
-        return self.costs + self.epsilon * kl
+
+        def add(xp: Any, costs: Any, kl: Any, epsilon: Any) -> Any:
+            return costs + epsilon * xp.where(epsilon > 0, kl, xp.zeros_like(kl))
+
+        return on_host(add, self.costs, self.kl, self.epsilon)
 
     @property
     @abc.abstractmethod
@@ -125,7 +140,15 @@ class AbstractCouplings(eqx.Module):
 
 def independent_costs(source: AbstractComponents, target: AbstractComponents) -> Float[Array, "K0 K1"]:
     """The cost of coupling components independently: squared mean distance plus both total variances."""
+    if not at_top(source, target):
+        return _independent_costs(source, target)
+    item_size = source.dim**2 * max(source.num_components, target.num_components)
+    table = _independent_costs(source.padded(item_size), target.padded(item_size))
+    return cut(cut(table, source.num_components), target.num_components, axis=1)
 
+
+@eqx.filter_jit
+def _independent_costs(source: AbstractComponents, target: AbstractComponents) -> Float[Array, "K0 K1"]:
     def spread(components: AbstractComponents) -> Array:
         form = components.gaussian_form()
         if form is not None:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ._arrays import batch_size, is_traced, power_of_two, safe_log, take, unfused
+from ._arrays import at_top, batch_size, on_host, power_of_two, safe_log, take, to_jax, unfused
+from ._buckets import cut, pad, pad_zero, point_bucket
 from ._components import AbstractComponents
 from ._couplings import (
     AbstractComponentMaps,
@@ -37,6 +38,9 @@ class AffineMaps(AbstractComponentMaps):
     center: Float[Array, "K0 d"]
     gain: Float[Array, "K0 d *e"]
     offset: Float[Array, "K0 d"]
+
+    def padded(self, num_components: int) -> "AffineMaps":
+        return pad(self, num_components)
 
     def __call__(self, x: Float[Array, "n d"], responsibilities: Float[Array, "n K0"]) -> Float[Array, "n d"]:
         return _apply_maps(self, x, responsibilities)
@@ -69,25 +73,35 @@ class GaussianCouplings(AbstractCouplings):
     @property
     def objective_errors(self) -> Float[Array, "K0 K1"]:
         """Rounding: a few units in the last place of the numbers that the closed form adds up."""
-        unit = 16 * jnp.finfo(self.costs.dtype).eps * self.source.dim
-        return unit * (independent_costs(self.source, self.target) + jnp.abs(self.objectives()))
+        unit = 16 * float(jnp.finfo(self.costs.dtype).eps) * self.source.dim
+        costs = independent_costs(self.source, self.target), self.objectives()
+        return on_host(lambda xp, alone, coupled: unit * (alone + xp.abs(coupled)), *costs)
 
     @property
     def result(self) -> Any:
         return RESULTS.successful
 
     def transpose(self) -> "GaussianCouplings":
-        return GaussianCouplings(self.costs.T, self.kl.T, self.epsilon, self.target, self.source)
+        costs, kl = on_host(lambda _, *tables: tuple(table.T for table in tables), self.costs, self.kl)
+        return GaussianCouplings(costs, kl, self.epsilon, self.target, self.source)
 
-    def _pairs(self) -> "_Pairs":
-        source, target = promote(_form(self.source), _form(self.target))
-        return _Pairs(self.source.mean(), self.target.mean(), source, target, self.epsilon / 2)
+    def _sides(self) -> "_Sides":
+        """What all pairs are made of, padded where it is little."""
+        sides = _Sides(self.source, self.target, self.epsilon)
+        if not at_top(sides):
+            return sides
+        return _Sides(self.source.padded(sides.item_size), self.target.padded(sides.item_size), self.epsilon)
 
     def component_maps(self, row_shares: Float[Array, "K0 K1"]) -> AffineMaps:
         # Shares below a rounding error of the map do not change it.
-        shares = _significant(row_shares)
-        gain, offset = _collapse(self._pairs(), shares, row_shares)
-        return AffineMaps(self.source.mean(), gain, offset)
+        threshold = float(jnp.finfo(row_shares.dtype).eps) * 1e-3
+        sides = self._sides()
+        shares = select_pairs(row_shares, threshold, self.source.dim**3)
+        if not at_top(self, row_shares):
+            return _collapse(sides, shares, row_shares)
+        num, size = row_shares.shape[0], (sides.source.num_components, sides.target.num_components)
+        table = pad_zero(np.asarray(pad_zero(row_shares, size[0])).T, size[1]).T
+        return cut(_collapse(sides, shares, table), num)
 
     def conditional_covariance(
         self,
@@ -96,37 +110,47 @@ class GaussianCouplings(AbstractCouplings):
         weight: Float[Array, "n K0"],
         shares: PairSelection,
     ) -> Float[Array, "n d d"]:
-        return _conditional_covariance(self._pairs(), x, y, weight, shares)
+        if not at_top(self, x, y, weight, shares):
+            return _conditional_covariance(self._sides(), x, y, weight, shares)
+        num, sides = x.shape[0], self._sides()
+        x, y, weight = pad((x, y, weight), point_bucket(num))
+        weight = pad(weight, sides.source.num_components, axis=1)
+        return cut(_conditional_covariance(sides, x, y, weight, shares), num)
 
     def conditional_mean(
         self, x: Float[Array, "n d"], source: Int[Array, " n"], target: Int[Array, " n"]
     ) -> Float[Array, "n d"]:
-        return self._displace(x, jnp.zeros_like(x), source, target)
+        return self._displace(x, None, source, target)
 
     def sample_conditional(
         self, key: Key[Array, ""], x: Float[Array, "n d"], source: Int[Array, " n"], target: Int[Array, " n"]
     ) -> Float[Array, "n d"]:
-        return self._displace(x, jax.random.normal(key, x.shape, x.dtype), source, target)
+        num = x.shape[0]
+        size = point_bucket(num) if at_top(self, key, x, source, target) else num
+        return self._displace(x, _normal(key, (size, x.shape[1]), x.dtype), source, target)
 
-    def _displace(self, x: Array, noise: Array, source: Array, target: Array) -> Array:
-        """Conditional means plus noise of the conditional covariances, each point under its own pair."""
-        pairs = self._pairs()
-        if is_traced(source, target, x, noise):
-            return _displace_each(pairs, x, noise, source, target)
+    def _displace(self, x: Array, noise: Array | None, source: Array, target: Array) -> Array:
+        """Conditional means, plus noise of the conditional covariances, each point under its own pair."""
+        sides = self._sides()
+        if not at_top(sides, x, noise, source, target):
+            return _displace_each(sides, x, jnp.zeros_like(x) if noise is None else noise, source, target)
         # Points sorted by pair: each block of points meets few pairs, whose matrices it can hold.
         left, right = np.asarray(source), np.asarray(target)
         order = np.lexsort((right, left))
         block = batch_size(2 * x.shape[1] ** 2)
-        parts = []
+        points = np.asarray(x)
+        noises = np.zeros_like(points) if noise is None else np.asarray(noise)
+        moved = np.empty_like(points)
         for start in range(0, len(order), block):
             chosen = order[start : start + block]
-            unique, which = np.unique(np.stack([left[chosen], right[chosen]]), axis=1, return_inverse=True)
-            size = power_of_two(unique.shape[1])
-            unique = jnp.asarray(np.pad(unique, ((0, 0), (0, size - unique.shape[1])), mode="edge"))
-            parts.append(_displace_block(pairs, x[chosen], noise[chosen], unique, jnp.asarray(which.reshape(-1))))
-        back = np.empty_like(order)
-        back[order] = np.arange(len(order))
-        return jnp.concatenate(parts)[back] if parts else x
+            pair = left[chosen].astype(np.int64) * self.target.num_components + right[chosen]
+            unique, which = np.unique(pair, return_inverse=True)
+            unique = np.stack(
+                np.divmod(pad(unique, _num_displaced(len(unique), x.shape[1])), self.target.num_components)
+            )
+            items = pad((points[chosen], noises[chosen], which), min(point_bucket(len(chosen)), block))
+            moved[chosen] = np.asarray(_displace_block(sides, *items[:2], unique, items[2]))[: len(chosen)]
+        return to_jax(moved)
 
     def log_conditional(
         self,
@@ -135,21 +159,48 @@ class GaussianCouplings(AbstractCouplings):
         log_weight: Float[Array, "n K0"],
         shares: PairSelection,
     ) -> Float[Array, " n"]:
-        return _log_conditional(self._pairs(), x, y, log_weight, shares)
+        if not at_top(self, x, y, log_weight, shares):
+            return _log_conditional(self._sides(), x, y, log_weight, shares)
+        num, sides = x.shape[0], self._sides()
+        x, y, log_weight = pad((x, y, log_weight), point_bucket(num))
+        log_weight = pad(log_weight, sides.source.num_components, axis=1)
+        return cut(_log_conditional(sides, x, y, log_weight, shares), num)
 
     def cross_covariances(self, pairs: PairSelection) -> Float[Array, "p d d"]:
-        return _cross_covariances(self._pairs(), pairs)
+        return _cross_covariances(self._sides(), pairs)
 
     def interpolate(self, t: Float[Array, ""], pairs: PairSelection) -> AbstractComponents:
-        mean, covariance = _interpolate(self._pairs(), t, pairs)
+        mean, covariance = _interpolate(self._sides(), t, pairs)
         forms = _form(self.source), _form(self.target)
         if all(isinstance(form, ScalarCovariance) for form in forms):
-            form: AbstractCovariance = ScalarCovariance(covariance[:, 0], mean.shape[1])
+            variance = on_host(lambda _, table: table[:, 0], covariance)
+            form: AbstractCovariance = ScalarCovariance(variance, mean.shape[1])
         elif covariance.ndim == 2:
             form = DiagonalCovariance(covariance)
         else:
             form = DenseCovariance(covariance)
         return self.source.with_gaussian_form(mean, form)
+
+
+class _Sides(eqx.Module):
+    """The components of both sides, and the regularization."""
+
+    source: AbstractComponents
+    target: AbstractComponents
+    epsilon: Float[Array, ""]
+
+    @property
+    def item_size(self) -> int:
+        """How many numbers the work on one component and all of the other side touches."""
+        sides = self.source, self.target
+        cheap = all(isinstance(_form(side), DiagonalCovariance | ScalarCovariance) for side in sides)
+        dim = self.source.dim
+        return max(side.num_components for side in sides) * (dim if cheap else dim**3)
+
+    def pairs(self) -> "_Pairs":
+        """Means and covariances, brought to one structure."""
+        source, target = promote(_form(self.source), _form(self.target))
+        return _Pairs(self.source.mean(), self.target.mean(), source, target, self.epsilon / 2)
 
 
 class _Pairs(eqx.Module):
@@ -178,8 +229,14 @@ def _form(components: AbstractComponents) -> AbstractCovariance:
     return form
 
 
-def _significant(shares: Float[Array, "K0 K1"]) -> PairSelection:
-    return select_pairs(shares, float(jnp.finfo(shares.dtype).eps) * 1e-3)
+@eqx.filter_jit
+def _normal(key: Key[Array, ""], shape: tuple[int, ...], dtype: Any) -> Array:
+    return jax.random.normal(key, shape, dtype)
+
+
+def _num_displaced(num: int, dim: int) -> int:
+    """The number of pairs that a block of points is padded to."""
+    return max(power_of_two(num), 1 if dim > 16 else 64)
 
 
 def _apply(gain: Array, vector: Array) -> Array:
@@ -199,36 +256,40 @@ def solve_gaussian_couplings(
     source: AbstractComponents, target: AbstractComponents, epsilon: Float[Array, ""], progress: bool | None = None
 ) -> GaussianCouplings:
     """Costs and divergences of all pairs; no matrix of a pair outlives its block."""
-    forms = promote(_form(source), _form(target))
-    pairs = _Pairs(source.mean(), target.mean(), *forms, epsilon / 2)
+    sides = _Sides(source, target, epsilon)
     num, other = source.num_components, target.num_components
-    work = num * other * (source.dim if isinstance(forms[0], DiagonalCovariance) else source.dim**3)
-    if work < _LONG or is_traced(pairs):
-        trace, kl = pair_terms(pairs)
+    if not at_top(sides):
+        costs, kl = _couple(sides)
+    elif sides.item_size * min(num, other) < _LONG:
+        padded = _Sides(source.padded(sides.item_size), target.padded(sides.item_size), epsilon)
+        costs, kl = cut(cut(_couple(padded), num), other, axis=1)
     else:
-        trace, kl = _sliced_terms(pairs, -(-num // _NUM_SLICES), progress)
-    spreads = [jax.vmap(lambda c: c.trace())(_form(c)) for c in (source, target)]
-    distance = squared_distances(pairs.source_mean, pairs.target_mean)
-    costs = distance + (spreads[0][:, None] + spreads[1][None, :] - 2 * trace)
+        costs, kl = _couple_slices(sides, -(-num // _NUM_SLICES), progress)
     return GaussianCouplings(costs, kl, epsilon, source, target)
 
 
-def _sliced_terms(pairs: "_Pairs", rows: int, progress: bool | None) -> tuple[Array, Array]:
-    """`pair_terms` for some source components at a time; every slice has the same shape."""
-    num = pairs.source_mean.shape[0]
+@eqx.filter_jit
+def _couple(sides: "_Sides") -> tuple[Float[Array, "K0 K1"], Float[Array, "K0 K1"]]:
+    """Costs and divergences of all pairs."""
+    trace, kl = pair_terms(sides.pairs())
+    spreads = [jax.vmap(lambda c: c.trace())(_form(c)) for c in (sides.source, sides.target)]
+    distance = squared_distances(sides.source.mean(), sides.target.mean())
+    return distance + (spreads[0][:, None] + spreads[1][None, :] - 2 * trace), kl
+
+
+def _couple_slices(sides: "_Sides", rows: int, progress: bool | None) -> tuple[Array, Array]:
+    """`_couple` for some source components at a time; every slice has the same shape."""
+    num = sides.source.num_components
     parts = []
     with progress_bar(num, "component couplings", progress) as bar:
         for start in range(0, num, rows):
-            index = jnp.minimum(jnp.arange(start, start + rows), num - 1)
-            source = take(pairs.source, index)
-            piece = _Pairs(pairs.source_mean[index], pairs.target_mean, source, pairs.target, pairs.s)
-            parts.append(jax.block_until_ready(pair_terms(piece)))
+            source = sides.source.select(np.minimum(np.arange(start, start + rows), num - 1))
+            parts.append(jax.block_until_ready(_couple(_Sides(source, sides.target, sides.epsilon))))
             bar.update(min(rows, num - start))
-    trace, kl = (jnp.concatenate(values)[:num] for values in zip(*parts, strict=True))
-    return trace, kl
+    costs, kl = (to_jax(np.concatenate(values)[:num]) for values in zip(*parts, strict=True))
+    return costs, kl
 
 
-@eqx.filter_jit
 def pair_terms(pairs: _Pairs) -> tuple[Float[Array, "K0 K1"], Float[Array, "K0 K1"]]:
     """Tr C and KL of all pairs, some rows at a time, or parts of rows where the target has many components."""
     num, other = pairs.source_mean.shape[0], pairs.target_mean.shape[0]
@@ -258,8 +319,9 @@ def _scan_pairs(function: Callable, start: Any, pairs: PairSelection, item_size:
 
 
 @eqx.filter_jit
-def _collapse(pairs: _Pairs, shares: PairSelection, row_shares: Float[Array, "K0 K1"]) -> tuple[Array, Array]:
-    """B_i = sum_j share_ij A_ij and b_i = sum_j share_ij m1_j."""
+def _collapse(sides: _Sides, shares: PairSelection, row_shares: Float[Array, "K0 K1"]) -> AffineMaps:
+    """The maps with gains sum_j share_ij A_ij and offsets sum_j share_ij m1_j."""
+    pairs = sides.pairs()
 
     def add(total: Array, block: PairSelection) -> Array:
         gains = jax.vmap(pairs.gain)(block.source, block.target)
@@ -268,7 +330,8 @@ def _collapse(pairs: _Pairs, shares: PairSelection, row_shares: Float[Array, "K0
 
     shape = jax.eval_shape(pairs.gain, shares.source[0], shares.target[0])
     start = jnp.zeros((pairs.source_mean.shape[0], *shape.shape), shape.dtype)
-    return _scan_pairs(add, start, shares, pairs.item_size), row_shares @ pairs.target_mean
+    gain = _scan_pairs(add, start, shares, pairs.item_size)
+    return AffineMaps(pairs.source_mean, gain, row_shares @ pairs.target_mean)
 
 
 def _conditional_mean(pairs: _Pairs, gain: Array, x: Array, source: Array, target: Array) -> Array:
@@ -278,8 +341,8 @@ def _conditional_mean(pairs: _Pairs, gain: Array, x: Array, source: Array, targe
 
 
 @eqx.filter_jit
-def _conditional_covariance(pairs: _Pairs, x: Array, y: Array, weight: Array, shares: PairSelection) -> Array:
-    dim = x.shape[1]
+def _conditional_covariance(sides: _Sides, x: Array, y: Array, weight: Array, shares: PairSelection) -> Array:
+    pairs, dim = sides.pairs(), x.shape[1]
 
     def add(total: Array, block: PairSelection) -> Array:
         gains = jax.vmap(pairs.gain)(block.source, block.target)
@@ -296,7 +359,24 @@ def _conditional_covariance(pairs: _Pairs, x: Array, y: Array, weight: Array, sh
 
 
 @eqx.filter_jit
-def _displace_block(pairs: _Pairs, x: Array, noise: Array, unique: Int[Array, "2 u"], which: Array) -> Array:
+def _displace_block(sides: _Sides, x: Array, noise: Array, unique: Int[Array, "2 u"], which: Array) -> Array:
+    return _displaced(sides.pairs(), x, noise, unique, which)
+
+
+@eqx.filter_jit
+def _displace_each(sides: _Sides, x: Array, noise: Array, source: Array, target: Array) -> Array:
+    pairs = sides.pairs()
+
+    def one(item: tuple[Array, Array, Array, Array]) -> Array:
+        point, z, i, j = item
+        return _displaced(pairs, point[None], z[None], jnp.stack([i, j])[:, None], jnp.zeros((1,), int))[0]
+
+    size = min(batch_size(pairs.item_size), x.shape[0])
+    return jax.lax.map(one, (x, noise, source, target), batch_size=size)
+
+
+def _displaced(pairs: _Pairs, x: Array, noise: Array, unique: Int[Array, "2 u"], which: Array) -> Array:
+    """Points and noise moved by the couplings of the pairs that they belong to."""
     gains = jax.vmap(pairs.gain)(unique[0], unique[1])
     roots = jax.vmap(_root)(gains)
 
@@ -309,18 +389,8 @@ def _displace_block(pairs: _Pairs, x: Array, noise: Array, unique: Int[Array, "2
 
 
 @eqx.filter_jit
-def _displace_each(pairs: _Pairs, x: Array, noise: Array, source: Array, target: Array) -> Array:
-    def one(item: tuple[Array, Array, Array, Array]) -> Array:
-        point, z, i, j = item
-        return _displace_block(pairs, point[None], z[None], jnp.stack([i, j])[:, None], jnp.zeros((1,), int))[0]
-
-    size = min(batch_size(pairs.item_size), x.shape[0])
-    return jax.lax.map(one, (x, noise, source, target), batch_size=size)
-
-
-@eqx.filter_jit
-def _log_conditional(pairs: _Pairs, x: Array, y: Array, log_weight: Array, shares: PairSelection) -> Array:
-    dim = x.shape[1]
+def _log_conditional(sides: _Sides, x: Array, y: Array, log_weight: Array, shares: PairSelection) -> Array:
+    pairs, dim = sides.pairs(), x.shape[1]
 
     def density(i: Array, j: Array) -> Array:
         gain = pairs.gain(i, j)
@@ -342,7 +412,9 @@ def _log_conditional(pairs: _Pairs, x: Array, y: Array, log_weight: Array, share
 
 
 @eqx.filter_jit
-def _cross_covariances(pairs: _Pairs, selection: PairSelection) -> Float[Array, "p d d"]:
+def _cross_covariances(sides: _Sides, selection: PairSelection) -> Float[Array, "p d d"]:
+    pairs = sides.pairs()
+
     def one(item: tuple[Array, Array]) -> Float[Array, "d d"]:
         source, target = take(pairs.source, item[0]), take(pairs.target, item[1])
         gain = conditional_gain(source, target, pairs.s)
@@ -354,8 +426,9 @@ def _cross_covariances(pairs: _Pairs, selection: PairSelection) -> Float[Array, 
 
 
 @eqx.filter_jit
-def _interpolate(pairs: _Pairs, t: Array, selection: PairSelection) -> tuple[Array, Array]:
+def _interpolate(sides: _Sides, t: Array, selection: PairSelection) -> tuple[Array, Array]:
     """Means, and variances of the coordinates or Cholesky factors, of (1 - t) x + t y under each pair."""
+    pairs = sides.pairs()
 
     def one(item: tuple[Array, Array]) -> tuple[Array, Array]:
         i, j = item

@@ -10,8 +10,21 @@ import numpyro.distributions as dist
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, Key
 
-from ._arrays import ArrayLike, as_count, as_floating, as_key, as_points, is_traced, KeyLike, safe_log
-from ._components import AbstractComponents, log_prob_table
+from ._arrays import (
+    ArrayLike,
+    as_count,
+    as_floating,
+    as_key,
+    as_points,
+    at_top,
+    is_traced,
+    KeyLike,
+    on_host,
+    safe_log,
+    to_jax,
+)
+from ._buckets import cut, pad, pad_zero, point_bucket
+from ._components import AbstractComponents, call, log_prob_table
 
 # Weights may be off one by this much (rounding in float32, in files) and are then renormalized.
 WEIGHT_TOLERANCE = 1e-5
@@ -43,13 +56,15 @@ class Mixture(eqx.Module):
             raise ValueError(
                 f"`weights` must have one entry per component, {components.num_components}; got {weights.shape[0]}."
             )
-        if not is_traced(weights):
-            host = np.asarray(weights, np.float64)
-            if (host < 0).any():
-                raise ValueError(f"`weights` must not be negative; got {host.min():.6g} at index {host.argmin()}.")
-            if abs(host.sum() - 1) > WEIGHT_TOLERANCE:
-                raise ValueError(f"`weights` must sum to one; got a sum of {host.sum():.8g}. Divide by their sum.")
-        self.weights = weights / jnp.sum(weights)
+        if is_traced(weights):
+            self.weights = weights / jnp.sum(weights)
+            return
+        host = np.asarray(weights, np.float64)
+        if (host < 0).any():
+            raise ValueError(f"`weights` must not be negative; got {host.min():.6g} at index {host.argmin()}.")
+        if abs(host.sum() - 1) > WEIGHT_TOLERANCE:
+            raise ValueError(f"`weights` must sum to one; got a sum of {host.sum():.8g}. Divide by their sum.")
+        self.weights = to_jax(host / host.sum(), weights.dtype)
 
     @property
     def num_components(self) -> int:
@@ -64,7 +79,10 @@ class Mixture(eqx.Module):
     def log_prob(self, x: ArrayLike) -> Float[Array, " n"]:
         """Log-density at points ``x[n, d]``, in nats."""
         points = as_points("x", x, self.dim, self.components.dtype)
-        return _log_prob(self, points)
+        if not at_top(self, points):
+            return _log_prob(self, points)
+        num, size = points.shape[0], point_bucket(points.shape[0])
+        return cut(_log_prob(self.padded(size * self.dim), pad(points, size)), num)
 
     def responsibilities(self, x: ArrayLike) -> Float[Array, "n K"]:
         r"""Posterior component probabilities $w_k p_k(x) / \sum_l w_l p_l(x)$ at points ``x[n, d]``.
@@ -75,12 +93,12 @@ class Mixture(eqx.Module):
             ValueError: If a point lies outside the support of every component.
         """
         points = as_points("x", x, self.dim, self.components.dtype)
-        result = responsibilities(self, points)
-        if not is_traced(result):
-            outside = np.flatnonzero(np.isnan(np.asarray(result[:, 0])))
-            if outside.size:
-                raise ValueError(f"`x` must lie in the support of some component; point {outside[0]} does not.")
-        return result
+        if not at_top(self, points):
+            return responsibilities(self, points)
+        num, size = points.shape[0], point_bucket(points.shape[0])
+        result = responsibilities(self.padded(size * self.dim), pad(points, size))
+        check_inside("x", result, num)
+        return cut(cut(result, num), self.num_components, axis=1)
 
     def sample(self, key: KeyLike, num_samples: int) -> Float[Array, "n d"]:
         """Draw points from the mixture."""
@@ -88,14 +106,21 @@ class Mixture(eqx.Module):
 
     def sample_with_labels(self, key: KeyLike, num_samples: int) -> tuple[Float[Array, "n d"], Int[Array, " n"]]:
         """Draw points and the components they come from."""
-        return _sample(self, as_key(key), as_count("num_samples", num_samples))
+        num = as_count("num_samples", num_samples)
+        if not at_top(self, key):
+            return _sample(self, as_key(key), num)
+        return cut(_sample(self, as_key(key), point_bucket(num)), num)
 
     def mean(self) -> Float[Array, " d"]:
         """The mean of the mixture."""
+        if at_top(self):
+            return call("mean", self.padded(self.dim))
         return self.weights @ self.components.mean()
 
     def covariance(self) -> Float[Array, "d d"]:
         """The covariance of the mixture: within components plus between them."""
+        if at_top(self):
+            return call("covariance", self.padded(self.dim**3))
         offset = self.components.mean() - self.mean()[None]
         return jnp.einsum("k,kde->de", self.weights, self.components.covariance()) + jnp.einsum(
             "k,kd,ke->de", self.weights, offset, offset
@@ -107,17 +132,34 @@ class Mixture(eqx.Module):
 
     def select(self, index: Any) -> "Mixture":
         """The mixture of some of the components, in the given order, with weights rescaled to sum to one."""
+        if at_top(self, index):
+            index = np.asarray(index)
+            weights = np.asarray(self.weights)[index].astype(np.float64)
+            return type(self)(weights / weights.sum(), self.components.select(index))
         index = jnp.asarray(index)
         weights = self.weights[index]
         return type(self)(weights / jnp.sum(weights), self.components.select(index))
 
     def sort(self) -> "Mixture":
         """The same mixture with its components in order of decreasing weight."""
-        return self.select(jnp.argsort(-self.weights))
+        return self.select(on_host(lambda xp, weights: xp.argsort(-weights, stable=True), self.weights))
+
+    def padded(self, item_size: int) -> "Mixture":
+        """The mixture with components of weight zero, as many as `AbstractComponents.padded` repeats."""
+        components = self.components.padded(item_size)
+        weights = pad_zero(self.weights, components.num_components)
+        return jax.tree.unflatten(jax.tree.structure(self), [weights, *jax.tree.leaves(components)])
 
     def __repr__(self) -> str:
         family = type(self.components).__name__
         return f"Mixture of {self.num_components} {family} components in {self.dim} dimensions"
+
+
+def check_inside(name: str, table: Float[Array, "n K"], num: int) -> None:
+    """Raise ValueError where one of the first ``num`` points has no responsibilities, outside every support."""
+    outside = np.flatnonzero(np.isnan(np.asarray(table)[:num, 0]))
+    if outside.size:
+        raise ValueError(f"`{name}` must lie in the support of some component; point {outside[0]} does not.")
 
 
 def check_pair(source: Any, target: Any) -> None:

@@ -6,15 +6,30 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, Key
 
-from ._arrays import ArrayLike, as_count, as_key, as_points, as_scalar, is_traced, kept, KeyLike, safe_log, ScalarLike
+from ._arrays import (
+    ArrayLike,
+    as_count,
+    as_key,
+    as_points,
+    as_scalar,
+    at_top,
+    is_traced,
+    kept,
+    KeyLike,
+    on_host,
+    safe_log,
+    ScalarLike,
+    to_jax,
+)
+from ._buckets import component_bucket, cut, pad, pad_zero, point_bucket
 from ._components import log_prob_table
 from ._correspondences import Correspondences
-from ._couplings import AbstractComponentMaps, AbstractCouplings, select_pairs
+from ._couplings import AbstractComponentMaps, AbstractCouplings, PairSelection, select_pairs
 from ._displacement import Displacement
-from ._mixture import Mixture
-from ._result import RESULTS
+from ._mixture import check_inside, Mixture, responsibilities
+from ._result import RESULTS, succeeded
 from ._weights import WeightCoupling
 
 # Points per block when a map is applied: bounds the table of responsibilities.
@@ -84,7 +99,7 @@ class TransportPlan(eqx.Module):
     @property
     def cost(self) -> Float[Array, ""]:
         """The transport cost: mean squared distance under the plan (without regularization terms)."""
-        return jnp.sum(self.weights * self.component_costs)
+        return on_host(lambda xp, weights, costs: xp.sum(weights * costs), self.weights, self.component_costs)
 
     @property
     def objective(self) -> Float[Array, ""]:
@@ -92,7 +107,7 @@ class TransportPlan(eqx.Module):
 
         With ``epsilon_weights`` = 0 its derivative is that of the linear program's value.
         """
-        return self.trace.objective[-1]
+        return on_host(lambda _, values: values[-1], self.trace.objective)
 
     @property
     def marginal_error(self) -> Float[Array, ""]:
@@ -116,13 +131,15 @@ class TransportPlan(eqx.Module):
     def result(self) -> Any:
         """Why the solves stopped: that of the couplings where it failed, else that of the weights."""
         components, weights = self.couplings.result, self.weight_coupling.result
-        return RESULTS.where(components == RESULTS.successful, weights, components)
+        fine = succeeded(components)
+        if isinstance(fine, bool):
+            return weights if fine else components
+        return RESULTS.where(fine, weights, components)
 
     @property
     def converged(self) -> bool | Array:
         """Whether both blocks met their tolerances."""
-        flag = self.result == RESULTS.successful
-        return flag if is_traced(flag) else bool(flag)
+        return succeeded(self.result)
 
     # -- maps -----------------------------------------------------------------------------------------------------
 
@@ -142,11 +159,27 @@ class TransportPlan(eqx.Module):
         points = as_points("x", x, self.source.dim, self.source.components.dtype)
         maps = self.component_maps()
         size = max(1, _BLOCK // (self.source.num_components + self.source.dim))
-        parts = [
-            maps(points[i : i + size], self.source.responsibilities(points[i : i + size]))
-            for i in range(0, max(points.shape[0], 1), size)
-        ]
-        return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+        num = points.shape[0]
+        if num <= size:
+            return self._push_block(maps, points)
+        if not at_top(self, points):
+            return jnp.concatenate([self._push_block(maps, points[i : i + size]) for i in range(0, num, size)])
+        host = np.asarray(points)
+        blocks = [self._push_block(maps, host[i : i + size]) for i in range(0, num, size)]
+        return to_jax(np.concatenate(blocks))
+
+    def _push_block(self, maps: AbstractComponentMaps, points: Any) -> Float[Array, "n d"]:
+        """`push_forward` of points that fit in memory together with their responsibilities."""
+        if not at_top(self, points):
+            return maps(points, self.source.responsibilities(points))
+        num, filled = points.shape[0], pad(points, point_bucket(points.shape[0]))
+        source = self.source.padded(filled.size)
+        wide = maps.padded(source.num_components)
+        if wide is None:
+            return maps(to_jax(points), self.source.responsibilities(points))
+        member = responsibilities(source, filled)
+        check_inside("x", member, num)
+        return cut(wide(filled, member), num)
 
     def pull_back(self, y: ArrayLike) -> Float[Array, "n d"]:
         """The backward barycentric map E[x | y] under the same plan, at points ``y[n, d]``."""
@@ -155,13 +188,22 @@ class TransportPlan(eqx.Module):
     def push_forward_most_likely(self, x: ArrayLike) -> Float[Array, "n d"]:
         """The conditional mean under the most likely pair of components only, at points ``x[n, d]``."""
         points = as_points("x", x, self.source.dim, self.source.components.dtype)
-        source = jnp.argmax(self.source.responsibilities(points), axis=1)
-        target = jnp.argmax(self.weight_coupling.row_shares, axis=1)[source]
-        return self.couplings.conditional_mean(points, source, target)
+        member = self.source.responsibilities(points)
+
+        def largest(xp: Any, member: Any, shares: Any) -> tuple[Any, Any]:
+            source = xp.argmax(member, axis=1)
+            return source, xp.argmax(shares, axis=1)[source]
+
+        return self.couplings.conditional_mean(points, *on_host(largest, member, self.weight_coupling.row_shares))
 
     def target_probabilities(self, x: ArrayLike) -> Float[Array, "n K1"]:
         """The probability that each point ``x[n, d]`` is sent to each target component."""
-        return self.source.responsibilities(x) @ self.weight_coupling.row_shares
+        member, shares = self.source.responsibilities(x), self.weight_coupling.row_shares
+        if not at_top(member, shares):
+            return member @ shares
+        rows, columns = (component_bucket(num) for num in shares.shape)
+        member, num = pad(pad(member, point_bucket(len(member))), rows, axis=1), len(member)
+        return cut(cut(_product(member, pad(pad_zero(shares, rows), columns, axis=1)), num), shares.shape[1], axis=1)
 
     def conditional_covariance(self, x: ArrayLike) -> Float[Array, "n d d"]:
         """The total covariance of y given x under the plan: within pairs and between them."""
@@ -173,14 +215,13 @@ class TransportPlan(eqx.Module):
     def sample(self, key: KeyLike, x: ArrayLike) -> Float[Array, "n d"]:
         """One draw of y from the conditional law of the plan, for each point ``x[n, d]``."""
         points = as_points("x", x, self.source.dim, self.source.components.dtype)
-        source_key, target_key, draw_key = jax.random.split(as_key(key), 3)
-        source = jax.random.categorical(source_key, safe_log(self.source.responsibilities(points)))
-        target = jax.random.categorical(target_key, safe_log(self.weight_coupling.row_shares)[source])
+        member, shares = self.source.responsibilities(points), self.weight_coupling.row_shares
+        source, target, draw_key = _draw_pairs(as_key(key), member, shares)
         return self.couplings.sample_conditional(draw_key, points, source, target)
 
     def sample_joint(self, key: KeyLike, num_samples: int) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
         """Draw pairs (x, y) from the plan."""
-        x_key, y_key = jax.random.split(as_key(key))
+        x_key, y_key = _split(as_key(key))
         x = self.source.sample(x_key, as_count("num_samples", num_samples))
         return x, self.sample(y_key, x)
 
@@ -196,10 +237,16 @@ class TransportPlan(eqx.Module):
             raise ValueError(f"`y` must have the shape of `x`, {tuple(points.shape)}; got {tuple(images.shape)}.")
         if not is_traced(self.epsilon_components) and float(self.epsilon_components) == 0:
             raise ValueError("The plan has no joint density at `epsilon_components` = 0: its couplings are maps.")
-        table = log_prob_table(self.source.components, points).T
-        log_a = safe_log(self.source.weights)
         shares = select_pairs(self.weight_coupling.row_shares, 0.0)
-        return self.couplings.log_conditional(points, images, table + log_a[None, :], shares)
+        return self.couplings.log_conditional(points, images, self._log_joint(points), shares)
+
+    def _log_joint(self, points: Float[Array, "n d"]) -> Float[Array, "n K0"]:
+        """Log of weight times density of every source component at points."""
+        if not at_top(self, points):
+            return _log_joint(self.source, points)
+        num, size = points.shape[0], point_bucket(points.shape[0])
+        table = _log_joint(self.source.padded(size * self.source.dim), pad(points, size))
+        return cut(cut(table, num), self.source.num_components, axis=1)
 
     def reverse(self) -> "TransportPlan":
         """The same plan, read from target to source."""
@@ -228,21 +275,25 @@ class TransportPlan(eqx.Module):
         Raises:
             ValueError: If ``t`` lies outside [0, 1], or every pair is dropped.
         """
-        time = jnp.asarray(as_scalar("t", t), self.weights.dtype)
+        time = to_jax(as_scalar("t", t), self.weights.dtype)
         if not is_traced(time) and float(time) > 1:
             raise ValueError(f"`t` must lie between 0 and 1; got {float(time):g}.")
         as_scalar("min_weight", min_weight)
-        if is_traced(self.weights):
-            pairs = select_pairs(self.weights, 0.0)
-        else:
-            kept = int((np.asarray(self.weights) > min_weight).sum())
-            if not kept:
-                raise ValueError(f"`min_weight` must leave some pairs; the largest weight is {self.weights.max():.3g}.")
-            pairs = jax.tree.map(lambda leaf: leaf[:kept], select_pairs(self.weights, min_weight))
-        pairs = eqx.tree_at(lambda p: p.weight, pairs, pairs.weight / jnp.sum(pairs.weight))
+        pairs = select_pairs(self.weights, float(min_weight), self.source.dim**3)
+        weight = on_host(lambda xp, values: values / xp.sum(values), pairs.weight)
+        num = weight.shape[0]
+        if not is_traced(self.weights):
+            num = int((np.asarray(self.weights) > min_weight).sum())
+            if not num:
+                largest = float(np.max(self.weights))
+                raise ValueError(f"`min_weight` must leave some pairs; the largest weight is {largest:.3g}.")
+        pairs = PairSelection(pairs.source, pairs.target, weight)
         components = self.couplings.interpolate(time, pairs)
         if components is not None:
-            return Mixture(pairs.weight, components)
+            return Mixture(
+                weight[:num] if is_traced(weight) else np.asarray(weight)[:num], components.select(slice(num))
+            )
+        pairs = jax.tree.map(lambda leaf: leaf[:num], pairs) if is_traced(pairs) else cut(pairs, num)
         return Displacement(self.source.components, self.target.components, self.couplings, pairs, time)
 
     def correspondences(self, min_weight: float = 1e-3) -> Correspondences:
@@ -272,3 +323,49 @@ class TransportPlan(eqx.Module):
             f"TransportPlan({sides}, cost {float(self.cost):.6g}, objective {float(self.objective):.6g}, "
             f"marginal error {float(self.marginal_error):.1e} after {int(self.num_steps)} steps)"
         )
+
+
+@jax.jit
+def _split(key: Key[Array, ""]) -> tuple[Key[Array, ""], Key[Array, ""]]:
+    first, second = jax.random.split(key)
+    return first, second
+
+
+@jax.jit
+def _product(member: Float[Array, "n K0"], shares: Float[Array, "K0 K1"]) -> Float[Array, "n K1"]:
+    return member @ shares
+
+
+@eqx.filter_jit
+def _log_joint(source: Mixture, x: Float[Array, "n d"]) -> Float[Array, "n K0"]:
+    return log_prob_table(source.components, x).T + safe_log(source.weights)[None, :]
+
+
+def _draw_pairs(
+    key: Key[Array, ""], member: Float[Array, "n K0"], shares: Float[Array, "K0 K1"]
+) -> tuple[Int[Array, " n"], Int[Array, " n"], Key[Array, ""]]:
+    """A source component for each point, a target component for it, and a key for what follows."""
+    if not at_top(key, member, shares):
+        return _draw_labels(key, member, shares)
+    num, rows, columns = len(member), *(component_bucket(size) for size in shares.shape)
+    member = pad_zero(np.asarray(pad(member, point_bucket(num))).T, rows).T
+    table = pad_zero(np.asarray(pad_zero(shares, rows)).T, columns).T
+    source, target, key = _draw_labels(key, member, table)
+    return cut(source, num), cut(target, num), key
+
+
+@jax.jit
+def _draw_labels(
+    key: Key[Array, ""], member: Float[Array, "n K0"], shares: Float[Array, "K0 K1"]
+) -> tuple[Array, Array, Key[Array, ""]]:
+    source_key, target_key, draw_key = jax.random.split(key, 3)
+    source = _draw_index(source_key, member)
+    return source, _draw_index(target_key, shares[source]), draw_key
+
+
+def _draw_index(key: Key[Array, ""], rows: Float[Array, "n K"]) -> Int[Array, " n"]:
+    """An index drawn from each row of weights, one uniform number each: columns of zeros change nothing."""
+    total = jnp.cumsum(rows, axis=1)
+    # Between 0, excluded, and the sum, included: an index of weight zero is never drawn.
+    level = (1 - jax.random.uniform(key, rows.shape[:1], rows.dtype)) * total[:, -1]
+    return jnp.sum(total < level[:, None], axis=1)

@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from ._arrays import to_jax
+
 _Out = TypeVar("_Out")
 
 
@@ -17,7 +19,7 @@ def in_float64(function: Callable[..., _Out], *args: Any) -> _Out:
 
     def widen(leaf: Any) -> Any:
         if isinstance(leaf, jax.Array | np.ndarray) and np.issubdtype(leaf.dtype, np.floating):
-            return jax.numpy.asarray(np.asarray(leaf), dtype=np.float64)
+            return to_jax(leaf, np.float64)
         return leaf
 
     with jax.enable_x64(True):
@@ -35,9 +37,9 @@ def narrow(tree: Any, dtype: Any) -> Any:
             return leaf
         if np.issubdtype(leaf.dtype, np.floating):
             with np.errstate(over="ignore"):
-                return jax.device_put(np.asarray(leaf).astype(dtype))
+                return to_jax(np.asarray(leaf).astype(dtype))
         if np.issubdtype(leaf.dtype, np.integer):
-            return jax.device_put(np.asarray(leaf).astype(jax.dtypes.canonicalize_dtype(leaf.dtype)))
+            return to_jax(leaf)
         return leaf
 
     return jax.tree.map(convert, tree)

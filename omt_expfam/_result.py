@@ -75,9 +75,13 @@ class ConvergenceError(RuntimeError):
     value: Any = None
 
 
-def succeeded(result: Any) -> bool:
-    """Whether a concrete result is a success; compared on the host, where nothing is compiled."""
-    return bool(jax.tree.map(np.asarray, result) == RESULTS.successful)
+def succeeded(result: Any) -> Any:
+    """Whether a member of `RESULTS` is a success: a bool, or an array where that is traced or stacked."""
+    code, success = result._value, RESULTS.successful._value
+    if is_traced(code):
+        return result == RESULTS.successful
+    flags = np.asarray(code) == np.asarray(success)
+    return bool(flags) if flags.ndim == 0 else jax.device_put(flags)
 
 
 def raise_if_failed(value: Any, result: Any) -> Any:

@@ -1,5 +1,6 @@
 """Transport between two mixtures: the block iteration over component couplings and weight couplings."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -8,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._arrays import ArrayLike, as_count, as_floating, as_scalar, is_traced, ScalarLike
+from ._arrays import ArrayLike, as_count, as_floating, as_scalar, at_top, is_traced, on_host, ScalarLike, to_jax
+from ._buckets import component_bucket, cut, pad, pad_zero
 from ._couplings import independent_costs, solve_couplings
 from ._gaussian_couplings import cross_covariance_terms
 from ._linear_program import exact_coupling
@@ -16,7 +18,7 @@ from ._mixture import check_pair, Mixture
 from ._numerical_couplings import NumericalSettings
 from ._plan import BlockTrace, TransportPlan
 from ._precision import in_float64, narrow
-from ._result import raise_if_failed, RESULTS
+from ._result import raise_if_failed, succeeded
 from ._weights import entropic_coupling, WeightCoupling
 
 # float32 resolves cost differences down to 1e-7 of the largest; below this ratio the weights are solved in float64.
@@ -92,9 +94,9 @@ def transport(
     check_pair(source, target)
     dtype = jnp.result_type(source.components.dtype, target.components.dtype)
     source, target = (cast_mixture(mixture, dtype) for mixture in (source, target))
-    epsilon_1 = jnp.asarray(as_scalar("epsilon_components", epsilon_components), dtype)
+    epsilon_1 = to_jax(as_scalar("epsilon_components", epsilon_components), dtype)
     exact = not is_traced(as_scalar("epsilon_weights", epsilon_weights)) and float(epsilon_weights) == 0
-    epsilon_2 = jnp.asarray(epsilon_weights, dtype)
+    epsilon_2 = to_jax(epsilon_weights, dtype)
     num_sweeps, max_steps = as_count("num_sweeps", num_sweeps), as_count("max_steps", max_steps)
     if tolerance is not None:
         as_scalar("tolerance", tolerance, strict=True)
@@ -104,7 +106,7 @@ def transport(
     weights, costs = _start_values(start, source, target, epsilon_1)
     a, b = source.weights, target.weights
     trace = [objective_of(weights, costs, a, b, epsilon_2)]
-    potential = jnp.zeros_like(b)
+    potential = to_jax(np.zeros(b.shape, dtype))
     while True:
         couplings = solve_couplings(source.components, target.components, epsilon_1, progress, numerical)
         objectives = couplings.objectives()
@@ -121,7 +123,8 @@ def transport(
         trace.append(value)
         if len(trace) > 2 * num_sweeps:
             break
-    steps = BlockTrace(jnp.stack(trace), ("start",) + ("components", "weights") * num_sweeps)
+    values = on_host(lambda xp, *items: xp.stack(items), *trace)
+    steps = BlockTrace(values, ("start",) + ("components", "weights") * num_sweeps)
     plan = TransportPlan(source, target, couplings, coupling, epsilon_2, steps, precision)
     return raise_if_failed(plan, plan.result) if throw else plan
 
@@ -130,9 +133,14 @@ def cast_mixture(mixture: Mixture, dtype: Any) -> Mixture:
     """A mixture, or stacked mixtures, in another precision."""
     if all(leaf.dtype == dtype for leaf in jax.tree.leaves(mixture)):
         return mixture
-    wide = jax.tree.map(lambda leaf: leaf.astype(dtype), mixture)
-    # Weights that summed to one in float32 miss it by 1e-8 in float64: balance them again.
-    return eqx.tree_at(lambda m: m.weights, wide, wide.weights / jnp.sum(wide.weights, axis=-1, keepdims=True))
+
+    def cast(_: Any, *leaves: Any) -> tuple[Any, ...]:
+        # Weights that summed to one in float32 miss it by 1e-8 in float64: balance them again.
+        weights, *rest = (leaf.astype(dtype) for leaf in leaves)
+        return weights / weights.sum(axis=-1, keepdims=True), *rest
+
+    leaves, structure = jax.tree.flatten(mixture)
+    return jax.tree.unflatten(structure, on_host(cast, *leaves))
 
 
 def _start_values(
@@ -140,7 +148,7 @@ def _start_values(
 ) -> tuple[Float[Array, "K0 K1"], Float[Array, "K0 K1"]]:
     """Weights and component objectives where the iteration starts."""
     shape = (source.num_components, target.num_components)
-    weights = source.weights[:, None] * target.weights[None, :]
+    weights = on_host(lambda _, a, b: a[:, None] * b[None, :], source.weights, target.weights)
     if start is not None and start.weights is not None:
         weights = as_floating("start.weights", start.weights, "K0 K1", weights.dtype)
         _check_start(weights, source, target)
@@ -157,8 +165,12 @@ def _start_values(
         raise ValueError(
             f"`start.cross_covariances` must leave each joint covariance positive definite; pair {tuple(bad)} does not."
         )
-    regularization = jnp.where(epsilon > 0, epsilon * kl, jnp.zeros_like(kl))
-    return weights, independent_costs(source.components, target.components) - 2 * trace + regularization
+
+    def objectives(xp: Any, alone: Any, trace: Any, kl: Any, epsilon: Any) -> Any:
+        return alone - 2 * trace + xp.where(epsilon > 0, epsilon * kl, xp.zeros_like(kl))
+
+    alone = independent_costs(source.components, target.components)
+    return weights, on_host(objectives, alone, trace, kl, epsilon)
 
 
 def _check_start(weights: Array, source: Mixture, target: Mixture) -> None:
@@ -178,19 +190,28 @@ def _check_start(weights: Array, source: Mixture, target: Mixture) -> None:
 
 def objective_of(weights: Array, costs: Array, a: Array, b: Array, epsilon: Array) -> Float[Array, ""]:
     """Sum omega L + eps2 KL(Omega || a b)."""
-    used = weights > 0
-    safe = jnp.where(used, weights, jnp.ones_like(weights))
-    product = jnp.where(used, a[:, None] * b[None, :], jnp.ones_like(weights))
-    divergence = jnp.sum(weights * (jnp.log(safe) - jnp.log(product))) - jnp.sum(weights) + jnp.sum(a) * jnp.sum(b)
-    return jnp.sum(weights * costs) + epsilon * divergence
+
+    def value(xp: Any, weights: Any, costs: Any, a: Any, b: Any, epsilon: Any) -> Any:
+        used = weights > 0
+        safe = xp.where(used, weights, xp.ones_like(weights))
+        product = xp.where(used, a[:, None] * b[None, :], xp.ones_like(weights))
+        divergence = xp.sum(weights * (xp.log(safe) - xp.log(product))) - xp.sum(weights) + xp.sum(a) * xp.sum(b)
+        return xp.sum(weights * costs) + epsilon * divergence
+
+    return on_host(value, weights, costs, a, b, epsilon)
 
 
 def potential_of(weights: Array, costs: Array, a: Array, b: Array, epsilon: Array) -> Float[Array, " K1"]:
     """A target potential that a given coupling would have: the dual's start from it."""
-    used = (weights > 0) & (a[:, None] * b[None, :] > 0)
-    ratio = jnp.where(used, weights / jnp.where(used, a[:, None] * b[None, :], jnp.ones_like(weights)), 1.0)
-    total = costs + epsilon * jnp.where(used, jnp.log(ratio), jnp.zeros_like(costs))
-    return a @ (total - (total @ b)[:, None])
+
+    def value(xp: Any, weights: Any, costs: Any, a: Any, b: Any, epsilon: Any) -> Any:
+        product = a[:, None] * b[None, :]
+        used = (weights > 0) & (product > 0)
+        one = xp.ones_like(weights)
+        total = costs + epsilon * xp.log(xp.where(used, weights, one) / xp.where(used, product, one))
+        return a @ (total - (total @ b)[:, None])
+
+    return on_host(value, weights, costs, a, b, epsilon)
 
 
 def _solve_weights(
@@ -204,28 +225,53 @@ def _solve_weights(
 ) -> tuple[WeightCoupling, str]:
     """Solve the Omega-block in the precision that its numbers need; returns also that precision."""
     dtype, traced = costs.dtype, is_traced(costs, a, b, epsilon)
-    steps = jnp.asarray(max_steps)
+    steps = to_jax(max_steps)
     widen = False
     if dtype == jnp.float32 and not traced:
-        widen = float(epsilon) < _FLOAT32_RATIO * float(jnp.max(jnp.abs(costs)))
+        widen = float(epsilon) < _FLOAT32_RATIO * float(np.abs(np.asarray(costs)).max())
     if tolerance is None:
         tolerance = 5e-6 if dtype == jnp.float32 and not widen else 1e-10
-    limit = jnp.asarray(tolerance, dtype)
+    limit = to_jax(tolerance, dtype)
     coupling = None
     if not widen:
-        coupling = entropic_coupling(costs, a, b, epsilon, limit, start, steps)
+        coupling = _padded_coupling(costs, a, b, epsilon, limit, start, steps)
         # What float32 cannot finish, float64 may.
-        widen = dtype == jnp.float32 and not traced and bool(coupling.result != RESULTS.successful)
+        widen = dtype == jnp.float32 and not traced and not succeeded(coupling.result)
     if coupling is None or widen:
         # Rescaled in float64, so that the rounding of float32 weights does not unbalance the marginals.
         coupling = narrow(in_float64(_balanced_coupling, costs, a, b, epsilon, limit, start, steps), dtype)
     if not traced:
-        coupling = eqx.tree_at(lambda c: c.marginal_error, coupling, measured_error(coupling.weights, a, b))
+        coupling = dataclasses.replace(coupling, marginal_error=measured_error(coupling.weights, a, b))
     return coupling, "float64" if widen else str(dtype)
 
 
 def _balanced_coupling(costs: Array, a: Array, b: Array, *rest: Array) -> WeightCoupling:
-    return entropic_coupling(costs, a / jnp.sum(a), b / jnp.sum(b), *rest)
+    a, b = on_host(lambda xp, *sides: tuple(w / xp.sum(w) for w in sides), a, b)
+    return _padded_coupling(costs, a, b, *rest)
+
+
+# Numbers of components up to which the solve is padded.
+_PADDED = 32
+
+
+def _padded_coupling(costs: Array, a: Array, b: Array, *rest: Array) -> WeightCoupling:
+    """`entropic_coupling`; small problems get components of weight zero, and one program serves several sizes."""
+    num, other = costs.shape
+    size = component_bucket(max(num, other))
+    if not at_top(costs, a, b, rest) or size > _PADDED:
+        return entropic_coupling(costs, a, b, *rest)
+    epsilon, limit, start, steps = rest
+    costs = pad(pad(costs, size), size, axis=1)
+    wide = entropic_coupling(costs, pad_zero(a, size), pad_zero(b, size), epsilon, limit, pad(start, size), steps)
+    tables = (wide.weights, wide.row_shares, wide.column_shares)
+    return WeightCoupling(
+        *cut(cut(tables, num), other, axis=1),
+        cut(wide.source_potential, num),
+        cut(wide.target_potential, other),
+        wide.marginal_error,
+        wide.num_steps,
+        wide.result,
+    )
 
 
 def measured_error(weights: Array, a: Array, b: Array) -> Float[Array, "*S"]:
@@ -233,4 +279,4 @@ def measured_error(weights: Array, a: Array, b: Array) -> Float[Array, "*S"]:
     host, left, right = (np.asarray(value, np.float64) for value in (weights, a, b))
     error = np.abs(host.sum(-1) - left).sum(-1) + np.abs(host.sum(-2) - right).sum(-1)
     stored = error.astype(weights.dtype)
-    return jnp.asarray(np.where(stored >= error, stored, np.nextafter(stored, weights.dtype.type(np.inf))))
+    return to_jax(np.where(stored >= error, stored, np.nextafter(stored, weights.dtype.type(np.inf))))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
-from ._arrays import safe_log
+from ._arrays import on_host, safe_log
 from ._laplacian import eliminate, solve_laplacian
 from ._result import RESULTS
 
@@ -53,10 +53,9 @@ class WeightCoupling(eqx.Module):
 
     def transpose(self) -> "WeightCoupling":
         """The same coupling read from target to source."""
+        tables = self.weights, self.column_shares, self.row_shares
         return WeightCoupling(
-            self.weights.T,
-            self.column_shares.T,
-            self.row_shares.T,
+            *on_host(lambda _, *values: tuple(value.T for value in values), *tables),
             self.target_potential,
             self.source_potential,
             self.marginal_error,
