@@ -9,8 +9,8 @@ import numpyro.distributions as dist
 from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Float, Key
 
-from omt_expfam._arrays import ArrayLike, as_count, as_floating, check_positive, check_shape, is_traced
-from omt_expfam._components import map_components
+from omt_expfam._arrays import ArrayLike, as_count, as_floating, check_positive, check_shape, is_traced, to_jax
+from omt_expfam._components import each, map_components
 from omt_expfam._covariance import AbstractCovariance, DenseCovariance, LowRankCovariance
 from omt_expfam._priors import location_prior, spread_of, variance_prior, within_scale
 
@@ -112,9 +112,15 @@ class LowRankGaussian(AbstractGaussian):
 
     def gaussian_form(self) -> AbstractCovariance:
         """The cheap low-rank structure where every diagonal part is a multiple of the identity, else dense."""
-        if not is_traced(self.variance) and bool(jnp.all(self.variance == self.variance[:, :1])):
-            return LowRankCovariance(self.factor, self.variance[:, 0])
-        return DenseCovariance(jax.vmap(lambda c: jnp.linalg.cholesky(c._covariance()))(self))
+        if not is_traced(self.variance):
+            variance = np.asarray(self.variance)
+            if (variance == variance[:, :1]).all():
+                return LowRankCovariance(self.factor, to_jax(variance[:, 0]))
+        return DenseCovariance(each("_scale_tril", self))
+
+    def _scale_tril(self) -> Float[Array, "d d"]:
+        """The Cholesky factor of the covariance of one component."""
+        return jnp.linalg.cholesky(self._covariance())
 
     def to_numpyro(self) -> dist.Distribution:
         return dist.LowRankMultivariateNormal(self.loc, self.factor, self.variance)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from ._arrays import at_top, batch_size, is_traced, on_host, power_of_two, to_jax
-from ._buckets import cut, LITTLE
+from ._buckets import cut, LITTLE, pad
 from ._components import AbstractComponents
 
 
@@ -140,23 +140,27 @@ class AbstractCouplings(eqx.Module):
 
 def independent_costs(source: AbstractComponents, target: AbstractComponents) -> Float[Array, "K0 K1"]:
     """The cost of coupling components independently: squared mean distance plus both total variances."""
+    forms = source.gaussian_form(), target.gaussian_form()
     if not at_top(source, target):
-        return _independent_costs(source, target)
+        return _independent_costs((source, target), forms)
     item_size = source.dim**2 * max(source.num_components, target.num_components)
-    table = _independent_costs(source.padded(item_size), target.padded(item_size))
+    sides = source.padded(item_size), target.padded(item_size)
+    forms = tuple(pad(form, side.num_components) for form, side in zip(forms, sides, strict=True))
+    table = _independent_costs(sides, forms)
     return cut(cut(table, source.num_components), target.num_components, axis=1)
 
 
 @eqx.filter_jit
-def _independent_costs(source: AbstractComponents, target: AbstractComponents) -> Float[Array, "K0 K1"]:
-    def spread(components: AbstractComponents) -> Array:
-        form = components.gaussian_form()
+def _independent_costs(
+    sides: tuple[AbstractComponents, AbstractComponents], forms: tuple[Any, ...]
+) -> Float[Array, "K0 K1"]:
+    def spread(components: AbstractComponents, form: Any) -> Array:
         if form is not None:
             return jax.vmap(lambda c: c.trace())(form)
         return jnp.trace(components.covariance(), axis1=1, axis2=2)
 
-    distance = squared_distances(source.mean(), target.mean())
-    return distance + spread(source)[:, None] + spread(target)[None, :]
+    left, right = (spread(side, form) for side, form in zip(sides, forms, strict=True))
+    return squared_distances(sides[0].mean(), sides[1].mean()) + left[:, None] + right[None, :]
 
 
 def squared_distances(x: Float[Array, "K0 d"], y: Float[Array, "K1 d"]) -> Float[Array, "K0 K1"]:

@@ -87,10 +87,8 @@ class GaussianCouplings(AbstractCouplings):
 
     def _sides(self) -> "_Sides":
         """What all pairs are made of, padded where it is little."""
-        sides = _Sides(self.source, self.target, self.epsilon)
-        if not at_top(sides):
-            return sides
-        return _Sides(self.source.padded(sides.item_size), self.target.padded(sides.item_size), self.epsilon)
+        sides = _sides(self.source, self.target, self.epsilon)
+        return sides.padded() if at_top(sides) else sides
 
     def component_maps(self, row_shares: Float[Array, "K0 K1"]) -> AffineMaps:
         # Shares below a rounding error of the map do not change it.
@@ -183,24 +181,33 @@ class GaussianCouplings(AbstractCouplings):
 
 
 class _Sides(eqx.Module):
-    """The components of both sides, and the regularization."""
+    """The components of both sides, the structures of their covariances, and the regularization."""
 
     source: AbstractComponents
     target: AbstractComponents
+    forms: tuple[AbstractCovariance, AbstractCovariance]
     epsilon: Float[Array, ""]
 
     @property
     def item_size(self) -> int:
         """How many numbers the work on one component and all of the other side touches."""
-        sides = self.source, self.target
-        cheap = all(isinstance(_form(side), DiagonalCovariance | ScalarCovariance) for side in sides)
+        cheap = all(isinstance(form, DiagonalCovariance | ScalarCovariance) for form in self.forms)
         dim = self.source.dim
-        return max(side.num_components for side in sides) * (dim if cheap else dim**3)
+        return max(self.source.num_components, self.target.num_components) * (dim if cheap else dim**3)
+
+    def padded(self) -> "_Sides":
+        """Both sides with repeated components where that is little."""
+        source, target = (side.padded(self.item_size) for side in (self.source, self.target))
+        forms = pad(self.forms[0], source.num_components), pad(self.forms[1], target.num_components)
+        return _Sides(source, target, forms, self.epsilon)
 
     def pairs(self) -> "_Pairs":
         """Means and covariances, brought to one structure."""
-        source, target = promote(_form(self.source), _form(self.target))
-        return _Pairs(self.source.mean(), self.target.mean(), source, target, self.epsilon / 2)
+        return _Pairs(self.source.mean(), self.target.mean(), *promote(*self.forms), self.epsilon / 2)
+
+
+def _sides(source: AbstractComponents, target: AbstractComponents, epsilon: Float[Array, ""]) -> _Sides:
+    return _Sides(source, target, (_form(source), _form(target)), epsilon)
 
 
 class _Pairs(eqx.Module):
@@ -256,13 +263,12 @@ def solve_gaussian_couplings(
     source: AbstractComponents, target: AbstractComponents, epsilon: Float[Array, ""], progress: bool | None = None
 ) -> GaussianCouplings:
     """Costs and divergences of all pairs; no matrix of a pair outlives its block."""
-    sides = _Sides(source, target, epsilon)
+    sides = _sides(source, target, epsilon)
     num, other = source.num_components, target.num_components
     if not at_top(sides):
         costs, kl = _couple(sides)
     elif sides.item_size * min(num, other) < _LONG:
-        padded = _Sides(source.padded(sides.item_size), target.padded(sides.item_size), epsilon)
-        costs, kl = cut(cut(_couple(padded), num), other, axis=1)
+        costs, kl = cut(cut(_couple(sides.padded()), num), other, axis=1)
     else:
         costs, kl = _couple_slices(sides, -(-num // _NUM_SLICES), progress)
     return GaussianCouplings(costs, kl, epsilon, source, target)
@@ -272,7 +278,7 @@ def solve_gaussian_couplings(
 def _couple(sides: "_Sides") -> tuple[Float[Array, "K0 K1"], Float[Array, "K0 K1"]]:
     """Costs and divergences of all pairs."""
     trace, kl = pair_terms(sides.pairs())
-    spreads = [jax.vmap(lambda c: c.trace())(_form(c)) for c in (sides.source, sides.target)]
+    spreads = [jax.vmap(lambda c: c.trace())(form) for form in sides.forms]
     distance = squared_distances(sides.source.mean(), sides.target.mean())
     return distance + (spreads[0][:, None] + spreads[1][None, :] - 2 * trace), kl
 
@@ -283,8 +289,10 @@ def _couple_slices(sides: "_Sides", rows: int, progress: bool | None) -> tuple[A
     parts = []
     with progress_bar(num, "component couplings", progress) as bar:
         for start in range(0, num, rows):
-            source = sides.source.select(np.minimum(np.arange(start, start + rows), num - 1))
-            parts.append(jax.block_until_ready(_couple(_Sides(source, sides.target, sides.epsilon))))
+            index = np.minimum(np.arange(start, start + rows), num - 1)
+            form = jax.tree.map(lambda leaf, own=index: np.asarray(leaf)[own], sides.forms[0])
+            part = _Sides(sides.source.select(index), sides.target, (form, sides.forms[1]), sides.epsilon)
+            parts.append(jax.block_until_ready(_couple(part)))
             bar.update(min(rows, num - start))
     costs, kl = (to_jax(np.concatenate(values)[:num]) for values in zip(*parts, strict=True))
     return costs, kl

@@ -172,7 +172,7 @@ class TransportPlan(eqx.Module):
         """`push_forward` of points that fit in memory together with their responsibilities."""
         if not at_top(self, points):
             return maps(points, self.source.responsibilities(points))
-        num, filled = points.shape[0], pad(points, point_bucket(points.shape[0]))
+        num, filled = points.shape[0], jax.device_put(pad(points, point_bucket(points.shape[0])))
         source = self.source.padded(filled.size)
         wide = maps.padded(source.num_components)
         if wide is None:

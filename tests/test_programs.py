@@ -1,12 +1,41 @@
 """How many programs a first call compiles, and which further calls compile none: what a user waits for at first."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+import pytest
 
 import omt_expfam as omt
 from benchmarks._programs import counted
 from omt_expfam._numerical_couplings import solve_numerical_couplings
+from omt_expfam.families import DiagonalGaussian, Gaussian, Laplace, LowRankGaussian, SphericalGaussian
+
+# Keys are used once.
+KEYS = iter(list(jax.random.split(jax.random.key(0), 20)))
+
+
+def mixture(num_components, seed=0, family=Gaussian, dim=2):
+    rng = np.random.default_rng(seed)
+    mean, scale = rng.normal(size=(num_components, dim)), rng.uniform(0.5, 2, (num_components, dim))
+    components = {
+        Gaussian: lambda: Gaussian(mean, scale[:, :, None] * np.eye(dim) + 0.2),
+        DiagonalGaussian: lambda: DiagonalGaussian(mean, scale),
+        SphericalGaussian: lambda: SphericalGaussian(mean, scale[:, 0]),
+        LowRankGaussian: lambda: LowRankGaussian(mean, scale[:, :, None], scale),
+        Laplace: lambda: Laplace(mean, scale),
+    }[family]()
+    weights = rng.uniform(0.5, 1, num_components)
+    return omt.Mixture(weights / weights.sum(), components)
+
+
+def plan_of(num_source, num_target, family=Gaussian):
+    source, target = mixture(num_source, 0, family), mixture(num_target, 1, family)
+    return omt.transport(source, target, epsilon_components=0.1, epsilon_weights=0.1)
+
+
+def points(num):
+    return np.random.default_rng(2).normal(size=(num, 2))
 
 
 def programs(call, *args):
@@ -14,6 +43,78 @@ def programs(call, *args):
     with counted() as found:
         call(*args)
     return found
+
+
+# What is called in this order, and how many programs its first call may compile beside those that are there by then.
+# Calls with another number of points, or of components, in the same bucket (`omt_expfam._buckets`) compile none.
+PLAN = {
+    "push_forward": (3, lambda plan, num: plan.push_forward(points(num))),
+    "pull_back": (0, lambda plan, num: plan.pull_back(points(num))),
+    "push_forward_most_likely": (1, lambda plan, num: plan.push_forward_most_likely(points(num))),
+    "target_probabilities": (1, lambda plan, num: plan.target_probabilities(points(num))),
+    "conditional_covariance": (1, lambda plan, num: plan.conditional_covariance(points(num))),
+    "sample": (2, lambda plan, num: plan.sample(next(KEYS), points(num))),
+    "log_prob": (2, lambda plan, num: plan.log_prob(points(num), points(num)[::-1])),
+    "interpolate": (1, lambda plan, num: plan.interpolate(0.5)),
+    "correspondences": (0, lambda plan, num: str(plan.correspondences())),
+    "reverse": (0, lambda plan, num: plan.reverse()),
+    "numbers": (1, lambda plan, num: (plan.cost, plan.objective, plan.component_errors, plan.converged, repr(plan))),
+}
+MIXTURE = {
+    "log_prob": (1, lambda mixture, num: mixture.log_prob(points(num))),
+    "responsibilities": (1, lambda mixture, num: mixture.responsibilities(points(num))),
+    "mean": (1, lambda mixture, num: mixture.mean()),
+    "covariance": (1, lambda mixture, num: mixture.covariance()),
+    "select": (0, lambda mixture, num: mixture.select([1, 0])),
+    "sort": (0, lambda mixture, num: mixture.sort()),
+    "components.log_prob": (1, lambda mixture, num: mixture.components.log_prob(points(num))),
+    "components.mean": (1, lambda mixture, num: mixture.components.mean()),
+    "components.covariance": (1, lambda mixture, num: mixture.components.covariance()),
+    "components.entropy": (1, lambda mixture, num: mixture.components.entropy()),
+    "components.natural_parameters": (1, lambda mixture, num: mixture.components.natural_parameters()),
+    "components.mean_parameters": (1, lambda mixture, num: mixture.components.mean_parameters()),
+    "components.log_partition": (1, lambda mixture, num: mixture.components.log_partition()),
+    "components.kl_divergence": (1, lambda mixture, num: mixture.components.kl_divergence(mixture.components)),
+    "components.sufficient_statistics": (1, lambda m, num: m.components.sufficient_statistics(points(num))),
+}
+
+
+def check(table, one, other):
+    """Go through a table in its order, with a first and a second object."""
+    jax.clear_caches()
+    for name, (most, call) in table.items():
+        assert (first := programs(call, one, 900)).count <= most, f"{name}: {first}"
+        assert not (again := programs(call, one, 1000)).count, f"{name}, other points: {again}"
+        assert not (again := programs(call, other, 900)).count, f"{name}, other components: {again}"
+
+
+def test_reading_a_plan_compiles_few_programs():
+    check(PLAN, plan_of(3, 3), plan_of(4, 3))
+
+
+def test_reading_a_mixture_compiles_few_programs():
+    check(MIXTURE, mixture(3), mixture(4))
+
+
+def test_draws_compile_few_programs():
+    one = mixture(3)
+    jax.clear_caches()
+    for draw in (one.sample, one.components.sample):
+        assert (first := programs(draw, next(KEYS), 900)).count <= 1, str(first)
+        assert not (again := programs(draw, next(KEYS), 1000)).count, str(again)
+
+
+# A family, and how many programs its first transport may compile.
+FAMILIES = {Gaussian: 3, DiagonalGaussian: 3, SphericalGaussian: 3, LowRankGaussian: 4}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_building_and_coupling_mixtures_compiles_few_programs(family):
+    jax.clear_caches()
+    assert not (first := programs(mixture, 3, 0, family)).count, str(first)
+    assert (first := programs(plan_of, 3, 3, family)).count <= FAMILIES[family], str(first)
+    assert not (again := programs(plan_of, 4, 3, family)).count, str(again)
+    assert not (again := programs(plan_of, 3, 4, family)).count, str(again)
 
 
 # -- numerical couplings --------------------------------------------------------------------------------------------

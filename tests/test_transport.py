@@ -590,24 +590,27 @@ def test_giving_up_raises_or_returns():
 def test_no_matrix_per_pair_is_held():
     """The compiled blocks for K = 600, d = 40 need a few megabytes: 360,000 matrices would take 2.3 GB."""
     from omt_expfam._couplings import PairSelection
-    from omt_expfam._covariance import DenseCovariance
-    from omt_expfam._gaussian_couplings import _collapse, _Pairs, pair_terms
+    from omt_expfam._gaussian_couplings import _collapse, _couple, _Sides
 
     num, dim = 600, 40
-    mean = jax.ShapeDtypeStruct((num, dim), jnp.float32)
-    root = DenseCovariance.__new__(DenseCovariance)
-    object.__setattr__(root, "tril", jax.ShapeDtypeStruct((num, dim, dim), jnp.float32))
-    pairs = _Pairs.__new__(_Pairs)
-    values = {"source_mean": mean, "target_mean": mean, "source": root, "target": root}
-    for name, value in {**values, "s": jax.ShapeDtypeStruct((), jnp.float32)}.items():
-        object.__setattr__(pairs, name, value)
-    chosen = PairSelection.__new__(PairSelection)
-    for name, kind in (("source", jnp.int32), ("target", jnp.int32), ("weight", jnp.float32)):
-        object.__setattr__(chosen, name, jax.ShapeDtypeStruct((num * num,), kind))
+
+    def shaped(kind, **fields):
+        module = kind.__new__(kind)
+        for name, (shape, dtype) in fields.items():
+            object.__setattr__(module, name, jax.ShapeDtypeStruct(shape, dtype))
+        return module
+
+    components = shaped(Gaussian, loc=((num, dim), jnp.float32), scale_tril=((num, dim, dim), jnp.float32))
+    sides = shaped(_Sides, epsilon=((), jnp.float32))
+    form = components.gaussian_form()
+    for name, value in (("source", components), ("target", components), ("forms", (form, form))):
+        object.__setattr__(sides, name, value)
+    pair = (num * num,)
+    chosen = shaped(PairSelection, source=(pair, jnp.int32), target=(pair, jnp.int32), weight=(pair, jnp.float32))
     table = jax.ShapeDtypeStruct((num, num), jnp.float32)
     for compiled in (
-        jax.jit(pair_terms).lower(pairs).compile(),
-        jax.jit(_collapse).lower(pairs, chosen, table).compile(),
+        jax.jit(_couple).lower(sides).compile(),
+        jax.jit(_collapse).lower(sides, chosen, table).compile(),
     ):
         assert compiled.memory_analysis().temp_size_in_bytes < 100 * 2**20
 
