@@ -590,6 +590,7 @@ def test_giving_up_raises_or_returns():
 def test_no_matrix_per_pair_is_held():
     """The compiled blocks for K = 600, d = 40 need a few megabytes: 360,000 matrices would take 2.3 GB."""
     from omt_expfam._couplings import PairSelection
+    from omt_expfam._covariance import DenseCovariance
     from omt_expfam._gaussian_couplings import _collapse, _couple, _Sides
 
     num, dim = 600, 40
@@ -602,7 +603,7 @@ def test_no_matrix_per_pair_is_held():
 
     components = shaped(Gaussian, loc=((num, dim), jnp.float32), scale_tril=((num, dim, dim), jnp.float32))
     sides = shaped(_Sides, epsilon=((), jnp.float32))
-    form = components.gaussian_form()
+    form = shaped(DenseCovariance, tril=((num, dim, dim), jnp.float32))
     for name, value in (("source", components), ("target", components), ("forms", (form, form))):
         object.__setattr__(sides, name, value)
     pair = (num * num,)
