@@ -146,8 +146,9 @@ class GaussianCouplings(AbstractCouplings):
             unique = np.stack(
                 np.divmod(pad(unique, _num_displaced(len(unique), x.shape[1])), self.target.num_components)
             )
-            items = pad((points[chosen], noises[chosen], which), min(point_bucket(len(chosen)), block))
-            moved[chosen] = np.asarray(_displace_block(sides, *items[:2], unique, items[2]))[: len(chosen)]
+            size = min(point_bucket(len(chosen)), block)
+            own, z, which = pad((points[chosen], noises[chosen], which), size)
+            moved[chosen] = np.asarray(_displace_block(sides, own, z, to_jax(unique), which))[: len(chosen)]
         return to_jax(moved)
 
     def log_conditional(

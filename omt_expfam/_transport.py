@@ -264,8 +264,11 @@ def _padded_coupling(costs: Array, a: Array, b: Array, *rest: Array) -> WeightCo
     costs = pad(pad(costs, size), size, axis=1)
     wide = entropic_coupling(costs, pad_zero(a, size), pad_zero(b, size), epsilon, limit, pad(start, size), steps)
     tables = (wide.weights, wide.row_shares, wide.column_shares)
+    weights, row_shares, column_shares = cut(cut(tables, num), other, axis=1)
     return WeightCoupling(
-        *cut(cut(tables, num), other, axis=1),
+        weights,
+        row_shares,
+        column_shares,
         cut(wide.source_potential, num),
         cut(wide.target_potential, other),
         wide.marginal_error,

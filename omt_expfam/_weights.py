@@ -54,8 +54,11 @@ class WeightCoupling(eqx.Module):
     def transpose(self) -> "WeightCoupling":
         """The same coupling read from target to source."""
         tables = self.weights, self.column_shares, self.row_shares
+        weights, row_shares, column_shares = on_host(lambda _, *values: tuple(value.T for value in values), *tables)
         return WeightCoupling(
-            *on_host(lambda _, *values: tuple(value.T for value in values), *tables),
+            weights,
+            row_shares,
+            column_shares,
             self.target_potential,
             self.source_potential,
             self.marginal_error,
