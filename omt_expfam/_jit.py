@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 
 # XLA's CPU runtime runs independent parts of a program side by side. Where these are loops over products of matrices,
@@ -24,5 +25,13 @@ def _options(backend: str) -> dict[str, Any] | None:
 
 
 def jit_in_order(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`jax.jit` for a program of its own (not part of another one), whose parts run one after another on CPUs."""
-    return jax.jit(function, compiler_options=_options(jax.default_backend()))
+    """`equinox.filter_jit` of a function at module level, for a program whose parts run one after another on CPUs.
+
+    It must be a program of its own, not part of another one.
+    """
+    return _compiled(function, jax.default_backend())
+
+
+@functools.cache
+def _compiled(function: Callable[..., Any], backend: str) -> Callable[..., Any]:
+    return eqx.filter_jit(function, compiler_options=_options(backend))

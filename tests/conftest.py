@@ -68,16 +68,9 @@ def x64():
         yield
 
 
-@pytest.fixture(scope="session")
-def programs_folder(tmp_path_factory):
-    """Where compiled programs are kept for later processes: where whoever runs the tests has said, or for this run."""
-    return os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(tmp_path_factory.mktemp("programs"))
-
-
 @pytest.fixture
-def own_programs(programs_folder, monkeypatch):
-    """`omt.use_compilation_cache` keeps nothing in the user's folders, and its settings end with the test."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", programs_folder)
+def kept_programs():
+    """The settings that `omt.use_compilation_cache` makes end with the test."""
     names = [
         "jax_compilation_cache_dir",
         "jax_compilation_cache_max_size",

@@ -12,7 +12,7 @@ import pytest
 import omt_expfam as omt
 from omt_expfam import _cache
 
-pytestmark = pytest.mark.usefixtures("own_programs")
+pytestmark = pytest.mark.usefixtures("kept_programs")
 ROOT = Path(__file__).parents[1]
 
 

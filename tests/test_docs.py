@@ -63,7 +63,7 @@ def test_the_comparison_itself():
         if any(blocks((DOCS / p).read_text()))
     ],
 )
-def test_page_runs(page, own_programs, tmp_path, monkeypatch):
+def test_page_runs(page, kept_programs, tmp_path, monkeypatch):
     """The blocks of a page run one after the other, as a reader runs them."""
     monkeypatch.chdir(tmp_path)
     names, before = {"__name__": "__docs__"}, jax.config.jax_enable_x64

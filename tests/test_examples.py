@@ -12,41 +12,30 @@ EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 WITH_DATA = [path for path in EXAMPLES if path.stem == "uncertain_correspondences"]
 
 
-@pytest.fixture
-def run(tmp_path, programs_folder):
-    """Run an example in an empty folder; what one has compiled serves the others."""
-
-    def run(path, *arguments):
-        own = {"OMT_SMOKE": "1", "PYTHONPATH": str(path.parents[1]), "JAX_COMPILATION_CACHE_DIR": programs_folder}
-        return subprocess.run(
-            [sys.executable, path, *arguments],
-            cwd=tmp_path,
-            env={**os.environ, **own},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    return run
+def run(path, folder, *arguments):
+    environment = {**os.environ, "OMT_SMOKE": "1", "PYTHONPATH": str(path.parents[1])}
+    return subprocess.run(
+        [sys.executable, path, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.parametrize("path", [p for p in EXAMPLES if p not in WITH_DATA], ids=lambda p: p.stem)
-def test_example_runs(path, run, tmp_path):
-    done = run(path)
+def test_example_runs(path, tmp_path):
+    done = run(path, tmp_path)
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.glob("*.png"))
 
 
 @pytest.mark.parametrize("path", WITH_DATA, ids=lambda p: p.stem)
-def test_example_runs_on_real_data(path, run, tmp_path, data_dir):
-    done = run(path, str(data_dir))
+def test_example_runs_on_real_data(path, tmp_path, data_dir):
+    done = run(path, tmp_path, str(data_dir))
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.glob("*.png"))
 
 
 @pytest.mark.parametrize("path", WITH_DATA, ids=lambda p: p.stem)
-def test_missing_data_are_named(path, run, tmp_path):
-    done = run(path, str(tmp_path / "nowhere"))
+def test_missing_data_are_named(path, tmp_path):
+    done = run(path, tmp_path, str(tmp_path / "nowhere"))
     assert done.returncode == 1
     assert "nowhere" in done.stderr
     assert "set OMT_DATA" in done.stderr

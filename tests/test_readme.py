@@ -12,7 +12,7 @@ TEXT = (Path(__file__).parents[1] / "README.md").read_text()
 
 
 @pytest.mark.loose
-def test_the_example_runs(own_programs, tmp_path, monkeypatch, capsys):
+def test_the_example_runs(kept_programs, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     first, second = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
     names = {}

@@ -3,19 +3,16 @@
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
 import scipy.special
 from jax.random import key as new_key, key_data
 from jaxtyping import Float
 
 from .._arrays import as_count, as_key, as_scalar, KeyLike, ScalarLike
-from .._couplings import independent_costs
-from .._gaussian_couplings import cross_covariance_terms
 from .._mixture import check_pair, Mixture
 from .._precision import in_float64
-from ._parameters import balanced, gaussian_roots
-from ._starts import random_couplings, random_cross_covariances
+from ._parameters import balanced, gaussians
+from ._starts import gaussian_objectives, random_couplings, random_cross_covariances
 
 # Places on each segment, and the rounding of the objective there in units of its largest value.
 _PLACES = (0.25, 0.5, 0.75)
@@ -176,19 +173,13 @@ def _study(
 def _component_block(
     rng: np.random.Generator, source: Mixture, target: Mixture, epsilon: float, num_points: int
 ) -> _Block:
-    roots = gaussian_roots(source, target)
-    if roots is not None:
-        left, right = roots
-        alone = np.asarray(independent_costs(source.components, target.components))
-
-        def gaussian(cross: np.ndarray) -> np.ndarray:
-            tables = []
-            for one in cross:
-                trace, kl = cross_covariance_terms(source.components, target.components, jnp.asarray(one))
-                tables.append(alone - 2 * np.asarray(trace) + epsilon * np.asarray(kl))
-            return np.stack(tables)
-
-        return _Block(lambda num: random_cross_covariances(rng, left, right, num), gaussian, "cross-covariances")
+    both = gaussians(source, target)
+    if both is not None:
+        return _Block(
+            lambda num: random_cross_covariances(rng, *both.roots, num),
+            lambda cross: gaussian_objectives(*both, cross, epsilon),
+            "cross-covariances",
+        )
     seed = [int(v) for v in rng.integers(0, 2**31 - 1, 2)]
     x = np.swapaxes(np.asarray(source.components.sample(new_key(seed[0]), num_points)), 0, 1)
     y = np.swapaxes(np.asarray(target.components.sample(new_key(seed[1]), num_points)), 0, 1)

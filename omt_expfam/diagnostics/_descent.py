@@ -7,19 +7,25 @@ samples of them, where both blocks are plain tables.
 
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from .._jit import jit_in_order
+from .._mixture import Mixture
 from .._mode import minimize
+from .._transport import objective_of
+from .._weights import entropic_coupling
 
 # Sweeps of proportional fitting inside the descents, until the marginals hold to this error or so many were made.
 _MARGINAL_ERROR, _MAX_SWEEPS = 1e-13, 20_000
 # Mirror descent goes on from couplings that are scaled this far; only its last must be exact.
 _INNER_SWEEPS = 50
+# The weight solve of the problem between samples.
+_OMEGA_ERROR = 1e-12
 
 
 class Descent(NamedTuple):
@@ -78,14 +84,17 @@ class GaussianProblem(NamedTuple):
     epsilon_weights: Array
 
 
-def _joint_step(table: Array, matrices: Array, columns: Array, problem: GaussianProblem) -> tuple:
-    r"""The objective at free coordinates of both blocks and its gradient there.
+def _joint_step(place: Array, columns: Array, problem: GaussianProblem) -> tuple:
+    r"""The objective at free coordinates of both blocks, in one vector, and its gradient there.
 
     With $R = M F^{-T}$ for the Cholesky factor F of $I + M^T M$, $C = L_0 R L_1^T$ is admissible for every matrix M,
     and $-\frac12 \log\det(I - R R^T) = \frac12 \log\det(I + M^T M)$. Omega is the exponential of a free table,
     scaled to its marginals, from the scaling ``columns`` of a neighboring table.
     """
     a, b = problem.a, problem.b
+    shape, dim = (len(a), len(b)), problem.source_mean.shape[1]
+    split = shape[0] * shape[1]
+    table, matrices = place[:split].reshape(shape), place[split:].reshape(*shape, dim, dim)
     base = jnp.log(a)[:, None] + jnp.log(b)[None, :]
     logs, columns = _scale(table + base, jnp.log(a), jnp.log(b), columns, _MAX_SWEEPS)
     weights = jnp.exp(logs)
@@ -99,7 +108,7 @@ def _joint_step(table: Array, matrices: Array, columns: Array, problem: Gaussian
     sums = jnp.concatenate([jnp.sum(weights * slope, axis=1), jnp.sum(weights * slope, axis=0)])
     level = jnp.linalg.lstsq(system, sums)[0]
     tangent = weights * (slope - level[: len(a), None] - level[None, len(a) :])
-    return value, (tangent, pull(weights)[0]), weights, costs, columns
+    return value, jnp.concatenate([tangent.ravel(), pull(weights)[0].ravel()]), weights, costs, columns
 
 
 def _pair_objectives(matrices: Array, problem: GaussianProblem) -> Array:
@@ -129,18 +138,17 @@ def descend_gaussian(
     """
     k0, k1, dim = len(problem.a), len(problem.b), problem.source_mean.shape[1]
     split = k0 * k1
-    columns, step_of = jnp.zeros(k1), jit_in_order(_joint_step)
+    columns, step_of = jnp.asarray(np.zeros(k1)), jit_in_order(_joint_step)
 
     def evaluate(vector: Any) -> tuple:
         nonlocal columns
-        table, matrices = vector[:split].reshape(k0, k1), vector[split:].reshape(k0, k1, dim, dim)
-        step = step_of(jnp.asarray(table), jnp.asarray(matrices), columns, problem)
+        step = step_of(jnp.asarray(vector), columns, problem)
         columns = step[-1]
         return step
 
     def function(vector: Array) -> tuple[Array, Array]:
         value, gradient, *_ = evaluate(vector)
-        return value, jnp.concatenate([part.ravel() for part in gradient])
+        return value, gradient
 
     options = {"maxiter": max_steps, "maxfun": 2 * max_steps, "maxcor": 30, "ftol": 0.0, "gtol": 1e-10}
     place = rng.standard_normal(split * (1 + dim * dim))
@@ -182,6 +190,18 @@ def _sample_objectives(logs: Array, problem: SampleProblem) -> Array:
     # Against the product of uniform laws on m points.
     divergence = jnp.sum(plan * (logs + 2 * jnp.log(logs.shape[-1] * 1.0)), axis=(-2, -1))
     return jnp.sum(plan * problem.distances, axis=(-2, -1)) + problem.epsilon_components * divergence
+
+
+@eqx.filter_jit
+def sample_problem(
+    key: Key[Array, ""], source: Mixture, target: Mixture, epsilons: tuple[Array, Array], num_points: int
+) -> SampleProblem:
+    """Draw the samples."""
+    left, right = jax.random.split(key)
+    x = jnp.swapaxes(source.components.sample(left, num_points), 0, 1)
+    y = jnp.swapaxes(target.components.sample(right, num_points), 0, 1)
+    distances = jnp.sum((x[:, None, :, None] - y[None, :, None]) ** 2, axis=-1)
+    return SampleProblem(source.weights, target.weights, distances, *epsilons)
 
 
 @jax.jit
@@ -229,8 +249,15 @@ def mirror_descent(
 
 
 @jax.jit
-def solve_samples(problem: SampleProblem) -> Float[Array, "K0 K1"]:
-    """The component objectives at their own minima: the P-block of the sample problem, by Sinkhorn's iteration."""
+def solve_samples(problem: SampleProblem) -> tuple[Float[Array, "K0 K1"], Float[Array, ""]]:
+    """The sample problem by one update of each block: the coupling of the weights, and the objective.
+
+    The P-block is solved by Sinkhorn's iteration.
+    """
     uniform = _sample_marginals(problem)
     logs, _ = _scale(-problem.distances / problem.epsilon_components, uniform, uniform, 0 * uniform, _MAX_SWEEPS)
-    return _sample_objectives(logs, problem)
+    costs = _sample_objectives(logs, problem)
+    a, b, epsilon = problem.a, problem.b, problem.epsilon_weights
+    limits = jnp.asarray(_OMEGA_ERROR, costs.dtype), jnp.zeros_like(b), jnp.asarray(1000)
+    weights = entropic_coupling(costs, a, b, epsilon, *limits).weights
+    return weights, objective_of(weights, costs, a, b, epsilon)

@@ -23,19 +23,35 @@ class Direction(NamedTuple):
     index: tuple[int, ...]
 
 
-def gaussian_roots(source: Mixture, target: Mixture) -> tuple[np.ndarray, np.ndarray] | None:
-    """Cholesky factors of both sides' covariances where all components are Gaussian, else ``None``."""
-    left, right = source.components.gaussian_form(), target.components.gaussian_form()
-    if left is None or right is None:
+class Gaussians(NamedTuple):
+    """Both sides' means and Cholesky factors of covariances, on the host."""
+
+    means: tuple[np.ndarray, np.ndarray]
+    roots: tuple[np.ndarray, np.ndarray]
+
+
+def gaussians(source: Mixture, target: Mixture) -> Gaussians | None:
+    """Both sides' components where all of them are Gaussian, else ``None``."""
+    sides = source.components, target.components
+    if any(components.gaussian_form() is None for components in sides):
         return None
-    return np.asarray(to_dense(left).tril), np.asarray(to_dense(right).tril)
+    return Gaussians(*jax.tree.map(np.asarray, _means_and_roots(sides)))
+
+
+@eqx.filter_jit
+def _means_and_roots(sides: tuple[AbstractComponents, AbstractComponents]) -> tuple[tuple, tuple]:
+    forms = [components.gaussian_form() for components in sides]
+    roots = tuple(to_dense(form).tril for form in forms if form is not None)
+    return tuple(components.mean() for components in sides), roots
 
 
 def balanced(mixture: Mixture) -> Mixture:
     """A widened mixture whose weights sum to one again: those of float32 miss it by 1e-8."""
-    return eqx.tree_at(lambda m: m.weights, mixture, mixture.weights / jnp.sum(mixture.weights))
+    weights = np.asarray(mixture.weights)
+    return eqx.tree_at(lambda m: m.weights, mixture, jnp.asarray(weights / weights.sum()))
 
 
+@eqx.filter_jit
 def read(mixture: Mixture) -> Parameters:
     """Weights and component parameters by name; full covariance matrices instead of Cholesky factors."""
     components = mixture.components
@@ -78,20 +94,21 @@ def directions(parameters: Parameters) -> list[Direction]:
     return found
 
 
-def tangent(parameters: Parameters, direction: Direction) -> Parameters:
-    """The unit step along a direction: weights move from all components in proportion, matrices stay symmetric."""
-    step = {name: jnp.zeros_like(value) for name, value in parameters.items()}
-    name, component, index = direction
-    if name == "weights":
-        step[name] = (-parameters[name]).at[component].add(1)
-    elif name == "covariance":
-        step[name] = step[name].at[(component, *index)].add(0.5).at[(component, *index[::-1])].add(0.5)
-    else:
-        step[name] = step[name].at[(component, *index)].set(1)
-    return step
+def unit_steps(parameters: Parameters, along: list[Direction]) -> dict[str, np.ndarray]:
+    """The unit step along each direction: weights move from all in proportion, matrices stay symmetric; on the host."""
+    steps = {name: np.zeros((len(along), *value.shape), value.dtype) for name, value in parameters.items()}
+    for row, (name, component, index) in enumerate(along):
+        if name == "weights":
+            steps[name][row] = -np.asarray(parameters[name])
+            steps[name][row, component] += 1
+        elif name == "covariance":
+            steps[name][(row, component, *index)] += 0.5
+            steps[name][(row, component, *index[::-1])] += 0.5
+        else:
+            steps[name][(row, component, *index)] = 1
+    return steps
 
 
-@eqx.filter_jit
 def transport_metric(mixture: Mixture, parameters: Parameters, steps: Parameters) -> tuple[Array, Array]:
     r"""Rates of the moments that make the local metric of $W_2$, for stacked steps of the component parameters.
 

@@ -9,12 +9,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._arrays import ArrayLike, as_count, as_points, as_scalar, ScalarLike
+from .._buckets import pad, point_bucket
 from .._jit import jit_in_order
 from .._mixture import check_pair, Mixture
 from .._numerical_couplings import NumericalSettings
 from .._precision import in_float64
 from .._transport import transport
-from ._parameters import balanced, build, Direction, directions, Parameters, read, tangent, transport_metric
+from ._parameters import balanced, build, Direction, directions, Parameters, read, transport_metric, unit_steps
 
 # Directions of the metric below this share of the largest do not move the mixture.
 _SINGULAR = 1e-10
@@ -155,44 +156,71 @@ class _Outputs(NamedTuple):
     map: Array
 
 
+class _Rates(NamedTuple):
+    """Derivatives of the outputs along every direction, on the host."""
+
+    cost: np.ndarray
+    weights: np.ndarray
+    map: np.ndarray
+
+
 def _study(source: Mixture, target: Mixture, points: Array, options: dict[str, Any]) -> Sensitivity:
-    source, target = balanced(source), balanced(target)
-    transport(source, target, **options)  # raises where the derivatives below could not
-
-    def outputs(own: Parameters, others: Parameters) -> _Outputs:
-        new = transport(build(source, own), build(target, others), throw=False, **options)
-        return _Outputs(new.cost, new.weights, new.push_forward(points))
-
-    parameters = read(source), read(target)
-    sides = []
-    for which, mixture in enumerate((source, target)):
-
-        def moved(values: Parameters, which: int = which) -> _Outputs:
-            return outputs(*((values, parameters[1]) if which == 0 else (parameters[0], values)))
-
-        sides.append(_side(mixture, parameters[which], moved))
+    mixtures = balanced(source), balanced(target)
+    transport(*mixtures, **options)  # raises where the derivatives below could not
+    parameters = read(mixtures[0]), read(mixtures[1])
+    along = directions(parameters[0]), directions(parameters[1])
     epsilons = options["epsilon_components"], options["epsilon_weights"]
-    return Sensitivity(sides[0], sides[1], np.asarray(points), epsilons[0], epsilons[1])
+    # At zero the couplings are solved by other means: that is known when compiling.
+    traced = tuple(jnp.asarray(epsilon) if epsilon > 0 else epsilon for epsilon in epsilons)
+    places = jnp.asarray(pad(points, point_bucket(len(points))))
+    # The one side stands still while the other moves.
+    first, second = (len(side) for side in along)
+    margins = (0, second), (first, 0)
+    steps = tuple(_among(unit_steps(*side), *margin) for *side, margin in zip(parameters, along, margins, strict=True))
+    answer = jit_in_order(_derivatives)(mixtures, parameters, steps, places, traced, options["numerical"])
+    rates, moments = jax.tree.map(np.asarray, answer)
+    sides = []
+    for i, rows in enumerate((slice(first), slice(first, None))):
+        own = _Rates(rates.cost[rows], rates.weights[rows], rates.map[rows, : len(points)])
+        sides.append(_side(parameters[i], along[i], own, [moment[rows] for moment in moments[i]]))
+    return Sensitivity(sides[0], sides[1], np.asarray(points), *epsilons)
 
 
-def _side(mixture: Mixture, parameters: Parameters, outputs: Any) -> SideSensitivity:
-    along = directions(parameters)
-    steps = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[tangent(parameters, d) for d in along])
+def _among(steps: dict[str, np.ndarray], before: int, after: int) -> dict[str, np.ndarray]:
+    """Steps with rows of zeros before and after."""
+    return {n: np.pad(v, [(before, after)] + [(0, 0)] * (v.ndim - 1)) for n, v in steps.items()}
+
+
+def _derivatives(
+    mixtures: tuple[Mixture, Mixture],
+    parameters: tuple[Parameters, Parameters],
+    steps: tuple[Parameters, Parameters],
+    points: Array,
+    epsilons: tuple[Any, Any],
+    numerical: NumericalSettings | None,
+) -> tuple[_Outputs, list[tuple[Array, Array]]]:
+    """Derivatives along steps of both sides' parameters, and each side's `transport_metric`."""
+
+    def outputs(values: tuple[Parameters, Parameters]) -> _Outputs:
+        sides = (build(mixture, own) for mixture, own in zip(mixtures, values, strict=True))
+        options = {"numerical": numerical, "progress": False, "throw": False}
+        plan = transport(*sides, epsilon_components=epsilons[0], epsilon_weights=epsilons[1], **options)
+        return _Outputs(plan.cost, plan.weights, plan.push_forward(points))
 
     # One direction at a time: memory stays that of one plan.
-    def derivatives(values: Parameters, stacked: Parameters) -> _Outputs:
-        return jax.lax.map(jax.linearize(outputs, values)[1], stacked)
+    rates = jax.lax.map(jax.linearize(outputs, parameters)[1], steps)
+    return rates, [transport_metric(*side) for side in zip(mixtures, parameters, steps, strict=True)]
 
-    rates = jit_in_order(derivatives)(parameters, steps)
+
+def _side(parameters: Parameters, along: list[Direction], rates: _Rates, moments: list[np.ndarray]) -> SideSensitivity:
     cost, weights, images = ({n: _gather(n, v, along, parameters) for n in parameters} for v in rates)
-    d_mean, d_covariance = transport_metric(mixture, parameters, steps)
-    moments = np.concatenate([np.asarray(v).reshape(len(along), -1) for v in (d_mean, d_covariance)], axis=1)
-    metric = moments @ moments.T
+    flat_moments = np.concatenate([v.reshape(len(along), -1) for v in moments], axis=1)
+    metric = flat_moments @ flat_moments.T
     root_n = np.sqrt(rates.map.shape[1])
-    flat = [np.asarray(v).reshape(len(along), -1) for v in (rates.map / root_n, rates.cost, rates.weights)]
-    names = tuple(parameters)
-    table = np.empty((mixture.num_components, len(names), 3))
-    for k in range(mixture.num_components):
+    flat = [v.reshape(len(along), -1) for v in (rates.map / root_n, rates.cost, rates.weights)]
+    names, num = tuple(parameters), len(parameters["weights"])
+    table = np.empty((num, len(names), 3))
+    for k in range(num):
         for p, name in enumerate(names):
             rows = [i for i, d in enumerate(along) if d.component == k and d.name == name]
             for q, values in enumerate(flat):
@@ -203,16 +231,15 @@ def _side(mixture: Mixture, parameters: Parameters, outputs: Any) -> SideSensiti
     return SideSensitivity(cost, weights, images, np.asarray(lipschitz), table, names)
 
 
-def _gather(name: str, rates: Array, along: list[Direction], parameters: Parameters) -> np.ndarray:
+def _gather(name: str, rates: np.ndarray, along: list[Direction], parameters: Parameters) -> np.ndarray:
     """Derivatives of one quantity in one parameter: the quantity's axes, then the parameter's."""
     shape = parameters[name].shape
-    host = np.asarray(rates)
-    table = np.zeros((*shape, *host.shape[1:]))
+    table = np.zeros((*shape, *rates.shape[1:]))
     for row, (own, component, index) in enumerate(along):
         if own == name:
-            table[(component, *index)] = host[row]
+            table[(component, *index)] = rates[row]
             if name == "covariance":
-                table[(component, *index[::-1])] = host[row]
+                table[(component, *index[::-1])] = rates[row]
     return np.moveaxis(table, range(len(shape)), range(-len(shape), 0))
 
 

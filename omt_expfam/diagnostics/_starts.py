@@ -1,4 +1,7 @@
-"""Random interior points of the two blocks: couplings of weights, of Gaussians, and of finite samples."""
+"""Random interior points of the two blocks, and what they cost: couplings of weights, of Gaussians, and of samples.
+
+On the host: the arrays are small, and none of this may know of the solvers that it is there to check.
+"""
 
 import numpy as np
 
@@ -44,3 +47,21 @@ def random_cross_covariances(
     values = _LARGEST_CORRELATION * rng.uniform(size=(num, k0, k1, 1, dim))
     correlation = (left * values) @ np.swapaxes(right, -1, -2)
     return source_roots[None, :, None] @ correlation @ np.swapaxes(target_roots, -1, -2)[None, None]
+
+
+def gaussian_objectives(
+    means: tuple[np.ndarray, np.ndarray], roots: tuple[np.ndarray, np.ndarray], cross: np.ndarray, epsilon: float
+) -> np.ndarray:
+    r"""The objectives $L_{ij}$ of Gaussian couplings with given cross-covariances ``[..., K0, K1, d, d]``.
+
+    NaN where a joint covariance is not definite.
+    """
+    left, right = roots[0][:, None], roots[1][None, :]
+    half = np.linalg.solve(left, cross)
+    correlation = np.linalg.solve(right, np.swapaxes(half, -1, -2))
+    gap = np.eye(cross.shape[-1]) - correlation @ np.swapaxes(correlation, -1, -2)
+    sign, logarithm = np.linalg.slogdet(gap)
+    spread = [np.sum(root**2, axis=(-2, -1)) for root in (left, right)]
+    alone = np.sum((means[0][:, None] - means[1][None, :]) ** 2, axis=-1) + spread[0] + spread[1]
+    divergence = np.where(sign > 0, -0.5 * logarithm, np.nan)
+    return alone - 2 * np.trace(cross, axis1=-2, axis2=-1) + epsilon * divergence

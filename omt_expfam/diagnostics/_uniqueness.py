@@ -11,7 +11,6 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from .._arrays import as_count, as_key, as_scalar, KeyLike, safe_log, ScalarLike
 from .._couplings import independent_costs, solve_couplings
-from .._gaussian_couplings import cross_covariance_terms
 from .._linear_program import exact_coupling
 from .._mixture import check_pair, Mixture
 from .._numerical_couplings import NumericalSettings
@@ -20,9 +19,9 @@ from .._progress import progress_bar
 from .._result import ConvergenceError, raise_if_failed, RESULTS
 from .._transport import objective_of, potential_of
 from .._weights import entropic_coupling
-from ._descent import descend_gaussian, GaussianProblem, mirror_descent, SampleProblem, solve_samples
-from ._parameters import balanced, gaussian_roots
-from ._starts import random_couplings, random_cross_covariances
+from ._descent import descend_gaussian, GaussianProblem, mirror_descent, sample_problem, solve_samples
+from ._parameters import balanced, Gaussians, gaussians
+from ._starts import gaussian_objectives, random_couplings, random_cross_covariances
 
 # A reduced cost, or a change of the objective, below this share of the largest cost is zero.
 _ROUNDING = 1e-10
@@ -267,14 +266,14 @@ def _study(key: Key[Array, ""], source: Mixture, target: Mixture, settings: _Set
     start_key, point_key = jax.random.split(key)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(start_key)))
     a, b = np.asarray(source.weights), np.asarray(target.weights)
-    roots = gaussian_roots(source, target)
+    both = gaussians(source, target)
     epsilon = jnp.asarray(settings.epsilon_components)
     couplings = solve_couplings(source.components, target.components, epsilon, settings.progress, settings.numerical)
     raise_if_failed(couplings, couplings.result)
     costs = couplings.objectives()
     reduced, used = _reduced_costs(costs, a, b)
     starts = random_couplings(rng, a, b, settings.num_starts)
-    start_costs = _start_costs(rng, source, target, roots, settings)
+    start_costs = _start_costs(rng, source, target, both, settings)
     if settings.epsilon_weights == 0:
         ends = np.stack([_aligned_optimum(np.asarray(costs), reduced, a, b, omega) for omega in starts])
         before = [np.sum(starts * table, axis=(1, 2)) for table in (start_costs, np.asarray(costs)[None])]
@@ -297,7 +296,7 @@ def _study(key: Key[Array, ""], source: Mixture, target: Mixture, settings: _Set
             raise ConvergenceError(f"Start {failed[0]}: {RESULTS[RESULTS.weights_not_converged]}")
     scale = float(np.abs(costs).max())
     limit = max(settings.epsilon_weights, _ROUNDING * scale)
-    descents = _gaussian_descents(rng, source, target, roots, settings)
+    descents = _gaussian_descents(rng, source, target, both, settings)
     samples = _sample_descents(rng, point_key, source, target, settings)
     return Uniqueness(
         weights=ends,
@@ -314,17 +313,14 @@ def _study(key: Key[Array, ""], source: Mixture, target: Mixture, settings: _Set
 
 
 def _start_costs(
-    rng: np.random.Generator, source: Mixture, target: Mixture, roots: tuple | None, settings: _Settings
+    rng: np.random.Generator, source: Mixture, target: Mixture, both: Gaussians | None, settings: _Settings
 ) -> np.ndarray:
     """Component objectives at the starts: random cross-covariances of Gaussians, independence of others."""
-    alone = np.asarray(independent_costs(source.components, target.components))
-    if roots is None:
+    if both is None:
+        alone = np.asarray(independent_costs(source.components, target.components))
         return np.broadcast_to(alone, (settings.num_starts, *alone.shape))
-    tables = []
-    for cross in random_cross_covariances(rng, roots[0], roots[1], settings.num_starts):
-        trace, kl = cross_covariance_terms(source.components, target.components, jnp.asarray(cross))
-        tables.append(alone - 2 * np.asarray(trace) + settings.epsilon_components * np.asarray(kl))
-    return np.stack(tables)
+    cross = random_cross_covariances(rng, *both.roots, settings.num_starts)
+    return gaussian_objectives(*both, cross, settings.epsilon_components)
 
 
 @eqx.filter_jit
@@ -382,7 +378,8 @@ def _reduced_costs(costs: Array, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarr
     A pair that any optimal coupling uses has reduced cost zero under every dual solution: none is missed.
     """
     coupling, _ = exact_coupling(costs, jnp.asarray(a), jnp.asarray(b))
-    reduced = np.asarray(costs - coupling.source_potential[:, None] - coupling.target_potential[None, :])
+    potentials = np.asarray(coupling.source_potential), np.asarray(coupling.target_potential)
+    reduced = np.asarray(costs) - potentials[0][:, None] - potentials[1][None, :]
     return np.maximum(reduced, 0), np.asarray(coupling.weights) > 0
 
 
@@ -397,23 +394,16 @@ def _aligned_optimum(
 
 
 def _gaussian_descents(
-    rng: np.random.Generator, source: Mixture, target: Mixture, roots: tuple | None, settings: _Settings
+    rng: np.random.Generator, source: Mixture, target: Mixture, both: Gaussians | None, settings: _Settings
 ) -> dict[str, np.ndarray]:
     shape = (source.num_components, target.num_components)
     positive = settings.epsilon_components > 0 and settings.epsilon_weights > 0
-    if roots is None or not positive or not settings.num_descents:
+    if both is None or not positive or not settings.num_descents:
         nothing = np.zeros((0, *shape))
         return {"descent_weights": nothing, "descent_component_objectives": nothing, "descent_objectives": np.zeros(0)}
-    problem = GaussianProblem(
-        source.weights,
-        target.weights,
-        source.components.mean(),
-        target.components.mean(),
-        jnp.asarray(roots[0]),
-        jnp.asarray(roots[1]),
-        jnp.asarray(settings.epsilon_components),
-        jnp.asarray(settings.epsilon_weights),
-    )
+    (mean, other_mean), (root, other_root) = jax.tree.map(jnp.asarray, both)
+    epsilons = jnp.asarray(settings.epsilon_components), jnp.asarray(settings.epsilon_weights)
+    problem = GaussianProblem(source.weights, target.weights, mean, other_mean, root, other_root, *epsilons)
     found = []
     with progress_bar(settings.num_descents, "joint descents", settings.progress) as bar:
         for _ in range(settings.num_descents):
@@ -437,36 +427,17 @@ def _sample_descents(
             "mirror_weights": np.zeros((0, *shape)),
             "mirror_objectives": np.zeros(0),
         }
-    left, right = jax.random.split(key)
-    x = jnp.swapaxes(source.components.sample(left, settings.num_points), 0, 1)
-    y = jnp.swapaxes(target.components.sample(right, settings.num_points), 0, 1)
-    distances = jnp.sum((x[:, None, :, None] - y[None, :, None]) ** 2, axis=-1)
-    problem = SampleProblem(
-        source.weights,
-        target.weights,
-        distances,
-        jnp.asarray(settings.epsilon_components),
-        jnp.asarray(settings.epsilon_weights),
-    )
-    costs = solve_samples(problem)
-    coupling = entropic_coupling(
-        costs,
-        problem.a,
-        problem.b,
-        problem.epsilon_weights,
-        jnp.asarray(1e-12),
-        jnp.zeros_like(problem.b),
-        jnp.asarray(1000),
-    )
+    epsilons = jnp.asarray(settings.epsilon_components), jnp.asarray(settings.epsilon_weights)
+    problem = sample_problem(key, source, target, epsilons, settings.num_points)
+    omega, value = solve_samples(problem)
     found = []
     with progress_bar(settings.num_descents, "mirror descents", settings.progress) as bar:
         for _ in range(settings.num_descents):
-            table, tables = (jnp.asarray(rng.standard_normal(size)) for size in (shape, distances.shape))
+            table, tables = (jnp.asarray(rng.standard_normal(size)) for size in (shape, problem.distances.shape))
             found.append(mirror_descent(table, tables, problem, jnp.asarray(_RATE), jnp.asarray(_MIRROR_STEPS)))
             bar.update()
-    value = objective_of(coupling.weights, costs, problem.a, problem.b, problem.epsilon_weights)
     return {
-        "sample_weights": np.asarray(coupling.weights),
+        "sample_weights": np.asarray(omega),
         "sample_objective": np.asarray(value),
         "mirror_weights": np.stack([weights for weights, _, _ in found]),
         "mirror_objectives": np.stack([value for _, value, _ in found]),
