@@ -34,4 +34,5 @@ def jit_in_order(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @functools.cache
 def _compiled(function: Callable[..., Any], backend: str) -> Callable[..., Any]:
-    return eqx.filter_jit(function, compiler_options=_options(backend))
+    settings: dict[str, Any] = {"compiler_options": _options(backend)}
+    return eqx.filter_jit(function, **settings)

@@ -1,6 +1,6 @@
 """A mixture as named arrays of parameters that derivatives are taken in, and how far a mixture moves with them."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -43,6 +43,12 @@ def _means_and_roots(sides: tuple[AbstractComponents, AbstractComponents]) -> tu
     forms = [components.gaussian_form() for components in sides]
     roots = tuple(to_dense(form).tril for form in forms if form is not None)
     return tuple(components.mean() for components in sides), roots
+
+
+def as_arrays(epsilons: tuple[float, float]) -> tuple[Any, Any]:
+    """Regularizations for a compiled program, which serves all values but zero: there, other means solve the blocks."""
+    first, second = (jnp.asarray(epsilon) if epsilon > 0 else epsilon for epsilon in epsilons)
+    return first, second
 
 
 def balanced(mixture: Mixture) -> Mixture:

@@ -15,7 +15,17 @@ from .._mixture import check_pair, Mixture
 from .._numerical_couplings import NumericalSettings
 from .._precision import in_float64
 from .._transport import transport
-from ._parameters import balanced, build, Direction, directions, Parameters, read, transport_metric, unit_steps
+from ._parameters import (
+    as_arrays,
+    balanced,
+    build,
+    Direction,
+    directions,
+    Parameters,
+    read,
+    transport_metric,
+    unit_steps,
+)
 
 # Directions of the metric below this share of the largest do not move the mixture.
 _SINGULAR = 1e-10
@@ -170,14 +180,14 @@ def _study(source: Mixture, target: Mixture, points: Array, options: dict[str, A
     parameters = read(mixtures[0]), read(mixtures[1])
     along = directions(parameters[0]), directions(parameters[1])
     epsilons = options["epsilon_components"], options["epsilon_weights"]
-    # At zero the couplings are solved by other means: that is known when compiling.
-    traced = tuple(jnp.asarray(epsilon) if epsilon > 0 else epsilon for epsilon in epsilons)
     places = jnp.asarray(pad(points, point_bucket(len(points))))
     # The one side stands still while the other moves.
     first, second = (len(side) for side in along)
-    margins = (0, second), (first, 0)
-    steps = tuple(_among(unit_steps(*side), *margin) for *side, margin in zip(parameters, along, margins, strict=True))
-    answer = jit_in_order(_derivatives)(mixtures, parameters, steps, places, traced, options["numerical"])
+    steps = (
+        _among(unit_steps(parameters[0], along[0]), 0, second),
+        _among(unit_steps(parameters[1], along[1]), first, 0),
+    )
+    answer = jit_in_order(_derivatives)(mixtures, parameters, steps, places, as_arrays(epsilons), options["numerical"])
     rates, moments = jax.tree.map(np.asarray, answer)
     sides = []
     for i, rows in enumerate((slice(first), slice(first, None))):

@@ -1,6 +1,6 @@
 """The disturbance of a given size that moves the map most, by gradient ascent through the plan."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -19,7 +19,9 @@ from .._arrays import (
     check_positive,
     KeyLike,
     ScalarLike,
+    take,
 )
+from .._buckets import pad, pad_zero, point_bucket
 from .._couplings import solve_couplings
 from .._covariance import DenseCovariance
 from .._jit import jit_in_order
@@ -27,7 +29,7 @@ from .._mixture import check_pair, Mixture
 from .._precision import in_float64, narrow
 from .._progress import progress_bar
 from .._transport import transport
-from ._parameters import balanced
+from ._parameters import as_arrays, balanced
 
 # Regularization of the weights that gives the search a slope where there is none, in units of the largest cost.
 _SMOOTHING = 0.02
@@ -201,28 +203,41 @@ def _study(
     bar: Any,
 ) -> WorstCase:
     source, target = balanced(source), balanced(target)
-    frame = _frame(source)
+    size = point_bucket(len(points))
+    places = jnp.asarray(pad(points, size))
+    shares = jnp.asarray(pad_zero(np.full(len(points), 1 / len(points)), size))
     plan = transport(source, target, progress=False, **options)
-    images = plan.push_forward(points)
-    smooth, calm = dict(options), images
+    exact = _Scene(jit_in_order(_frame)(source), target, places, shares, plan.push_forward(places))
+    smooth, calm = dict(options), exact
     if options["epsilon_weights"] == 0:
-        smooth["epsilon_weights"] = _SMOOTHING * float(jnp.max(jnp.abs(plan.component_objectives)))
-        calm = transport(source, target, progress=False, **smooth).push_forward(points)
-    measure = _measure(frame, target, points, images, options)
-    ascend = _ascent(frame, target, points, calm, smooth, counts.steps)
+        smooth["epsilon_weights"] = _SMOOTHING * float(np.abs(np.asarray(plan.component_objectives)).max())
+        calm = exact._replace(reference=transport(source, target, progress=False, **smooth).push_forward(places))
+    # The linear program runs on the host.
+    moved_by = _displacement if options["epsilon_weights"] == 0 else jit_in_order(_displacement)
+    epsilons, smooth_epsilons = (
+        as_arrays((values["epsilon_components"], values["epsilon_weights"])) for values in (options, smooth)
+    )
+
+    def measure(step: _Step) -> tuple[float, float, Mixture]:
+        """The exact effect of a disturbance, its size, and the disturbed mixture."""
+        mixture, distance = _disturbed(exact.frame, step)
+        return float(moved_by(mixture, exact, epsilons)), float(distance), mixture
+
     rows: dict[str, list] = {"distance": [], "moved": [], "random": [], "random_distance": [], "mixture": []}
     carried: list[_Step] = []
     for r, radius in enumerate(radii[::-1]):
         size = jnp.asarray(radius)
-        steps = [_random_step(k, frame, size) for k in jax.random.split(jax.random.fold_in(key, r), counts.random)]
+        drawn = jit_in_order(_random_steps)(key, jnp.asarray(r), exact.frame, size, counts.random)
+        stacked = jax.tree.map(np.asarray, drawn)
+        steps = [take(stacked, i) for i in range(counts.random)]
         values = [measure(step) for step in steps]
         bar.update()
         # Climb from where the last radius ended, from the worst of the random ones, and from others.
         order = np.argsort([-moved for moved, _, _ in values], kind="stable")
-        starts = [_fit_to(frame, step, size) for step in carried] + [steps[i] for i in order]
+        starts = [_fit_to(exact.frame, step, size) for step in carried] + [steps[i] for i in order]
         ends = []
         for start in starts[: counts.starts]:
-            ends.append(ascend(start, size))
+            ends.append(jit_in_order(_ascend)(calm, smooth_epsilons, start, size, counts.steps))
             bar.update()
         found = [*values, *(measure(step) for step in ends)]
         best = int(np.argmax([moved for moved, _, _ in found]))
@@ -300,6 +315,12 @@ def _fit_to(frame: _Frame, step: _Step, radius: Array) -> _Step:
     return jax.lax.fori_loop(0, 8, shrink, _scaled(step, radius / length))
 
 
+def _random_steps(key: Key[Array, ""], number: Array, frame: _Frame, radius: Array, num: int) -> _Step:
+    """Random disturbances of one size, stacked."""
+    keys = jax.random.split(jax.random.fold_in(key, number), num)
+    return jax.lax.map(lambda own: _random_step(own, frame, radius), keys)
+
+
 def _random_step(key: Key[Array, ""], frame: _Frame, radius: Array) -> _Step:
     """A random disturbance of the given size: shifts, stretches and flows in random proportions."""
     keys = jax.random.split(key, 4)
@@ -317,54 +338,42 @@ def _random_step(key: Key[Array, ""], frame: _Frame, radius: Array) -> _Step:
 # -- their effect -------------------------------------------------------------------------------------------------
 
 
-def _displacement(mixture: Mixture, target: Mixture, points: Array, reference: Array, options: dict[str, Any]) -> Array:
+class _Scene(NamedTuple):
+    """Where disturbances are felt: at points of given shares (zero for those that fill up), from reference images."""
+
+    frame: _Frame
+    target: Mixture
+    points: Float[Array, "n d"]
+    shares: Float[Array, " n"]
+    reference: Float[Array, "n d"]
+
+
+def _displacement(mixture: Mixture, scene: _Scene, epsilons: tuple[Any, Any]) -> Array:
     """Mean distance of the points' images under the plan from a mixture, from reference images."""
-    plan = transport(mixture, target, progress=False, throw=False, **options)
-    return jnp.mean(jnp.sqrt(jnp.sum((plan.push_forward(points) - reference) ** 2, axis=1) + 1e-200))
+    options = {"epsilon_components": epsilons[0], "epsilon_weights": epsilons[1], "progress": False, "throw": False}
+    images = transport(mixture, scene.target, **options).push_forward(scene.points)
+    return jnp.sum(scene.shares * jnp.sqrt(jnp.sum((images - scene.reference) ** 2, axis=1) + 1e-200))
 
 
-def _measure(
-    frame: _Frame, target: Mixture, points: Array, reference: Array, options: dict[str, Any]
-) -> Callable[[_Step], tuple[float, float, Mixture]]:
-    """The exact effect of a disturbance, its size, and the disturbed mixture."""
-
-    def effect(mixture: Mixture) -> Array:
-        return _displacement(mixture, target, points, reference, options)
-
-    # The linear program runs on the host.
-    compiled = effect if options["epsilon_weights"] == 0 else jit_in_order(effect)
-
-    def measure(step: _Step) -> tuple[float, float, Mixture]:
-        mixture, distance = _disturbed(frame, step)
-        return float(compiled(mixture)), float(distance), mixture
-
-    return measure
-
-
-def _ascent(
-    frame: _Frame, target: Mixture, points: Array, reference: Array, options: dict[str, Any], num_steps: int
-) -> Callable[[_Step, Array], _Step]:
+def _ascend(scene: _Scene, epsilons: tuple[Any, Any], start: _Step, radius: Array, num_steps: int) -> _Step:
     """Normalized gradient ascent on the sphere of disturbances of one size; returns the best that it met."""
 
     def effect(step: _Step) -> Array:
-        return _displacement(_disturbed(frame, step)[0], target, points, reference, options)
+        return _displacement(_disturbed(scene.frame, step)[0], scene, epsilons)
 
-    def ascend(start: _Step, radius: Array) -> _Step:
-        rates = jnp.geomspace(_FIRST_STEP, _LAST_STEP, num_steps)
+    rates = jnp.geomspace(_FIRST_STEP, _LAST_STEP, num_steps)
 
-        def move(state: tuple[_Step, _Step, Array], rate: Array) -> tuple[tuple[_Step, _Step, Array], None]:
-            step, best, highest = state
-            value, slope = jax.value_and_grad(effect)(step)
-            better = value > highest
-            best = jax.tree.map(lambda new, old: jnp.where(better, new, old), step, best)
-            length = jnp.sqrt(sum(jnp.sum(part**2) for part in slope))
-            usable = jnp.isfinite(length) & (length > 0)
-            factor = jnp.where(usable, rate * radius / jnp.where(usable, length, 1.0), 0.0)
-            moved = _Step(*(p + factor * jnp.where(usable, s, 0.0) for p, s in zip(step, slope, strict=True)))
-            return (_fit_to(frame, moved, radius), best, jnp.maximum(value, highest)), None
+    def move(state: tuple[_Step, _Step, Array], rate: Array) -> tuple[tuple[_Step, _Step, Array], None]:
+        step, best, highest = state
+        value, slope = jax.value_and_grad(effect)(step)
+        better = value > highest
+        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), step, best)
+        length = jnp.sqrt(sum(jnp.sum(part**2) for part in slope))
+        usable = jnp.isfinite(length) & (length > 0)
+        factor = jnp.where(usable, rate * radius / jnp.where(usable, length, 1.0), 0.0)
+        moved = _Step(*(p + factor * jnp.where(usable, s, 0.0) for p, s in zip(step, slope, strict=True)))
+        return (_fit_to(scene.frame, moved, radius), best, jnp.maximum(value, highest)), None
 
-        (step, best, highest), _ = jax.lax.scan(move, (start, start, jnp.asarray(-jnp.inf)), rates)
-        better = effect(step) > highest
-        return jax.tree.map(lambda new, old: jnp.where(better, new, old), step, best)
-
-    return jit_in_order(ascend)
+    (step, best, highest), _ = jax.lax.scan(move, (start, start, jnp.asarray(-jnp.inf)), rates)
+    better = effect(step) > highest
+    return jax.tree.map(lambda new, old: jnp.where(better, new, old), step, best)
