@@ -254,7 +254,8 @@ ALLOWED = {
 
 # The diagnostics, a package of their own beside the engine: which of them may import which.
 DIAGNOSTICS = {
-    "_perturbations": set(),
+    "_random": set(),
+    "_perturbations": {"_random"},
     "_method": set(),
     "_starts": set(),
     "_parameters": set(),
@@ -267,7 +268,7 @@ DIAGNOSTICS = {
     "_study": set(),
     "_stability": {"_distances", "_method", "_perturbations", "_study"},
     "_envelope": {"_stability"},
-    "_sweep": {"_distances", "_method", "_study"},
+    "_sweep": {"_distances", "_method", "_random", "_study"},
 }
 
 

@@ -138,11 +138,11 @@ def descend_gaussian(
     """
     k0, k1, dim = len(problem.a), len(problem.b), problem.source_mean.shape[1]
     split = k0 * k1
-    columns, step_of = jnp.asarray(np.zeros(k1)), jit_in_order(_joint_step)
+    columns, step_of = jax.device_put(np.zeros(k1)), jit_in_order(_joint_step)
 
     def evaluate(vector: Any) -> tuple:
         nonlocal columns
-        step = step_of(jnp.asarray(vector), columns, problem)
+        step = step_of(jax.device_put(vector), columns, problem)
         columns = step[-1]
         return step
 

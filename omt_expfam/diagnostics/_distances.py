@@ -2,9 +2,11 @@
 
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from .._arrays import spread_indices
 from .._mixture import Mixture
@@ -42,7 +44,7 @@ def mixture_distances(key: Any, first: Mixture, second: Mixture) -> Distances:
         return Distances(0.0, 0.0, 0.0)
     with jax.enable_x64(True):
         first, second = (cast_mixture(mixture, jnp.dtype("float64")) for mixture in (first, second))
-        moments = [np.asarray(value) for m in (first, second) for value in (m.mean(), m.covariance())]
+        moments = [np.asarray(value) for m in (first, second) for value in _moments_of(m)]
         lower = float(gelbrich_distance(*moments))
         try:
             plan = transport(first, second, epsilon_components=0.0, epsilon_weights=0.0, progress=False)
@@ -137,6 +139,11 @@ def _matched_cost(first: np.ndarray, second: np.ndarray) -> float:
 
     costs = cdist(first, second, "sqeuclidean")
     return float(costs[linear_sum_assignment(costs)].mean())
+
+
+@eqx.filter_jit
+def _moments_of(mixture: Mixture) -> tuple[Array, Array]:
+    return mixture.mean(), mixture.covariance()
 
 
 def _moments(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -54,16 +54,21 @@ def as_arrays(epsilons: tuple[float, float]) -> tuple[Any, Any]:
 def balanced(mixture: Mixture) -> Mixture:
     """A widened mixture whose weights sum to one again: those of float32 miss it by 1e-8."""
     weights = np.asarray(mixture.weights)
-    return eqx.tree_at(lambda m: m.weights, mixture, jnp.asarray(weights / weights.sum()))
+    return eqx.tree_at(lambda m: m.weights, mixture, jax.device_put(weights / weights.sum()))
 
 
-@eqx.filter_jit
 def read(mixture: Mixture) -> Parameters:
     """Weights and component parameters by name; full covariance matrices instead of Cholesky factors."""
     components = mixture.components
     if _dense(components):
-        return {"weights": mixture.weights, "mean": components.mean(), "covariance": components.covariance()}
+        mean, covariance = _means_and_covariances(components)
+        return {"weights": mixture.weights, "mean": mean, "covariance": covariance}
     return {"weights": mixture.weights, **dict(zip(_names(components), jax.tree.leaves(components), strict=True))}
+
+
+@eqx.filter_jit
+def _means_and_covariances(components: AbstractComponents) -> tuple[Array, Array]:
+    return components.mean(), components.covariance()
 
 
 def build(mixture: Mixture, parameters: Parameters) -> Mixture:

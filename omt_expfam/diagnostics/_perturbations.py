@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from .._arrays import as_count, as_scalar
+from .._arrays import as_count, as_scalar, is_traced
 from .._mixture import Mixture
+from ._random import bernoulli, categorical, normal, permutation, uniform
 
 
 class AbstractPerturbation(eqx.Module):
@@ -62,7 +63,8 @@ class GaussianNoise(AbstractPerturbation):
         as_scalar("sigma", self.sigma)
 
     def __call__(self, key: Key[Array, ""], x: Float[Array, "n d"], mixture: Mixture | None) -> Float[Array, "m d"]:
-        return x + jnp.asarray(self.sigma, x.dtype) * jax.random.normal(key, x.shape, x.dtype)
+        noise = normal(key, x.shape, x.dtype)
+        return jax.device_put(_host(key, x) + np.asarray(self.sigma, x.dtype) * noise)
 
 
 class Dropout(AbstractPerturbation):
@@ -79,7 +81,8 @@ class Dropout(AbstractPerturbation):
         _check_share("probability", self.probability)
 
     def __call__(self, key: Key[Array, ""], x: Float[Array, "n d"], mixture: Mixture | None) -> Float[Array, "m d"]:
-        return jnp.where(jax.random.bernoulli(key, self.probability, x.shape), jnp.zeros_like(x), x)
+        lost = bernoulli(key, self.probability, x.shape)
+        return jax.device_put(_host(key, x) * (~lost).astype(x.dtype))
 
 
 class Subsampling(AbstractPerturbation):
@@ -96,7 +99,7 @@ class Subsampling(AbstractPerturbation):
 
     def __call__(self, key: Key[Array, ""], x: Float[Array, "n d"], mixture: Mixture | None) -> Float[Array, "m d"]:
         left = max(1, round((1 - self.removed) * x.shape[0]))
-        return x[jax.random.permutation(key, x.shape[0])[:left]]
+        return jax.device_put(_host(key, x)[permutation(key, x.shape[0])[:left]])
 
 
 class Outliers(AbstractPerturbation):
@@ -118,10 +121,14 @@ class Outliers(AbstractPerturbation):
     def __call__(self, key: Key[Array, ""], x: Float[Array, "n d"], mixture: Mixture | None) -> Float[Array, "m d"]:
         which_key, value_key = jax.random.split(key)
         count = round(self.share * x.shape[0])
-        which = jax.random.permutation(which_key, x.shape[0])[:count]
-        scale = jnp.asarray(self.spread, x.dtype) * jnp.std(x, axis=0, keepdims=True)
-        noise = jax.random.normal(value_key, (count, x.shape[1]), x.dtype)
-        return x.at[which].set(jnp.mean(x, axis=0, keepdims=True) + scale * noise)
+        values = _host(key, x)
+        # The first of a random order are replaced, by one draw each.
+        xp = np if isinstance(values, np.ndarray) else jnp
+        place = xp.argsort(permutation(which_key, x.shape[0]))
+        noise = normal(value_key, (max(count, 1), x.shape[1]), x.dtype)[xp.minimum(place, max(count, 1) - 1)]
+        scale = np.asarray(self.spread, x.dtype) * xp.std(values, axis=0, keepdims=True)
+        outliers = xp.mean(values, axis=0, keepdims=True) + scale * noise
+        return jax.device_put(xp.where((place < count)[:, None], outliers, values))
 
 
 class Reseeding(AbstractPerturbation):
@@ -164,21 +171,25 @@ class MassShift(AbstractPerturbation):
                     f"got {getattr(self, name)}."
                 )
         pair_key, label_key, out_key, in_key = jax.random.split(key, 4)
-        order = [int(k) for k in jax.random.permutation(pair_key, mixture.num_components)]
+        order = [int(k) for k in permutation(pair_key, mixture.num_components)]
         source = next(k for k in order if k != self.target) if self.source is None else self.source
         target = next(k for k in order if k != source) if self.target is None else self.target
         # Each point belongs to a component drawn from its responsibilities.
-        labels = np.asarray(jax.random.categorical(label_key, jnp.log(mixture.responsibilities(x))))
+        labels = categorical(label_key, np.asarray(mixture.responsibilities(x)))
         losing, gaining = (np.flatnonzero(labels == k) for k in (source, target))
         if losing.size == 0 or gaining.size == 0:
             return x
-        # Chosen on the host: the numbers of points differ from draw to draw, and each would compile its own programs.
-        order = np.asarray(jax.random.permutation(out_key, x.shape[0]))
+        order = permutation(out_key, x.shape[0])
         out = order[labels[order] == source][: round(self.share * losing.size)]
-        picks = np.asarray(jax.random.uniform(in_key, (x.shape[0],)), np.float64)[: out.size]
+        picks = uniform(in_key, x.shape[0]).astype(np.float64)[: out.size]
         host = np.array(x)
         host[out] = host[gaining[(picks * gaining.size).astype(int)]]
-        return jnp.asarray(host)
+        return jax.device_put(host)
+
+
+def _host(key: Key[Array, ""], x: Float[Array, "n d"]) -> Any:
+    """The points on the host, where a disturbance of data of any size compiles nothing; traced ones as they are."""
+    return x if is_traced(key, x) else np.asarray(x)
 
 
 def _check_share(name: str, value: float, strict: bool = False) -> None:

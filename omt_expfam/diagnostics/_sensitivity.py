@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -180,7 +179,7 @@ def _study(source: Mixture, target: Mixture, points: Array, options: dict[str, A
     parameters = read(mixtures[0]), read(mixtures[1])
     along = directions(parameters[0]), directions(parameters[1])
     epsilons = options["epsilon_components"], options["epsilon_weights"]
-    places = jnp.asarray(pad(points, point_bucket(len(points))))
+    places = jax.device_put(pad(points, point_bucket(len(points))))
     # The one side stands still while the other moves.
     first, second = (len(side) for side in along)
     steps = (

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, TYPE_CHECKING
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
@@ -18,6 +17,7 @@ from .._fit import Fit
 from .._plan import TransportPlan
 from ._distances import gelbrich_distance
 from ._method import _pair, MixtureTransport
+from ._random import permutation
 from ._study import (
     Checkpoint,
     describe,
@@ -424,8 +424,8 @@ def _split(key: Any, x: Array, y: Array, held_out: Any) -> tuple[tuple[Array, Ar
     parts = []
     for own_key, points in zip(jax.random.split(key), (x, y), strict=True):
         num = max(1, round(share * len(points)))
-        order = jax.random.permutation(own_key, len(points))
-        parts.append((points[jnp.sort(order[num:])], points[jnp.sort(order[:num])]))
+        order, host = permutation(own_key, len(points)), np.asarray(points)
+        parts.append(tuple(jax.device_put(host[np.sort(some)]) for some in (order[num:], order[:num])))
         if not len(parts[-1][0]):
             raise ValueError(f"`held_out` = {share:g} leaves no points to fit.")
     (x_in, x_out), (y_in, y_out) = parts

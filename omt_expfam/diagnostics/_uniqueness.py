@@ -282,8 +282,8 @@ def _study(key: Key[Array, ""], source: Mixture, target: Mixture, settings: _Set
         )
     else:
         answer = _iterate(
-            jnp.asarray(starts),
-            jnp.asarray(start_costs),
+            jax.device_put(starts),
+            jax.device_put(start_costs),
             costs,
             source.weights,
             target.weights,
@@ -377,7 +377,7 @@ def _reduced_costs(costs: Array, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarr
 
     A pair that any optimal coupling uses has reduced cost zero under every dual solution: none is missed.
     """
-    coupling, _ = exact_coupling(costs, jnp.asarray(a), jnp.asarray(b))
+    coupling, _ = exact_coupling(costs, jax.device_put(a), jax.device_put(b))
     potentials = np.asarray(coupling.source_potential), np.asarray(coupling.target_potential)
     reduced = np.asarray(costs) - potentials[0][:, None] - potentials[1][None, :]
     return np.maximum(reduced, 0), np.asarray(coupling.weights) > 0
@@ -390,7 +390,7 @@ def _aligned_optimum(
     free = reduced <= _ROUNDING * np.abs(costs).max()
     price = -start / np.outer(a, b)
     price = np.where(free, price - price.min(), 1e6 * (1 + np.ptp(price)))
-    return np.asarray(exact_coupling(jnp.asarray(price), jnp.asarray(a), jnp.asarray(b))[0].weights)
+    return np.asarray(exact_coupling(jax.device_put(price), jax.device_put(a), jax.device_put(b))[0].weights)
 
 
 def _gaussian_descents(
@@ -401,7 +401,7 @@ def _gaussian_descents(
     if both is None or not positive or not settings.num_descents:
         nothing = np.zeros((0, *shape))
         return {"descent_weights": nothing, "descent_component_objectives": nothing, "descent_objectives": np.zeros(0)}
-    (mean, other_mean), (root, other_root) = jax.tree.map(jnp.asarray, both)
+    (mean, other_mean), (root, other_root) = jax.device_put(both)
     epsilons = jnp.asarray(settings.epsilon_components), jnp.asarray(settings.epsilon_weights)
     problem = GaussianProblem(source.weights, target.weights, mean, other_mean, root, other_root, *epsilons)
     found = []
@@ -433,7 +433,7 @@ def _sample_descents(
     found = []
     with progress_bar(settings.num_descents, "mirror descents", settings.progress) as bar:
         for _ in range(settings.num_descents):
-            table, tables = (jnp.asarray(rng.standard_normal(size)) for size in (shape, problem.distances.shape))
+            table, tables = (jax.device_put(rng.standard_normal(size)) for size in (shape, problem.distances.shape))
             found.append(mirror_descent(table, tables, problem, jnp.asarray(_RATE), jnp.asarray(_MIRROR_STEPS)))
             bar.update()
     return {

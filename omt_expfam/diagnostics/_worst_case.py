@@ -204,8 +204,8 @@ def _study(
 ) -> WorstCase:
     source, target = balanced(source), balanced(target)
     size = point_bucket(len(points))
-    places = jnp.asarray(pad(points, size))
-    shares = jnp.asarray(pad_zero(np.full(len(points), 1 / len(points)), size))
+    places = jax.device_put(pad(points, size))
+    shares = jax.device_put(pad_zero(np.full(len(points), 1 / len(points)), size))
     plan = transport(source, target, progress=False, **options)
     exact = _Scene(jit_in_order(_frame)(source), target, places, shares, plan.push_forward(places))
     smooth, calm = dict(options), exact
