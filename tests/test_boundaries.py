@@ -29,10 +29,11 @@ ALLOWED = {
     "_template": {"_em"},
     "_mixture": {"_arrays", "_components"},
     "_start": {"_arrays", "_components", "_em"},
-    "_fit_problem": {"_arrays", "_em", "_mixture", "_progress", "_start", "_template"},
+    "_fit_problem": {"_arrays", "_buckets", "_em", "_mixture", "_progress", "_start", "_template"},
     "_fit": {"_arrays", "_em", "_fit_problem", "_mixture", "_precision", "_result", "_support", "_template"},
     "_bootstrap": {
         "_arrays",
+        "_buckets",
         "_em",
         "_fit",
         "_fit_problem",

@@ -145,3 +145,21 @@ def test_numerical_couplings_compile_a_family_and_a_pair():
         assert found.count == 0, found
     found = programs(lambda: couple(2, 4, 0.5, seed=3, tolerance=1e-3, max_steps=100))
     assert found.count == 0, found
+
+
+# -- diagnostics ----------------------------------------------------------------------------------------------------
+
+
+def test_diagnostics_of_another_number_of_points_compile_next_to_nothing():
+    """What is left converts the points. The derivatives, where the time goes, serve all epsilons but zero as well."""
+    sides, x = (mixture(2, 0, DiagonalGaussian), mixture(3, 1, DiagonalGaussian)), points(60)
+
+    def differentiate(num, epsilon):
+        omt.diagnostics.sensitivity(*sides, epsilon_components=epsilon, epsilon_weights=epsilon, points=x[:num])
+
+    first = programs(differentiate, 50, 0.5)
+    assert first.names["_derivatives"] == 1
+    for call in ((60, 0.5), (50, 0.25)):
+        found = programs(differentiate, *call)
+        assert found.count <= 3, found
+        assert "_derivatives" not in found.names
