@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 ALLOWED = {
     "_arrays": set(),
     "_buckets": set(),
-    "_precision": set(),
+    "_precision": {"_arrays"},
     "_jit": set(),
     "_progress": set(),
     "_laplacian": set(),
@@ -20,14 +20,14 @@ ALLOWED = {
     "_result": {"_arrays"},
     "_product_form": set(),
     "_newton": set(),
-    "_components": {"_arrays", "_covariance", "_newton", "_precision", "_product_form", "_result"},
+    "_components": {"_arrays", "_buckets", "_covariance", "_newton", "_precision", "_product_form", "_result"},
     "_support": set(),
     "_priors": set(),
     "_em": {"_arrays", "_components", "_priors", "_support"},
     "_quadrature": {"_support"},
     "_factorized": {"_arrays", "_em", "_newton", "_precision", "_product_form", "_quadrature", "_support"},
     "_template": {"_em"},
-    "_mixture": {"_arrays", "_components"},
+    "_mixture": {"_arrays", "_buckets", "_components"},
     "_start": {"_arrays", "_components", "_em"},
     "_fit_problem": {"_arrays", "_buckets", "_em", "_mixture", "_progress", "_start", "_template"},
     "_fit": {"_arrays", "_em", "_fit_problem", "_mixture", "_precision", "_result", "_support", "_template"},
@@ -52,6 +52,7 @@ ALLOWED = {
     "_linear_program": {"_arrays", "_laplacian", "_result", "_weights"},
     "_couplings": {
         "_arrays",
+        "_buckets",
         "_blocks",
         "_components",
         "_gaussian_couplings",
@@ -61,6 +62,7 @@ ALLOWED = {
     "_gaussian_pair": {"_covariance"},
     "_gaussian_couplings": {
         "_arrays",
+        "_buckets",
         "_components",
         "_couplings",
         "_covariance",
@@ -109,6 +111,7 @@ ALLOWED = {
     "_displacement": {"_arrays", "_components", "_couplings"},
     "_plan": {
         "_arrays",
+        "_buckets",
         "_components",
         "_correspondences",
         "_couplings",
@@ -119,6 +122,7 @@ ALLOWED = {
     },
     "_transport": {
         "_arrays",
+        "_buckets",
         "_couplings",
         "_gaussian_couplings",
         "_linear_program",
