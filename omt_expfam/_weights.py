@@ -259,7 +259,8 @@ def _follow(
             ],
             path,
         )
-        plan = _evaluate(new.plan.reduced, a, b, new.epsilon)
+        # Twice: rows far from exact are only as exact as the rounding of what made them so.
+        plan = _evaluate(_evaluate(new.plan.reduced, a, b, new.epsilon).reduced, a, b, new.epsilon)
         error = error_of(plan)
         return new._replace(plan=plan, error=error, slow=error > 0.5 * path.error, num_steps=path.num_steps + 1)
 
