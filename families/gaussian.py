@@ -14,7 +14,6 @@ from omt_expfam._conjugate import (
     check_names,
     draw_dense_location,
     draw_scale_tril,
-    NormalPrior,
     read_inverse_wishart,
     read_normal,
 )
@@ -137,8 +136,8 @@ class Gaussian(AbstractMomentGaussian):
 
     @classmethod
     def _blank(cls, num_components: int, dim: int, dtype: Any, **fixed: Any) -> "Gaussian":
-        eye = jnp.broadcast_to(jnp.eye(dim, dtype=dtype), (num_components, dim, dim))
-        return Gaussian(jnp.zeros((num_components, dim), dtype), scale_tril=eye)
+        eye = np.broadcast_to(np.eye(dim, dtype=dtype), (num_components, dim, dim))
+        return Gaussian(np.zeros((num_components, dim), dtype), scale_tril=eye)
 
     def _num_parameters(self) -> int:
         return self.dim + self.dim * (self.dim + 1) // 2
@@ -155,7 +154,7 @@ class Gaussian(AbstractMomentGaussian):
         check_names(priors, "loc", "scale_tril")
         loc = read_normal("loc", priors["loc"], self.loc, dense=True)
         covariance = read_inverse_wishart("scale_tril", priors["scale_tril"], self.scale_tril)
-        return {"loc": NormalPrior(loc.mean - origin[None], loc.precision), "covariance": covariance}
+        return {"loc": loc.less(origin), "covariance": covariance}
 
     def _conjugate_step(
         self, key: Key[Array, ""], counts: Float[Array, " K"], sums: Moments, hyper: dict[str, Any]

@@ -4,6 +4,7 @@ import abc
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
@@ -83,7 +84,7 @@ class AbstractLocationFamily(AbstractEMFamily):
 
     def _priors(self, x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
         center, scale = spread_of(x)
-        own = positive_prior(self._scale_of(within_scale(scale, self.num_components)[None] ** 2)[0])
+        own = positive_prior(_scale_of(self, jax.device_put(within_scale(scale, self.num_components))))
         return {"loc": location_prior(center, scale)} | dict.fromkeys(self._scale_names, own)
 
     @property
@@ -264,6 +265,12 @@ class AbstractTwoSidedFamily(AbstractLocationFamily):
             return jax.vmap(lambda level: weighted_quantile(values, weight, level))(levels)
 
         return self._search(places, steady, target, one, ridge)._maximize(counts, sums, target, one, ridge)
+
+
+@eqx.filter_jit
+def _scale_of(components: AbstractLocationFamily, within: Float[Array, " d"]) -> Float[Array, " d"]:
+    """The scale at which a law of the first component has given standard deviations."""
+    return components._scale_of(within[None] ** 2)[0]
 
 
 def _vanishing(dtype: Any) -> float:

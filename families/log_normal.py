@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, Key
 from numpyro.distributions import constraints
@@ -108,7 +109,7 @@ class LogNormal(AbstractCoordinateFamily):
         return LogNormal(jnp.zeros((num_components, dim), dtype), jnp.ones((num_components, dim), dtype))
 
     def _priors(self, x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
-        center, scale = spread_of(jnp.log(x))
+        center, scale = spread_of(np.log(np.asarray(x)))
         own = scale_prior(within_scale(scale, self.num_components))
         return {"loc": location_prior(center, scale), "scale": own}
 

@@ -150,11 +150,13 @@ class LowRankGaussian(AbstractGaussian):
         center, scale = spread_of(x)
         within = within_scale(scale, self.num_components)
         # Half of the variance is the factors', half the diagonal part's, on average.
-        loading = jnp.broadcast_to((within / jnp.sqrt(2 * self.rank).astype(x.dtype))[:, None], (self.dim, self.rank))
+        loading = np.broadcast_to((within / (2 * self.rank) ** 0.5)[:, None], (self.dim, self.rank))
         return {
             "loc": location_prior(center, scale),
-            "factor": dist.Normal(jnp.zeros_like(loading), loading).to_event(2),
-            "variance": variance_prior(within / jnp.sqrt(2.0).astype(x.dtype)),
+            "factor": dist.Normal(jax.device_put(0 * loading), jax.device_put(loading), validate_args=False).to_event(
+                2
+            ),
+            "variance": variance_prior(within / 2**0.5),
         }
 
     def _prior_strength(self) -> float:

@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, Key
 
@@ -110,7 +111,7 @@ class SphericalGaussian(AbstractMomentGaussian):
     def _priors(self, x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
         center, scale = spread_of(x)
         within = within_scale(scale, self.num_components)
-        return {"loc": location_prior(center, scale), "variance": variance_prior(jnp.sqrt(jnp.mean(within**2)))}
+        return {"loc": location_prior(center, scale), "variance": variance_prior(np.sqrt(np.mean(within**2)))}
 
     def _conjugate(self, priors: dict[str, dist.Distribution], origin: Float[Array, " d"]) -> dict[str, Any]:
         return read_moments(priors, self.loc, self.variance, origin)

@@ -1,5 +1,6 @@
 """Conversion and checks of array arguments: one-line errors that name the argument."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, TYPE_CHECKING
 
@@ -209,6 +210,16 @@ def kept(owner: Any, name: str, compute: Callable[[], Any]) -> Any:
             with jax.ensure_compile_time_eval():
                 object.__setattr__(owner, name, compute())
     return owner.__dict__[name]
+
+
+def split_key(key: jax.Array, num: int) -> tuple[jax.Array, ...]:
+    """Independent keys, by one small program."""
+    return _split_key(key, num)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _split_key(key: jax.Array, num: int) -> tuple[jax.Array, ...]:
+    return tuple(jax.random.split(key, num))
 
 
 def unfused(array: Any) -> Any:

@@ -7,6 +7,7 @@ It is done on the host: a padding of its own size would be one more program.
 from typing import Any
 
 import jax
+import jax.core
 import numpy as np
 
 # Up to this size powers of two; beyond it preferred numbers at most a quarter apart, so that round sizes waste nothing.
@@ -73,6 +74,8 @@ def cut(tree: Any, size: int, axis: int = 0) -> Any:
         if leaf.shape[axis] == size:
             return leaf
         index = (slice(None),) * axis + (slice(size),)
+        if isinstance(leaf, jax.core.Tracer):
+            return leaf[index]
         host = np.asarray(leaf)[index]
         return host if isinstance(leaf, np.ndarray) else jax.device_put(host)
 

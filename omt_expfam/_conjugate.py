@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+import scipy.linalg
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Key
 from numpyro.distributions import transforms
+
+from ._arrays import ArrayLike
 
 
 class NormalPrior(NamedTuple):
@@ -17,6 +20,10 @@ class NormalPrior(NamedTuple):
 
     mean: Float[Array, "K d"]
     precision: Float[Array, "K d"] | Float[Array, "K d d"]
+
+    def less(self, origin: ArrayLike) -> "NormalPrior":
+        """The laws of the vectors less a constant one; on the host."""
+        return NormalPrior(self.mean - np.asarray(origin)[None], self.precision)
 
 
 class InverseGammaPrior(NamedTuple):
@@ -33,7 +40,7 @@ class InverseWishartPrior(NamedTuple):
     scale: Float[Array, "K d d"]
 
 
-# -- reading priors -------------------------------------------------------------------------------------------------
+# -- reading priors: on the host, for these are few numbers ----------------------------------------------------------
 
 
 def check_names(priors: dict[str, dist.Distribution], *names: str) -> None:
@@ -49,12 +56,12 @@ def read_normal(name: str, prior: dist.Distribution, loc: Float[Array, "K d"], d
     if isinstance(law, dist.Normal):
         mean, scale = (_spread_out(value, loc.shape, loc.dtype) for value in (law.loc, law.scale))
         precision = 1 / scale**2
-        return NormalPrior(mean, jax.vmap(jnp.diag)(precision) if dense else precision)
+        return NormalPrior(mean, precision[:, :, None] * np.eye(loc.shape[1], dtype=loc.dtype) if dense else precision)
     if isinstance(law, dist.MultivariateNormal) and dense:
         mean = _spread_out(law.loc, loc.shape, loc.dtype)
         tril = _spread_out(law.scale_tril, (*loc.shape, loc.shape[1]), loc.dtype)
-        root = jax.vmap(_inverse_tril)(tril)
-        return NormalPrior(mean, jnp.swapaxes(root, 1, 2) @ root)
+        root: Any = np.stack([scipy.linalg.solve_triangular(one, np.eye(len(one)), lower=True) for one in tril])
+        return NormalPrior(mean, (np.swapaxes(root, 1, 2) @ root).astype(loc.dtype))
     raise _not_conjugate(name, law, "a Normal or MultivariateNormal" if dense else "a Normal")
 
 
@@ -77,7 +84,7 @@ def read_inverse_wishart(name: str, prior: dist.Distribution, scale_tril: Float[
         raise _not_conjugate(name, law, "an InverseWishartCholesky")
     tril = _spread_out(law.scale_tril, scale_tril.shape, scale_tril.dtype)
     degrees = _spread_out(law.concentration, scale_tril.shape[:1], scale_tril.dtype)
-    return InverseWishartPrior(degrees, tril @ jnp.swapaxes(tril, 1, 2))
+    return InverseWishartPrior(degrees, tril @ np.swapaxes(tril, 1, 2))
 
 
 def read_moments(
@@ -87,7 +94,7 @@ def read_moments(
     check_names(priors, "loc", "variance")
     location = read_normal("loc", priors["loc"], loc)
     own = read_inverse_gamma("variance", priors["variance"], variance)
-    return {"loc": NormalPrior(location.mean - origin[None], location.precision), "variance": own}
+    return {"loc": location.less(origin), "variance": own}
 
 
 def without_shape(prior: Any) -> Any:
@@ -109,9 +116,9 @@ def _power_of_gamma(law: Any) -> tuple[Any, float] | None:
     return (law, power) if isinstance(law, dist.Gamma) else None
 
 
-def _spread_out(value: Any, shape: tuple[int, ...], dtype: Any) -> Array:
-    value = jnp.asarray(value, dtype)
-    return jnp.broadcast_to(value.reshape((1,) * (len(shape) - value.ndim) + value.shape), shape)
+def _spread_out(value: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    value = np.asarray(value, dtype)
+    return np.broadcast_to(value.reshape((1,) * (len(shape) - value.ndim) + value.shape), shape)
 
 
 def _not_conjugate(name: str, law: Any, wanted: str) -> TypeError:

@@ -3,10 +3,12 @@
 from typing import Any, Literal, TYPE_CHECKING
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from ._arrays import ArrayLike, as_floating, as_host_or_traced, as_scalar
+from ._arrays import ArrayLike, as_floating, as_host_or_traced, as_scalar, is_traced
 
 # Checked by hand, with a better message than a run-time type checker's.
 if TYPE_CHECKING:
@@ -61,20 +63,22 @@ def credible_interval(
     array: Any = as_host_or_traced("draws", draws)
     if array.ndim < 1 or array.shape[0] < 2:
         raise ValueError(f"`draws` must hold at least two draws along its leading axis; got shape {array.shape}.")
+    traced = is_traced(array)
+    if not traced:
+        # Reshaped on the host.
+        array = np.asarray(array)
     table = as_floating("draws", array.reshape(array.shape[0], -1), "S m")
+    # On the host where the draws can be seen: a sort is no reason to compile a program.
+    names, values = (jnp, table) if traced else (np, np.asarray(table))
     if kind == "equal-tailed":
         tail = (1 - probability) / 2
-        lower, upper = jnp.quantile(table, jnp.asarray([tail, 1 - tail], table.dtype), axis=0)
+        lower, upper = names.quantile(values, names.asarray([tail, 1 - tail], dtype=table.dtype), axis=0)
     else:
-        lower, upper = _shortest(table, probability)
-    shape = array.shape[1:]
-    return CredibleInterval(
-        jnp.mean(table, axis=0).reshape(shape),
-        jnp.median(table, axis=0).reshape(shape),
-        lower.reshape(shape),
-        upper.reshape(shape),
-        float(probability),
-    )
+        lower, upper = _shortest(names, values, probability)
+    summaries = [names.mean(values, axis=0), names.median(values, axis=0), lower, upper]
+    summaries = [summary.reshape(array.shape[1:]).astype(table.dtype) for summary in summaries]
+    mean, median, lower, upper = summaries if traced else jax.device_put(summaries)
+    return CredibleInterval(mean, median, lower, upper, float(probability))
 
 
 def check_probability(probability: float) -> None:
@@ -83,11 +87,14 @@ def check_probability(probability: float) -> None:
         raise ValueError(f"`probability` must lie between 0 and 1; got {probability:g}.")
 
 
-def _shortest(table: Float[Array, "S m"], probability: float) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
-    """The shortest interval between two draws with a share ``probability`` of the draws between them."""
-    ordered = jnp.sort(table, axis=0)
+def _shortest(names: Any, table: Float[Any, "S m"], probability: float) -> tuple[Float[Any, " m"], Float[Any, " m"]]:
+    """The shortest interval between two draws with a share ``probability`` of the draws between them.
+
+    By the functions of `numpy` or `jax.numpy`.
+    """
+    ordered = names.sort(table, axis=0)
     step = max(1, int(probability * table.shape[0]))
     widths = ordered[step:] - ordered[: table.shape[0] - step]
-    start = jnp.argmin(widths, axis=0)[None, :]
-    ends = (jnp.take_along_axis(ordered, index, axis=0)[0] for index in (start, start + step))
-    return next(ends), next(ends)
+    start = names.argmin(widths, axis=0)[None, :]
+    lower, upper = (names.take_along_axis(ordered, index, axis=0)[0] for index in (start, start + step))
+    return lower, upper

@@ -64,7 +64,7 @@ def read_draws(name: str, value: Draws) -> DrawSet:
         raise TypeError(f"`{name}` must hold concrete draws; under `jax.jit`, map `transport` over them by `jax.vmap`.")
     fixed = jnp.ndim(mixtures.weights) == 1
     if fixed:
-        mixtures = jax.tree.map(lambda leaf: leaf[None], mixtures)
+        mixtures = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[None]), mixtures)
     mixtures = check_draws(name, mixtures)
     return DrawSet(mixtures, reference, fixed)
 
@@ -84,32 +84,33 @@ def _stacked(name: str, mixtures: Any) -> Mixture:
                 )
     if len({jax.tree.structure(mixture) for mixture in mixtures}) > 1:
         raise ValueError(f"`{name}` must have components of one family in every draw.")
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *mixtures)
+    return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *mixtures)
 
 
 def check_draws(name: str, draws: Mixture) -> Mixture:
     """The same draws, if they are valid along the leading axis of their arrays; else raise ValueError."""
     # What `jax.vmap` does not change stays a NumPy array.
-    draws = jax.tree.map(jnp.asarray, draws)
+    draws = jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else jax.device_put(np.array(leaf)), draws)
+    host = jax.tree.map(np.asarray, draws)
     shape = tuple(draws.weights.shape)
     if len(shape) != 2 or shape[0] < 1:
         raise ValueError(
             f"`{name}` must hold draws, with weights of shape [S, K]; got shape {shape}. Make them by `jax.vmap` of "
             "a function that builds one Mixture."
         )
-    leaves = jax.tree.leaves(draws)
+    leaves = jax.tree.leaves(host)
     if any(leaf.ndim < 2 or leaf.shape[0] != shape[0] for leaf in leaves):
         raise ValueError(f"`{name}` must have a leading axis of {shape[0]} draws on every array of its components.")
-    num = take(draws, 0).components.num_components
+    num = take(host, 0).components.num_components
     if num != shape[1]:
         raise ValueError(f"`{name}` must have one weight per component in every draw, {num}; got {shape[1]}.")
     for leaf in leaves:
-        values = np.asarray(leaf).reshape(shape[0], -1)
+        values = leaf.reshape(shape[0], -1)
         # An infinity that all draws share is a constant of the family, such as an end of its support.
         bad = np.isnan(values) | (np.isinf(values) & ~np.isinf(values).all(axis=0))
         if bad.any():
             raise ValueError(f"`{name}` must be finite; draw {bad.any(axis=1).argmax()} is not. Drop that draw.")
-    weights = np.asarray(draws.weights, np.float64)
+    weights = np.asarray(host.weights, np.float64)
     wrong = (weights < 0).any(axis=1) | (np.abs(weights.sum(axis=1) - 1) > WEIGHT_TOLERANCE)
     if wrong.any():
         raise ValueError(f"`{name}` must have nonnegative weights that sum to one; draw {wrong.argmax()} has not.")
@@ -123,7 +124,7 @@ def count_draws(draws: Mixture) -> int:
 
 def numbers_per_draw(draws: Mixture) -> int:
     """How many numbers one draw holds."""
-    return sum(leaf[0].size for leaf in jax.tree.leaves(draws))
+    return sum(leaf.size // leaf.shape[0] for leaf in jax.tree.leaves(draws))
 
 
 def evenly_spaced(total: int, num: int) -> np.ndarray:

@@ -6,13 +6,14 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, Key, PyTree
 from numpyro.distributions import constraints
 
 from ._arrays import after, safe_log, unfused
 from ._components import AbstractComponents, AbstractRegularFamily, map_components
-from ._priors import ConjugatePrior
+from ._priors import ConjugatePrior, mean_statistics
 from ._support import Constraint
 
 
@@ -160,9 +161,8 @@ class AbstractRegularEMFamily(AbstractRegularFamily, AbstractEMFamily):
 
     def _priors(self, x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
         """One pseudo-observation with the mean statistics of all data."""
-        statistics = jax.vmap(self._sufficient_statistics)(x)
-        component = jax.tree.map(lambda leaf: leaf[0], self)
-        return {"natural_parameters": ConjugatePrior(component, jnp.mean(statistics, axis=0))}
+        component = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[0]), self)
+        return {"natural_parameters": ConjugatePrior(component, mean_statistics(self, x))}
 
     def _parameters(self, names: tuple[str, ...]) -> dict[str, Array]:
         """The natural parameters, where the priors are on them."""

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
-from ._arrays import ArrayLike, as_count, as_key, default_dtype, KeyLike
+from ._arrays import ArrayLike, as_count, as_key, default_dtype, KeyLike, split_key
 from ._em import AbstractEMFamily
 from ._fit import _as_data, _as_start, Fit, fit
 from ._gibbs import conditional_law
@@ -22,7 +22,6 @@ from ._posterior_fit import PosteriorFit, stack_chains
 from ._precision import narrow
 from ._relabel import relabel
 from ._result import ConvergenceError, RESULTS
-from ._support import check_support
 from ._template import as_template, Template
 
 
@@ -75,9 +74,9 @@ def fit_posterior(
         )
     points = _as_data(x, num_components)
     precision = "float32" if points.dtype == np.float32 else str(default_dtype())
-    fit_key, draw_key = jax.random.split(key)
+    fit_key, draw_key = split_key(key, 2)
     with jax.enable_x64(True):
-        wide = jnp.asarray(points, np.float64)
+        wide = points.astype(np.float64)
         priors = _widened(priors)
         model = mixture_model(wide, family, num_components, priors=priors, weight_concentration=weight_concentration)
         problem = _problem(fit_key, wide, model, start, as_count("num_starts", num_starts), progress)
@@ -94,8 +93,8 @@ def _widened(priors: Any) -> Any:
         return priors
 
     def widen(leaf: Any) -> Any:
-        array = jnp.asarray(leaf)
-        return array.astype(np.float64) if jnp.issubdtype(array.dtype, jnp.floating) else array
+        array = np.asarray(leaf)
+        return jax.device_put(array.astype(np.float64) if np.issubdtype(array.dtype, np.floating) else array)
 
     return {n: jax.tree.map(widen, p) if isinstance(p, dist.Distribution) else p for n, p in priors.items()}
 
@@ -110,9 +109,8 @@ def _problem(
                 "`start` must be left out for a function that makes NumPyro distributions: a mixture does not tell the "
                 "parameters that it was made of."
             )
-        sites = numpyro_start(key, x, model)
-        return PosteriorProblem(x, model, model.mixture(sites), None, sites, progress)
-    check_support("x", np.asarray(x), type(model.components))
+        sites, mixture = numpyro_start(key, x, model)
+        return PosteriorProblem(x, model, mixture, None, sites, progress)
     optimum = start
     if isinstance(start, Fit):
         # The checks of `fit`.
@@ -130,15 +128,14 @@ def _problem(
         )
     mixture = narrow(optimum.mixture, np.float64)
     # A weight of zero has no unconstrained coordinate.
-    floor = 1e-3 / x.shape[0]
-    weights = jnp.maximum(mixture.weights, floor)
-    mixture = Mixture(weights / jnp.sum(weights), mixture.components)
-    return PosteriorProblem(x, model, mixture, optimum, model.sites(mixture), progress)
+    weights = np.maximum(np.asarray(mixture.weights), 1e-3 / x.shape[0])
+    mixture = eqx.tree_at(lambda m: m.weights, mixture, jax.device_put(weights / weights.sum()))
+    return PosteriorProblem(x, model, mixture, optimum, None, progress)
 
 
 def _default_method(problem: PosteriorProblem) -> AbstractMethod:
     try:
-        conditional_law(problem.start.components, problem.model.priors, jnp.zeros_like(problem.x[0]))
+        conditional_law(problem.start.components, problem.model.priors, jax.device_put(0 * problem.x[0]))
     except TypeError:
         return Bootstrap() if problem.smoothness == 0 and problem.fit is not None else LaplaceApproximation()
     return Gibbs()
@@ -149,7 +146,7 @@ def _assemble(
 ) -> PosteriorFit:
     """Relabel the draws and diagnose them."""
     sites = stack_chains(draws.sites)
-    finite = all(bool(jnp.isfinite(values).all()) for values in sites.values())
+    finite = all(np.isfinite(values).all() for values in sites.values())
     if draws.result != RESULTS.successful and not finite:
         raise ConvergenceError(RESULTS[draws.result])
     num_chains = next(iter(draws.sites.values())).shape[0]
@@ -158,8 +155,8 @@ def _assemble(
         sites,
         reference,
         x,
-        {name: jnp.asarray(v).reshape(-1) for name, v in draws.statistics.items()},
-        {name: jnp.asarray(v) for name, v in draws.traces.items()},
+        stack_chains(draws.statistics),
+        draws.traces,
         num_chains,
         method.name,
         draws.result,
@@ -183,17 +180,17 @@ def assemble(
 ) -> PosteriorFit:
     """A posterior from draws: relabelled to the reference and diagnosed."""
     mixtures, permutations = relabel(mixtures, reference)
-    index = jnp.asarray(permutations)
-
-    def permuted(values: Any) -> Any:
-        return jax.vmap(lambda draw, order: draw[order])(values, index)
-
-    parameters = {n: permuted(v) if n in component_sites else v for n, v in parameters.items()}
-    label_free = LabelFree.of(mixtures, x, num_chains)
+    rows = np.arange(len(permutations))[:, None]
+    parameters = {n: np.asarray(v)[rows, permutations] if n in component_sites else v for n, v in parameters.items()}
+    log_likelihoods = None
+    if x is not None and "total_log_likelihood" in statistics:
+        log_likelihoods = np.asarray(statistics["total_log_likelihood"]) / len(x)
+    label_free = LabelFree.of(mixtures, x, num_chains, log_likelihoods)
     mixed = not is_chain or label_free.worst_r_hat <= LARGEST_R_HAT
     if result == RESULTS.successful and not mixed:
         result = RESULTS.chains_not_mixed
     moved = int((permutations != np.arange(permutations.shape[1])[None]).any(axis=1).sum())
+    parameters, x, statistics, traces = jax.device_put((parameters, x, statistics, traces))
     return PosteriorFit(
         mixtures, reference, parameters, x, label_free, statistics, traces, moved, num_chains, method, result
     )

@@ -57,7 +57,7 @@ def posterior_from_numpyro(
         raise TypeError(f"`reference` must be a Mixture; got {type(reference).__name__}.")
     sites, statistics, method, is_chain = _read(run, as_count("num_chains", num_chains), key, num_samples)
     num_chains = next(iter(sites.values())).shape[0]
-    flat = stack_chains(sites)
+    flat = jax.device_put(stack_chains(sites))
     with relaxed():
         _check_function(mixture, flat)
         mixtures = check_draws("run", stacked_mixtures(mixture, flat))

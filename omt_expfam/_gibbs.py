@@ -1,5 +1,6 @@
 """Gibbs sampling of mixtures by data augmentation: labels given parameters, then parameters given labels."""
 
+import functools
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -10,6 +11,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt
 
 from ._arrays import ArrayLike, as_count, as_key, as_points, KeyLike, safe_log
+from ._buckets import pad, pad_zero, point_bucket
 from ._em import AbstractEMFamily, AbstractRegularEMFamily
 from ._metropolis import Metropolis
 from ._mixture import Mixture
@@ -59,15 +61,20 @@ class GibbsProblem(eqx.Module):
         return components._affine(self.origin, jnp.ones_like(self.origin))
 
 
+class Labels(NamedTuple):
+    """Sums over labels drawn given the parameters, and the log-likelihood of these."""
+
+    counts: Float[Array, " K"]
+    sums: PyTree
+    log_likelihood: Float[Array, ""]
+
+
 class GibbsState(NamedTuple):
-    """Parameters, and the sums over labels drawn given them."""
+    """Parameters, and whether proposals of them were accepted."""
 
     key: Any
     log_weights: Float[Array, " K"]
     components: Any
-    counts: Float[Array, " K"]
-    sums: PyTree
-    log_likelihood: Float[Array, ""]
     acceptance: Float[Array, " K"] | None
 
 
@@ -90,7 +97,7 @@ class GibbsDraws(NamedTuple):
 
 
 def gibbs_problem(
-    x: Float[Array, "n d"],
+    x: Float[Any, "n d"],
     start: Mixture,
     priors: dict[str, dist.Distribution],
     concentration: Float[Array, " K"],
@@ -101,15 +108,28 @@ def gibbs_problem(
         TypeError: If the family or a prior admits no Gibbs sampling.
     """
     components: Any = start.components
+    points = np.asarray(x)
     shifts = getattr(components, "standardization", None) in ("coordinate", "scalar")
-    origin = jnp.mean(x, axis=0) if shifts else jnp.zeros_like(x[0])
-    conditional = conditional_law(components, priors, origin)
+    origin = points.mean(axis=0) if shifts else np.zeros_like(points[0])
+    conditional = conditional_law(components, priors, jax.device_put(origin))
     if isinstance(conditional, Metropolis):
-        shifts, origin = False, jnp.zeros_like(origin)
-    moved = components._affine(-origin, jnp.ones_like(origin)) if shifts else components
-    natural = x.dtype == np.float64
-    data, used, prepared = _chunked(moved, x - origin[None], natural)
-    return GibbsProblem(data, used, origin, concentration, conditional, natural, prepared), moved
+        shifts, origin = False, np.zeros_like(origin)
+    natural = points.dtype == np.float64
+    data, used, prepared = _chunked(components, points - origin[None], natural)
+    data, used, origin = jax.device_put((data, used, origin))
+    problem = GibbsProblem(data, used, origin, concentration, conditional, natural, prepared)
+    return _ready(problem, components, shifts)
+
+
+@eqx.filter_jit
+def _ready(problem: GibbsProblem, components: AbstractEMFamily, shifts: bool) -> tuple[GibbsProblem, AbstractEMFamily]:
+    """The problem with its chunks of points prepared, where they are to be, and components in its units."""
+    if shifts:
+        components = components._affine(-problem.origin, jnp.ones_like(problem.origin))
+    if not problem.prepared:
+        return problem, components
+    data = jax.lax.map(lambda chunk: components._prepare(chunk, problem.natural), problem.data)
+    return eqx.tree_at(lambda p: p.data, problem, data), components
 
 
 def conditional_law(
@@ -143,53 +163,53 @@ def _no_gibbs(components: Any) -> TypeError:
     )
 
 
-def _chunked(components: AbstractEMFamily, x: Float[Array, "n d"], natural: bool) -> tuple[PyTree, Array, bool]:
-    """Equal chunks of points, padded, and prepared where memory allows."""
+def _chunked(
+    components: AbstractEMFamily, x: Float[np.ndarray, "n d"], natural: bool
+) -> tuple[Float[np.ndarray, "c d b"], Float[np.ndarray, "c b"], bool]:
+    """Equal chunks of points, padded, and whether memory allows to prepare them; of few sizes."""
     num, dim = x.shape
+    total = point_bucket(num)
     ready = jax.eval_shape(lambda p: components._prepare(p, natural), jax.ShapeDtypeStruct((dim, 1), x.dtype))
     per_point = sum(leaf.size for leaf in jax.tree.leaves(ready)) + 3 * components.num_components
-    num_chunks = -(-num * per_point // _CHUNK)
-    size = -(-num // num_chunks)
-    num_chunks = -(-num // size)
-    pad = num_chunks * size - num
-    padded = jnp.pad(x, ((0, pad), (0, 0)), mode="edge")
-    chunks = jnp.swapaxes(padded.reshape(num_chunks, size, dim), 1, 2)
-    used = jnp.pad(jnp.ones((num,), x.dtype), (0, pad)).reshape(num_chunks, size)
-    prepared = num * per_point <= _PREPARED
-    return (_prepare_chunks(components, chunks, natural) if prepared else chunks), used, prepared
-
-
-@eqx.filter_jit
-def _prepare_chunks(components: AbstractEMFamily, chunks: Float[Array, "c d b"], natural: bool) -> PyTree:
-    return jax.lax.map(lambda chunk: components._prepare(chunk, natural), chunks)
+    num_chunks = -(-total * per_point // _CHUNK)
+    size = -(-total // num_chunks)
+    num_chunks = -(-total // size)
+    chunks = np.swapaxes(pad(x, num_chunks * size).reshape(num_chunks, size, dim), 1, 2)
+    used = pad_zero(np.ones(num, x.dtype), num_chunks * size).reshape(num_chunks, size)
+    return chunks, used, total * per_point <= _PREPARED
 
 
 # -- sweeps ---------------------------------------------------------------------------------------------------------
 
 
-def first_state(
-    problem: GibbsProblem, key: Key[Array, ""], log_weights: Float[Array, " K"], components: AbstractEMFamily
-) -> GibbsState:
-    """Labels of given parameters."""
-    key, label_key = jax.random.split(key)
-    proposes = isinstance(problem.conditional, Metropolis)
-    acceptance = jnp.ones_like(log_weights) if proposes else None
-    return GibbsState(key, log_weights, components, *_label(problem, label_key, log_weights, components), acceptance)
+def draw_labels(problem: GibbsProblem, state: GibbsState) -> tuple[GibbsState, Labels]:
+    """Draw labels given the parameters."""
+    key, label_key = jax.random.split(state.key)
+    return state._replace(key=key), _label(problem, label_key, state.log_weights, state.components)
 
 
-def sweep(problem: GibbsProblem, state: GibbsState) -> GibbsState:
-    """Draw weights and parameters given labels, then labels (Diebolt and Robert, 1994)."""
-    key, weight_key, parameter_key, label_key = jax.random.split(state.key, 4)
-    log_gamma = jax.random.loggamma(weight_key, problem.concentration + state.counts, dtype=state.counts.dtype)
+def draw_parameters(problem: GibbsProblem, state: GibbsState, labels: Labels) -> GibbsState:
+    """Draw weights and parameters given labels (Diebolt and Robert, 1994)."""
+    key, weight_key, parameter_key = jax.random.split(state.key, 3)
+    counts = labels.counts
+    log_gamma = jax.random.loggamma(weight_key, problem.concentration + counts, dtype=counts.dtype)
     log_weights = log_gamma - jax.nn.logsumexp(log_gamma)
-    components, acceptance = problem.conditional.draw(parameter_key, state.components, state.counts, state.sums)
-    return GibbsState(key, log_weights, components, *_label(problem, label_key, log_weights, components), acceptance)
+    components, acceptance = problem.conditional.draw(parameter_key, state.components, counts, labels.sums)
+    return GibbsState(key, log_weights, components, acceptance)
+
+
+def first_state(
+    problem: GibbsProblem, key: Key[Array, ""], weights: Float[Array, " K"], components: AbstractEMFamily
+) -> GibbsState:
+    """Given parameters, before the first sweep."""
+    proposes = isinstance(problem.conditional, Metropolis)
+    return GibbsState(key, safe_log(weights), components, jnp.ones_like(weights) if proposes else None)
 
 
 def _label(
     problem: GibbsProblem, key: Key[Array, ""], log_weights: Float[Array, " K"], components: AbstractEMFamily
-) -> tuple[Array, PyTree, Array]:
-    """Draw labels chunk by chunk: the points of each component, their sums, and the log-likelihood."""
+) -> Labels:
+    """Draw labels chunk by chunk."""
 
     def one(chunk: tuple[PyTree, Array, Array]) -> tuple[Array, PyTree, Array]:
         data, used, bits = chunk
@@ -203,7 +223,7 @@ def _label(
     chunks = problem.data, problem.used, jax.random.bits(key, problem.used.shape, jnp.uint32)
     first = jax.eval_shape(lambda chunks: one(jax.tree.map(lambda leaf: leaf[0], chunks)), chunks)
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
-    return jax.lax.scan(lambda total, chunk: (jax.tree.map(jnp.add, total, one(chunk)), None), zero, chunks)[0]
+    return Labels(*jax.lax.scan(lambda total, chunk: (jax.tree.map(jnp.add, total, one(chunk)), None), zero, chunks)[0])
 
 
 def _choose(bits: UInt[Array, " b"], joint: Float[Array, "K b"]) -> tuple[Float[Array, "K b"], Float[Array, " b"]]:
@@ -225,24 +245,28 @@ def _choose(bits: UInt[Array, " b"], joint: Float[Array, "K b"]) -> tuple[Float[
 # -- many sweeps of several chains ----------------------------------------------------------------------------------
 
 
-@jax.jit
-def _start_chains(problem: GibbsProblem, keys: Key[Array, " C"], log_weights: Array, components: Any) -> GibbsState:
-    return jax.vmap(lambda key: first_state(problem, key, log_weights, components))(keys)
+@functools.partial(jax.jit, static_argnums=2)
+def _start_chains(
+    problem: GibbsProblem, key: Key[Array, ""], num_chains: int, weights: Array, components: Any
+) -> GibbsState:
+    keys = jax.random.split(key, num_chains)
+    return jax.vmap(lambda key: first_state(problem, key, weights, components))(keys)
 
 
 @jax.jit
 def _advance(problem: GibbsProblem, states: GibbsState, num: Int[Array, ""]) -> tuple[GibbsState, PyTree]:
-    """``num`` sweeps of every chain, at most a block, and what they drew."""
-
-    def drawn(states: GibbsState) -> PyTree:
-        return states.log_weights, states.components, states.log_likelihood, states.acceptance
+    """``num`` sweeps of every chain, at most a block, and the parameters that they began with."""
 
     def one(i: Array, carry: tuple[GibbsState, PyTree]) -> tuple[GibbsState, PyTree]:
         states, draws = carry
-        states = jax.vmap(lambda state: sweep(problem, state))(states)
-        return states, jax.tree.map(lambda buffer, new: buffer.at[i].set(new), draws, drawn(states))
+        states, labels = jax.vmap(lambda state: draw_labels(problem, state))(states)
+        found = states.log_weights, states.components, states.acceptance, labels.log_likelihood
+        draws = jax.tree.map(lambda buffer, new: buffer.at[i].set(new), draws, found)
+        return jax.vmap(lambda state, own: draw_parameters(problem, state, own))(states, labels), draws
 
-    buffers = jax.tree.map(lambda leaf: jnp.zeros((_BLOCK, *leaf.shape), leaf.dtype), drawn(states))
+    log_likelihood = jnp.zeros_like(states.log_weights[:, 0])
+    drawn = states.log_weights, states.components, states.acceptance, log_likelihood
+    buffers = jax.tree.map(lambda leaf: jnp.zeros((_BLOCK, *leaf.shape), leaf.dtype), drawn)
     return jax.lax.fori_loop(0, num, one, (states, buffers))
 
 
@@ -290,22 +314,21 @@ def gibbs_draws(
     num_warmup, num_samples = as_count("num_warmup", num_warmup, minimum=0), as_count("num_samples", num_samples)
     num_chains, key = as_count("num_chains", num_chains), as_key(key)
     with jax.enable_x64(True):
-        points = as_points("x", x, start.dim, np.float64)
+        points = np.asarray(as_points("x", x, start.dim, np.float64))
     weights = np.broadcast_to(np.asarray(concentration, np.float64), (start.num_components,))
 
-    def run(points: Array, start: Mixture, priors: dict[str, Any], weights: Array) -> GibbsDraws:
+    def run(points: Any, start: Mixture, priors: dict[str, Any], weights: Array) -> GibbsDraws:
         problem, components = gibbs_problem(points, start, priors, weights)
-        keys = jax.random.split(key, num_chains)
-        states = _start_chains(problem, keys, safe_log(start.weights), components)
+        states = _start_chains(problem, key, num_chains, start.weights, components)
         block = max(1, min(_BLOCK, _BLOCK_ENTRIES // (num_chains * points.shape[0] * start.num_components)))
-        with progress_bar(num_warmup + num_samples, "Gibbs", progress) as bar:
-            states, _ = _run(problem, states, num_warmup, block, bar, keep=False)
+        with progress_bar(num_warmup + 1 + num_samples, "Gibbs", progress) as bar:
+            # A sweep keeps what it began with, and the first began with the start.
+            states, _ = _run(problem, states, num_warmup + 1, block, bar, keep=False)
             _, draws = _run(problem, states, num_samples, block, bar, keep=True)
-        log_weights, parts, log_likelihood, acceptance = draws
+        log_weights, parts, acceptance, log_likelihood = draws
         if not np.isfinite(log_likelihood).all():
             raise ConvergenceError("Gibbs sampling has left the range of numbers. Check the priors and the start.")
-        evidence = jax.tree.map(jnp.asarray, (log_likelihood, acceptance))
-        return GibbsDraws(_package(problem, log_weights, parts), *evidence)
+        return GibbsDraws(_package(problem, log_weights, parts), *jax.device_put((log_likelihood, acceptance)))
 
     return in_float64(run, points, start, priors, weights)
 
@@ -317,10 +340,10 @@ def _run(
     parts = []
     for first in range(0, num, block):
         size = min(block, num - first)
-        states, draws = _advance(problem, states, jnp.asarray(size))
+        states, draws = _advance(problem, states, np.asarray(size))
         if keep:
             parts.append(jax.tree.map(lambda leaf, size=size: np.asarray(leaf)[:size], draws))
-        bar.set_postfix_str(f"log-likelihood {np.asarray(states.log_likelihood).mean():.6g}", refresh=False)
+        bar.set_postfix_str(f"log-likelihood {np.asarray(draws[-1])[size - 1].mean():.6g}", refresh=False)
         bar.update(size)
     if not parts:
         return states, None

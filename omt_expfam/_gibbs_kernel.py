@@ -9,8 +9,8 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.infer.mcmc import MCMCKernel
 
-from ._arrays import ArrayLike, as_key, as_points, safe_log
-from ._gibbs import first_state, gibbs_problem, GibbsProblem, GibbsState, sweep
+from ._arrays import ArrayLike, as_key, as_points
+from ._gibbs import draw_labels, draw_parameters, first_state, gibbs_problem, GibbsProblem, GibbsState, Labels
 from ._mixture import Mixture
 from ._mixture_model import mixture_model
 
@@ -23,7 +23,7 @@ class MixtureGibbsState(NamedTuple):
         log_likelihood: The log-likelihood of the data in nats.
         acceptance: Share of accepted proposals of each component, shape ``[K]``; ``None`` without proposals.
         rng_key: The random key of the next sweep.
-        inner: The sampler's own parameters and sums over labels.
+        inner: The sampler's own parameters, and sums over labels drawn given them.
         problem: The prepared data and priors.
     """
 
@@ -74,10 +74,11 @@ class MixtureGibbs(MCMCKernel):
         x = _only_argument(model_args, model_kwargs)
         # Chains may be started under a transformation of keys, which the data and the priors have no part in.
         with jax.ensure_compile_time_eval():
-            problem, log_weights, components = self._problem(x)
+            problem, weights, components = self._problem(x)
 
         def one(key: Array) -> MixtureGibbsState:
-            return self._state(problem, first_state(problem, as_key(key), log_weights, components), key)
+            first = first_state(problem, as_key(key), weights, components)
+            return self._state(problem, *draw_labels(problem, first), key)
 
         return one(rng_key) if _is_one(rng_key) else jax.vmap(one, out_axes=_AXES)(rng_key)
 
@@ -85,8 +86,9 @@ class MixtureGibbs(MCMCKernel):
         """One sweep."""
 
         def one(state: MixtureGibbsState) -> MixtureGibbsState:
-            inner = state.inner._replace(key=as_key(state.rng_key))
-            return self._state(state.problem, sweep(state.problem, inner), state.rng_key)
+            inner, labels = state.inner
+            inner = draw_parameters(state.problem, inner._replace(key=as_key(state.rng_key)), labels)
+            return self._state(state.problem, *draw_labels(state.problem, inner), state.rng_key)
 
         if _is_one(state.rng_key):
             return one(state)
@@ -98,7 +100,7 @@ class MixtureGibbs(MCMCKernel):
         return text if state.acceptance is None else f"{text}, accepted {float(jnp.mean(state.acceptance)):.2f}"
 
     def _problem(self, x: ArrayLike) -> tuple[GibbsProblem, Array, Any]:
-        """The problem, and where it starts: log-weights, and components in the problem's units."""
+        """The problem, and where it starts: weights, and components in the problem's units."""
         points = as_points("x", x, self.start.dim)
         points = points.astype(jnp.result_type(float))
         start = jax.tree.map(lambda leaf: jnp.asarray(leaf, points.dtype), self.start)
@@ -106,14 +108,15 @@ class MixtureGibbs(MCMCKernel):
         model = mixture_model(points, start.components, start.num_components, **options)
         self._names = model.parameter_names
         problem, components = gibbs_problem(points, start, model.priors, model.concentration)
-        return problem, safe_log(start.weights), components
+        return problem, start.weights, components
 
-    def _state(self, problem: GibbsProblem, inner: GibbsState, key: Array) -> MixtureGibbsState:
+    def _state(self, problem: GibbsProblem, inner: GibbsState, labels: Labels, key: Array) -> MixtureGibbsState:
         """The state for NumPyro, with a key of the kind of ``key``."""
         parameters = problem.in_data_units(inner.components)._parameters(self._names)
         z = {"weights": jnp.exp(inner.log_weights), **parameters}
         own = inner.key if _is_typed(key) else jax.random.key_data(inner.key)
-        return MixtureGibbsState(z, inner.log_likelihood, inner.acceptance, own, inner._replace(key=None), problem)
+        kept = inner._replace(key=None), labels
+        return MixtureGibbsState(z, labels.log_likelihood, inner.acceptance, own, kept, problem)
 
 
 def _only_argument(args: tuple, kwargs: dict) -> Any:

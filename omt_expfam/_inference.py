@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, Key
 
+from ._buckets import pad, point_bucket
 from ._em import AbstractEMFamily
 from ._fit import Fit
 from ._mixture import Mixture
@@ -25,19 +25,19 @@ class PosteriorProblem(NamedTuple):
     """A model, the data, and the place that all methods start from; in float64.
 
     Attributes:
-        x: Points, shape ``[n, d]``.
+        x: Points on the host, shape ``[n, d]``.
         model: The Bayesian mixture model.
         start: The EM optimum.
         fit: How that was found, where EM knows the family.
-        sites: The optimum as sites of the model.
+        sites: The optimum as sites of the model, where EM does not know the family.
         progress: Whether progress bars are shown.
     """
 
-    x: Float[Array, "n d"]
+    x: Float[np.ndarray, "n d"]
     model: MixtureModel
     start: Mixture
     fit: Fit | None
-    sites: dict[str, Array]
+    sites: dict[str, Array] | None
     progress: bool | None
 
     @property
@@ -51,9 +51,18 @@ class PosteriorProblem(NamedTuple):
             law = law.base_dist
         return 0 if isinstance(law, _JUMPING) else 1 if isinstance(law, _KINKED) else 2
 
-    def target(self, **options: Any) -> Target:
-        """The posterior density over unconstrained numbers."""
-        return Target.of(self.model, self.x, **options)
+    def target(self, batch_size: int | None = None) -> Target:
+        """The posterior density over unconstrained numbers, of points padded to a common number."""
+        if batch_size is not None:
+            # Drawn points must all count.
+            return Target.of(self.model, jax.device_put(self.x), batch_size=batch_size)
+        size = point_bucket(len(self.x))
+        points = pad(self.x, size), np.arange(size) < len(self.x)
+        return Target.of(self.model, *jax.device_put(points))
+
+    def unconstrained(self, target: Target) -> Float[Array, " p"]:
+        """The optimum as unconstrained numbers."""
+        return _unconstrained(target, self.start if self.sites is None else self.sites)
 
     def check_gradients(self, method: str) -> None:
         """Raise TypeError where no method can follow gradients."""
@@ -100,11 +109,11 @@ class AbstractMethod(eqx.Module):
         """Draw from the posterior."""
 
 
+@eqx.filter_jit
+def _unconstrained(target: Target, start: Mixture | dict[str, Array]) -> Float[Array, " p"]:
+    return target.unconstrain(target.model.sites(start) if isinstance(start, Mixture) else start)
+
+
 def sites_at(target: Target, u: Float[Array, "S p"]) -> dict[str, Array]:
     """The sites at many unconstrained vectors."""
-    return _sites_at(target, jnp.asarray(u))
-
-
-@eqx.filter_jit
-def _sites_at(target: Target, u: Float[Array, "S p"]) -> dict[str, Array]:
     return jax.vmap(target.constrain)(u)

@@ -1,11 +1,16 @@
 """Convergence of chains, judged by quantities that do not depend on how components are labelled."""
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ._buckets import pad, pad_zero, point_bucket
 from ._mixture import Mixture
 from ._mixture_distribution import log_density
 
@@ -21,8 +26,8 @@ class LabelFree(eqx.Module):
     """Draws of quantities that do not depend on labels, and their diagnostics.
 
     Attributes:
-        names: The quantities: the mean log-likelihood of (up to 2,000 of) the points, the means and variances of the
-            mixture, and its largest weight.
+        names: The quantities: the mean log-likelihood of the points (of 2,000 of them where there are more and the
+            method has not computed that of all), the means and variances of the mixture, and its largest weight.
         draws: Their draws, shape ``[q, S]``.
         mean: Posterior means, shape ``[q]``.
         standard_deviation: Posterior standard deviations, shape ``[q]``.
@@ -38,27 +43,47 @@ class LabelFree(eqx.Module):
     r_hat: Float[Array, " q"]
 
     @classmethod
-    def of(cls, mixtures: Mixture, x: Float[Array, "n d"] | None, num_chains: int) -> "LabelFree":
-        """Compute the quantities of all draws and their diagnostics."""
-        named = {}
-        if x is not None:
-            named["log_likelihood"] = np.asarray(_mean_log_likelihoods(mixtures, x[:: -(-x.shape[0] // _NUM_POINTS)]))
-        moments = _moments(mixtures)
-        for what, values in zip(("mean", "variance"), moments[:2], strict=True):
-            named |= {f"{what}[{i}]": column for i, column in enumerate(np.asarray(values).T)}
-        named["largest_weight"] = np.asarray(moments[2])
+    def of(
+        cls,
+        mixtures: Mixture,
+        x: Float[Any, "n d"] | None,
+        num_chains: int,
+        log_likelihoods: Float[np.ndarray, " S"] | None = None,
+    ) -> "LabelFree":
+        """Compute the quantities of all draws and their diagnostics.
+
+        Args:
+            mixtures: S draws.
+            x: The points, if they are known.
+            num_chains: Number of chains.
+            log_likelihoods: Mean log-likelihoods of the points under every draw, where they are known already.
+        """
+        total = mixtures.weights.shape[0]
+        padded = pad(jax.tree.map(np.asarray, mixtures), point_bucket(total))
+        points = None
+        if x is not None and log_likelihoods is None:
+            few = np.asarray(x)[:: -(-x.shape[0] // _NUM_POINTS)]
+            size = point_bucket(len(few))
+            points = pad(few, size), pad_zero(np.full(len(few), 1 / len(few), few.dtype), size)
+        means, variances, largest, found = jax.tree.map(lambda v: np.asarray(v)[:total], _quantities(padded, points))
+        known = found if log_likelihoods is None else log_likelihoods
+        named = {} if known is None else {"log_likelihood": known}
+        for what, values in (("mean", means), ("variance", variances)):
+            named |= {f"{what}[{i}]": column for i, column in enumerate(values.T)}
+        named["largest_weight"] = largest
         draws = np.stack(list(named.values())).astype(np.float64)
         diagnostics = _diagnose(draws, num_chains)
-        return cls(tuple(named), *map(jnp.asarray, (draws, draws.mean(axis=1), draws.std(axis=1), *diagnostics)))
+        return cls(tuple(named), *jax.device_put((draws, draws.mean(axis=1), draws.std(axis=1), *diagnostics)))
 
     @property
     def worst_r_hat(self) -> float:
-        """The largest r-hat."""
-        return float(jnp.nanmax(self.r_hat))
+        """The largest r-hat; NaN where there is none."""
+        return _extreme(np.max, self.r_hat)
 
     def in_words(self) -> str:
         """One phrase for people."""
-        return f"r-hat up to {self.worst_r_hat:.3f}, effective size from {float(jnp.nanmin(self.effective_size)):.0f}"
+        size = _extreme(np.min, self.effective_size)
+        return f"r-hat up to {self.worst_r_hat:.3f}, effective size from {size:.0f}"
 
     def __str__(self) -> str:
         lines = [f"{'quantity':<16}{'mean':>12}{'sd':>11}{'ess':>8}{'r-hat':>8}"]
@@ -85,14 +110,24 @@ def _diagnose(draws: np.ndarray, num_chains: int) -> tuple[np.ndarray, np.ndarra
     return np.asarray(sizes, np.float64), np.asarray(ratios, np.float64)
 
 
-@eqx.filter_jit
-def _mean_log_likelihoods(mixtures: Mixture, x: Float[Array, "n d"]) -> Float[Array, " S"]:
-    return jax.lax.map(lambda m: jnp.mean(log_density(m, x)), mixtures)
+def _extreme(function: Callable[[np.ndarray], Any], values: Array) -> float:
+    """The extreme of what is a number."""
+    known = np.asarray(values)
+    known = known[~np.isnan(known)]
+    return float(function(known)) if known.size else math.nan
 
 
 @eqx.filter_jit
-def _moments(mixtures: Mixture) -> tuple[Float[Array, "S d"], Float[Array, "S d"], Float[Array, " S"]]:
-    def one(m: Mixture) -> tuple[Array, Array, Array]:
-        return m.mean(), jnp.diagonal(m.covariance()), jnp.max(m.weights)
+def _quantities(mixtures: Mixture, points: tuple[Array, Array] | None) -> tuple[Array, Array, Array, Array | None]:
+    """Means, variances and largest weights of draws, and their weighted mean log-likelihoods of points."""
+
+    def one(m: Mixture) -> tuple[Array, Array, Array, Array | None]:
+        moments = m.mean(), jnp.diagonal(m.covariance()), jnp.max(m.weights)
+        if points is None:
+            return *moments, None
+        x, weight = points
+        # An infinite value counts for points, but not for padding.
+        terms = weight * log_density(m, x)
+        return *moments, jnp.sum(jnp.where(weight > 0, terms, jnp.zeros_like(terms)))
 
     return jax.lax.map(one, mixtures)

@@ -1,15 +1,19 @@
 """Posterior draws by the library's own methods: Laplace approximation, Gibbs sampling, bootstrap."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from ._arrays import as_count
+from ._arrays import as_count, unfused
 from ._bootstrap import bootstrap_mixtures
+from ._buckets import point_bucket
 from ._gibbs import gibbs_draws
 from ._inference import AbstractMethod, PosteriorProblem, SiteDraws, sites_at
+from ._mixture import Mixture
 from ._mode import find_mode
 from ._result import RESULTS
 from ._target import Target
@@ -38,20 +42,22 @@ class LaplaceApproximation(AbstractMethod):
     def _draw(self, key: Key[Array, ""], problem: PosteriorProblem) -> SiteDraws:
         problem.check_gradients("The Laplace approximation")
         target = problem.target()
-        mode = find_mode(target, target.unconstrain(problem.sites), kinked=problem.smoothness == 1)
-        z = jax.random.normal(key, (self.num_samples, target.dim), jnp.float64)
-        u = mode.center[None] + z @ mode.factor.T
-        log_density = -np.asarray(_potentials(target, u))
+        mode = find_mode(target, problem.unconstrained(target), kinked=problem.smoothness == 1)
+        drawn = _normal_draws(target, key, mode.center, mode.factor, point_bucket(self.num_samples))
+        sites, log_density, squares = jax.tree.map(lambda v: np.asarray(v)[None, : self.num_samples], drawn)
         # Up to a constant: what importance sampling would weight the draws with.
-        log_weight = log_density + 0.5 * np.sum(np.asarray(z) ** 2, axis=1)
-        statistics = {"lp": log_density[None], "log_weight": log_weight[None]}
-        sites = {name: value[None] for name, value in sites_at(target, u).items()}
+        statistics = {"lp": log_density, "log_weight": log_density + 0.5 * squares}
         return SiteDraws(sites, statistics, {}, RESULTS.successful if mode.found else RESULTS.mode_not_found)
 
 
 @eqx.filter_jit
-def _potentials(target: Target, u: Float[Array, "S p"]) -> Float[Array, " S"]:
-    return jax.lax.map(target.potential, u)
+def _normal_draws(
+    target: Target, key: Key[Array, ""], center: Float[Array, " p"], factor: Float[Array, "p p"], num: int
+) -> tuple[dict[str, Array], Float[Array, " S"], Float[Array, " S"]]:
+    """Sites of normal draws, their log joint densities, and their squared lengths in whitened coordinates."""
+    z = jax.random.normal(key, (num, target.dim), jnp.float64)
+    u = center[None] + unfused(z @ factor.T)
+    return sites_at(target, u), -jax.lax.map(target.potential, u), jnp.sum(z**2, axis=1)
 
 
 class Gibbs(AbstractMethod):
@@ -97,8 +103,13 @@ class Gibbs(AbstractMethod):
         statistics = {"total_log_likelihood": np.asarray(draws.log_likelihood)}
         if draws.acceptance is not None:
             statistics["acceptance_rate"] = np.asarray(draws.acceptance)
-        sites = jax.vmap(jax.vmap(problem.model.sites))(draws.mixture)
+        sites = _sites_of(problem.model, draws.mixture)
         return SiteDraws(sites, statistics, {}, RESULTS.successful)
+
+
+@eqx.filter_jit
+def _sites_of(model: Any, mixtures: Mixture) -> dict[str, Array]:
+    return jax.vmap(jax.vmap(model.sites))(mixtures)
 
 
 class Bootstrap(AbstractMethod):
@@ -139,14 +150,14 @@ class Bootstrap(AbstractMethod):
             max_steps=self.max_steps,
             progress=problem.progress,
         )
-        sites = jax.vmap(problem.model.sites)(draws.mixtures)
+        sites = _sites_of(problem.model, jax.tree.map(lambda leaf: np.asarray(leaf)[None], draws.mixtures))
         statistics = {
             "total_log_likelihood": np.asarray(draws.log_likelihoods * problem.x.shape[0])[None],
             "n_steps": np.asarray(draws.num_steps)[None],
         }
         settled = bool(np.asarray(draws.converged).all())
         return SiteDraws(
-            {name: value[None] for name, value in sites.items()},
+            sites,
             statistics,
             {},
             RESULTS.successful if settled else RESULTS.refits_not_converged,

@@ -58,11 +58,15 @@ class MixtureModel(eqx.Module):
         """The names of the components' free parameters."""
         return tuple(self.priors)
 
-    def __call__(self, x: Any = None, *, num_points: int | None = None, batch_size: int | None = None) -> Mixture:
+    def __call__(
+        self, x: Any = None, mask: Any = None, *, num_points: int | None = None, batch_size: int | None = None
+    ) -> Mixture:
         """Run the model.
 
         Args:
             x: Points, shape ``[n, d]``; left out, they are drawn.
+            mask: Which of the points count, shape ``[n]``; by default all. Points padded to a common number, with a
+                mask, share one compiled program.
             num_points: How many to draw when ``x`` is left out; by default none.
             batch_size: Points per step in mini-batches.
 
@@ -79,7 +83,10 @@ class MixtureModel(eqx.Module):
             if num is not None:
                 with numpyro.plate("data", num, subsample_size=batch_size):
                     batch = x if batch_size is None or x is None else numpyro.subsample(x, event_dim=1)
-                    numpyro.sample("x", MixtureDistribution(mixture), obs=batch)
+                    law = MixtureDistribution(mixture)
+                    if mask is not None:
+                        law = law.mask(mask if batch_size is None else numpyro.subsample(mask, event_dim=0))
+                    numpyro.sample("x", law, obs=batch)
         return mixture
 
     def mixture(self, sites: Mapping[str, Array]) -> Mixture:
@@ -169,9 +176,9 @@ def _is_builder(family: Any) -> bool:
 
 def _as_concentration(value: ArrayLike, num_components: int, dtype: Any) -> Float[Array, " K"]:
     if np.ndim(value) == 0:
-        value = jnp.full((num_components,), as_scalar("weight_concentration", value, strict=True))
+        value = np.full((num_components,), float(as_scalar("weight_concentration", value, strict=True)))
     concentration = as_floating("weight_concentration", value, "K", dtype)
-    if concentration.shape != (num_components,) or not bool(jnp.all(concentration > 0)):
+    if concentration.shape != (num_components,) or not (np.asarray(concentration) > 0).all():
         raise ValueError(
             f"`weight_concentration` must be positive, one number or {num_components}; "
             f"got {np.asarray(concentration).tolist()}."
@@ -196,22 +203,28 @@ def _expanded(name: str, prior: Any, event_shape: tuple[int, ...], num_component
 
 def _check_prior_support(name: str, prior: Any, default: Any) -> None:
     """Raise ValueError unless draws from a prior are values that the parameter of a default prior may have."""
-    draws = _prior_draws(name, prior, (_NUM_CHECKS,))
-    inside, where = np.asarray(default.support(draws)), _support_name(default.support)
-    if isinstance(default, ConjugatePrior):
-        inside = np.isfinite(default.log_prob(draws))
-        where = f"natural parameters of {type(default.component).__name__}"
-    if not inside.all():
+    try:
+        inside = _draws_inside(prior, default)
+    except NotImplementedError:
+        raise _not_sampled(name, prior) from None
+    conjugate = isinstance(default, ConjugatePrior)
+    if not np.asarray(inside).all():
+        family = type(default.component).__name__ if conjugate else ""
+        where = f"natural parameters of {family}" if conjugate else _support_name(default.support)
         raise ValueError(f"`priors[{name!r}]` must be a law on {where}; {_law_name(prior)} draws other values.")
 
 
-def _prior_draws(name: str, prior: Any, shape: tuple[int, ...] = ()) -> Array:
-    try:
-        return prior.sample(jax.random.key(0), shape)
-    except NotImplementedError:
-        raise ValueError(
-            f"`priors[{name!r}]` must be a law that can be sampled; {_law_name(prior)} cannot. Use a wide one."
-        ) from None
+@eqx.filter_jit
+def _draws_inside(prior: Any, default: Any) -> Array:
+    """Whether draws from a prior are values that the parameter of a default prior may have."""
+    draws = prior.sample(jax.random.key(0), (_NUM_CHECKS,))
+    return jnp.isfinite(default.log_prob(draws)) if isinstance(default, ConjugatePrior) else default.support(draws)
+
+
+def _not_sampled(name: str, prior: Any) -> ValueError:
+    return ValueError(
+        f"`priors[{name!r}]` must be a law that can be sampled; {_law_name(prior)} cannot. Use a wide one."
+    )
 
 
 def _support_name(support: Any) -> str:
@@ -242,7 +255,7 @@ def _builder_model(
                 )
         complete = {name: prior.expand((num_components,)) for name, prior in priors.items()}
         model = MixtureModel(concentration, complete, None, build)
-        made = build(**{name: _prior_draws(name, prior) for name, prior in complete.items()})
+        made = build(**{name: _one_draw(name, prior) for name, prior in complete.items()})
     components = NumPyroComponents(made)
     if components.num_components != num_components:
         raise ValueError(
@@ -251,6 +264,18 @@ def _builder_model(
     if components.dim != points.shape[1]:
         raise ValueError(f"`family` must make distributions in {points.shape[1]} dimensions; got {components.dim}.")
     return model
+
+
+def _one_draw(name: str, prior: Any) -> Array:
+    try:
+        return _sampled(prior)
+    except NotImplementedError:
+        raise _not_sampled(name, prior) from None
+
+
+@eqx.filter_jit
+def _sampled(prior: Any) -> Array:
+    return prior.sample(jax.random.key(0))
 
 
 def _check_names(build: Any, priors: dict[str, Any]) -> None:
@@ -262,7 +287,7 @@ def _check_names(build: Any, priors: dict[str, Any]) -> None:
         raise ValueError(f"`priors` must name the parameters of `family`, {names}; got {', '.join(priors)}.") from None
 
 
-def stacked_mixtures(model: Any, sites: Mapping[str, Array]) -> Mixture:
+def stacked_mixtures(model: Any, sites: Mapping[str, Any]) -> Mixture:
     """Mixtures of many draws, stacked: every array has the draws' leading axis."""
     return _stacked(model, dict(sites))
 

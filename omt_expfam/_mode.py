@@ -41,26 +41,28 @@ class Mode(NamedTuple):
 
 
 @eqx.filter_jit
-def _value_and_grad(target: Target, u: Float[Array, " p"]) -> tuple[Array, Array]:
-    return jax.value_and_grad(target.potential)(u)
-
-
-@eqx.filter_jit
-def _whitened(target: Target, center: Array, factor: Array, z: Array) -> tuple[Array, Array]:
+def value_and_grad(
+    target: Target, center: Float[Array, " p"], factor: Float[Array, "p p"], z: Float[Any, " p"]
+) -> tuple[Float[Array, ""], Float[Array, " p"]]:
+    """The potential about a point in units of a matrix, and its gradient in these units."""
     return jax.value_and_grad(lambda v: target.potential(center + factor @ v))(z)
 
 
 @eqx.filter_jit
-def _curvature(target: Target, u: Float[Array, " p"]) -> Float[Array, "p p"]:
+def _expand(target: Target, u: Float[Array, " p"]) -> tuple[Float[Array, " p"], Float[Array, "p p"]]:
+    """The gradient, and products of the curvature with unit vectors, which bring the gradient along."""
     gradient = jax.grad(target.potential)
+
+    def column(_: Array, v: Float[Array, " p"]) -> tuple[Array, Array]:
+        return jax.jvp(gradient, (u,), (v,))
+
     # One product at a time: it is no slower than several, and jaxlib 0.10.2 can deadlock on batches of them.
-    return jax.lax.map(lambda v: jax.jvp(gradient, (u,), (v,))[1], jnp.eye(u.shape[0], dtype=u.dtype))
+    return jax.lax.scan(column, jnp.zeros_like(u), jnp.eye(u.shape[0], dtype=u.dtype))
 
 
 def hessian(target: Target, u: Float[Array, " p"]) -> Float[np.ndarray, "p p"]:
-    """The curvature of the potential, from its products with unit vectors."""
-    matrix = np.asarray(_curvature(target, u))
-    return 0.5 * (matrix + matrix.T)
+    """The curvature of the potential."""
+    return expand(target, u, kinked=False)[1]
 
 
 def curvature_factor(matrix: np.ndarray) -> tuple[np.ndarray, bool]:
@@ -86,26 +88,33 @@ def _score_products(target: Target, u: Float[Array, " p"]) -> Float[Array, "p p"
     def score(point: Float[Array, " d"]) -> Float[Array, " p"]:
         return jax.grad(lambda v: log_density(target.model.mixture(target.constrain(v)), point[None])[0])(u)
 
-    scores = jax.lax.map(score, target.args[0], batch_size=256)
+    points, mask = target.args
+    scores = jax.lax.map(score, points, batch_size=256)
+    scores = jnp.where(mask[:, None], scores, jnp.zeros_like(scores))
     return scores.T @ scores
 
 
-def curvature(target: Target, u: Float[Array, " p"], kinked: bool) -> Float[np.ndarray, "p p"]:
-    """The curvature of a target; where densities have kinks, with the outer product of scores for the likelihood's.
+def expand(
+    target: Target, u: Float[Array, " p"], kinked: bool
+) -> tuple[Float[np.ndarray, " p"], Float[np.ndarray, "p p"]]:
+    """Gradient and curvature of a potential; with kinks, outer products of scores are the likelihood's curvature.
 
     Second derivatives miss what a kink adds; both have the same expectation under the model.
     """
-    if not kinked:
-        return hessian(target, u)
-    prior = dataclasses.replace(target, args=(None,), options=())
-    return hessian(prior, u) + np.asarray(_score_products(target, u))
+    if kinked:
+        prior = dataclasses.replace(target, args=(None, None))
+        gradient = np.asarray(value_and_grad(target, u, *jax.device_put((np.eye(u.size), np.zeros(u.size))))[1])
+        matrix = np.asarray(_expand(prior, u)[1]) + np.asarray(_score_products(target, u))
+    else:
+        gradient, matrix = (np.asarray(v) for v in _expand(target, u))
+    return gradient, 0.5 * (matrix + matrix.T)
 
 
 def find_mode(target: Target, start: Float[Array, " p"], kinked: bool = False) -> Mode:
     """The mode near ``start``: L-BFGS in coordinates whitened by the curvature, which is measured anew each round.
 
     Args:
-        target: The density; where ``kinked``, that of a `MixtureModel` of points.
+        target: The density; where ``kinked``, that of a `MixtureModel` of points and a mask.
         start: Unconstrained numbers, shape ``[p]``.
         kinked: Whether log-densities have kinks in the parameters.
     """
@@ -120,29 +129,29 @@ def find_mode(target: Target, start: Float[Array, " p"], kinked: bool = False) -
         center = center + step
         factor, decrement, definite = _measure(target, center, kinked)
     found = bool(definite and decrement < enough)
-    return Mode(jnp.asarray(center), jnp.asarray(factor), decrement, definite, found)
+    return Mode(jax.device_put(center), jax.device_put(factor), decrement, definite, found)
 
 
 def _measure(target: Target, center: np.ndarray, kinked: bool) -> tuple[np.ndarray, float, bool]:
     """A factor of the inverse curvature, what a Newton step would gain in nats, and whether the point is a maximum."""
-    factor, definite = curvature_factor(curvature(target, jnp.asarray(center), kinked))
-    gradient = np.asarray(_value_and_grad(target, jnp.asarray(center))[1])
+    gradient, matrix = expand(target, jax.device_put(center), kinked)
+    factor, definite = curvature_factor(matrix)
     return factor, 0.5 * float(np.sum((factor.T @ gradient) ** 2)), definite
 
 
 def _descend(target: Target, center: np.ndarray, factor: np.ndarray) -> np.ndarray | None:
     """A step that lowers the potential, by L-BFGS in whitened coordinates; None where it is not finite."""
-    origin, shape = jnp.asarray(center), jnp.asarray(factor)
-    found = minimize(lambda z: _whitened(target, origin, shape, z), np.zeros(len(center)), maxiter=50, gtol=1e-3)
+    origin, shape = jax.device_put((center, factor))
+    found = minimize(lambda z: value_and_grad(target, origin, shape, z), np.zeros(len(center)), maxiter=50, gtol=1e-3)
     return factor @ found.x if np.isfinite(found.fun) else None
 
 
-def minimize(value_and_grad: Callable[[Array], tuple[Array, Array]], start: np.ndarray, **options: Any) -> Any:
+def minimize(function: Callable[[Array], tuple[Array, Array]], start: np.ndarray, **options: Any) -> Any:
     """SciPy's L-BFGS on a JAX function; places where that is not finite count as infinitely high."""
     import scipy.optimize
 
     def value(u: np.ndarray) -> tuple[float, np.ndarray]:
-        energy, slope = (np.asarray(v) for v in value_and_grad(jnp.asarray(u)))
+        energy, slope = (np.asarray(v) for v in function(jax.device_put(u)))
         finite = np.isfinite(energy) and np.isfinite(slope).all()
         return (float(energy), slope) if finite else (np.inf, np.zeros_like(u))
 

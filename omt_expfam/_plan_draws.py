@@ -1,6 +1,7 @@
 """The plans of all draws: solved together and kept as arrays, or solved one by one and kept as a list."""
 
 import abc
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ._arrays import kept, power_of_two, take
+from ._arrays import is_traced, kept, power_of_two, split_key, take
+from ._buckets import cut, pad, point_bucket
 from ._couplings import AbstractComponentMaps
 from ._draws import draws_at_once
 from ._gaussian_couplings import GaussianCouplings
@@ -74,20 +76,24 @@ class AbstractPlanDraws(eqx.Module):
         """The same plans read from target to source."""
 
     @abc.abstractmethod
-    def map(self, function: Callable[..., Any], each: Any, *shared: Any) -> Any:
-        """``function(plan, *(entries of each), *shared)`` for every draw, stacked."""
+    def map(self, function: Callable[..., Any], each: Any, *points: Float[Array, "n d"]) -> Any:
+        """``function(plan, *(entries of each), *points)`` for every draw, stacked; with points, an entry for each."""
 
     @abc.abstractmethod
-    def mean(self, function: Callable[..., Array], *shared: Any) -> Array:
-        """The mean over draws of ``function(plan, *shared)``, without holding all values."""
+    def mean(self, function: Callable[..., Array], *points: Float[Array, "n d"]) -> Array:
+        """The mean over draws of ``function(plan, *points)``, an entry for each point, without holding all values."""
 
     @abc.abstractmethod
     def push_forward(self, x: Float[Array, "n d"]) -> Float[Array, "S n d"]:
         """The barycentric map of every draw."""
 
     @abc.abstractmethod
-    def sample(self, key: Key[Array, ""], x: Float[Array, "n d"], draws: Int[Array, " n"]) -> Float[Array, "n d"]:
-        """One y for each point, from the conditional law of the draw named for it."""
+    def sample(self, key: Key[Array, ""], x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        """One y for each point, from the conditional law of a random draw."""
+
+    @abc.abstractmethod
+    def sample_draws(self, key: Key[Array, ""], x: Float[Array, "n d"]) -> Float[Array, "S n d"]:
+        """One y for each point, from the conditional law of every draw."""
 
     @property
     def num_draws(self) -> int:
@@ -118,23 +124,23 @@ class StackedPlans(AbstractPlanDraws):
 
     @property
     def source(self) -> Mixture:
-        return take(self.source_draws, self.source_index)
+        return _entries(self.source_draws, self.source_index)
 
     @property
     def target(self) -> Mixture:
-        return take(self.target_draws, self.target_index)
+        return _entries(self.target_draws, self.target_index)
 
     def plan(self, index: int | Int[Array, ""]) -> TransportPlan:
-        source = take(self.source_draws, self.source_index[index])
-        target = take(self.target_draws, self.target_index[index])
-        own = take(self.numbers, index)
+        source = _entries(self.source_draws, _entries(self.source_index, index))
+        target = _entries(self.target_draws, _entries(self.target_index, index))
+        own = _entries(self.numbers, index)
         couplings = GaussianCouplings(own.costs, own.kl, self.epsilon_components, source.components, target.components)
         trace = BlockTrace(own.objectives, ("start", "components", "weights"))
         return TransportPlan(source, target, couplings, own.weight_coupling, self.epsilon_weights, trace, "float64")
 
     def reverse(self) -> "StackedPlans":
         return StackedPlans(
-            jax.vmap(PlanNumbers.transpose)(self.numbers),
+            _transposed(self.numbers),
             self.target_draws,
             self.source_draws,
             self.target_index,
@@ -143,20 +149,48 @@ class StackedPlans(AbstractPlanDraws):
             self.epsilon_weights,
         )
 
-    def map(self, function: Callable[..., Any], each: Any, *shared: Any) -> Any:
-        return _map(function, self, jnp.arange(self.num_draws), each, shared)
+    def map(self, function: Callable[..., Any], each: Any, *points: Float[Array, "n d"]) -> Any:
+        plans, (shared, num) = self._padded(), self._padded_points(points)
+        each = each if plans is self else pad(each, plans.num_draws)
+        found = cut(_map(function, plans, each, shared), self.num_draws)
+        return cut(found, num, axis=1) if points else found
 
-    def mean(self, function: Callable[..., Array], *shared: Any) -> Array:
-        return _mean(function, self, shared)
+    def mean(self, function: Callable[..., Array], *points: Float[Array, "n d"]) -> Array:
+        shared, num = self._padded_points(points)
+        return cut(_mean(function, self._padded(), np.asarray(self.num_draws), shared), num)
 
     def push_forward(self, x: Float[Array, "n d"]) -> Float[Array, "S n d"]:
         if self.num_draws * self.numbers.costs.shape[1] * x.shape[1] ** 2 > _MAX_KEPT:
             return self.map(TransportPlan.push_forward, (), x)
-        maps = kept(self, "_maps", lambda: self.map(TransportPlan.component_maps, ()))
+        maps = kept(self, "_maps", lambda: _map(TransportPlan.component_maps, self._padded(), (), ()))
         return self.map(_push, (maps,), x)
 
-    def sample(self, key: Key[Array, ""], x: Float[Array, "n d"], draws: Int[Array, " n"]) -> Float[Array, "n d"]:
-        return _map(_sample_one, self, draws, (jax.random.split(key, x.shape[0]), x), ())
+    def sample(self, key: Key[Array, ""], x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        (padded,), num = self._padded_points((x,))
+        return cut(_sample_points(self._padded(), np.asarray(self.num_draws), key, padded), num)
+
+    def sample_draws(self, key: Key[Array, ""], x: Float[Array, "n d"]) -> Float[Array, "S n d"]:
+        return self.map(TransportPlan.sample, (_split(key, self._padded().num_draws),), x)
+
+    def _padded(self) -> "StackedPlans":
+        """The plans with their last repeated up to a common number, where that is no burden."""
+        arrays = self.numbers, self.source_draws, self.target_draws, self.source_index, self.target_index
+        size = sum(leaf.size for leaf in jax.tree.leaves(arrays))
+        if is_traced(self) or size > _MAX_KEPT or point_bucket(self.num_draws) == self.num_draws:
+            return self
+
+        def padded() -> "StackedPlans":
+            numbers, source, target, first, second = (
+                jax.device_put(pad(part, point_bucket(jax.tree.leaves(part)[0].shape[0]))) for part in arrays
+            )
+            return StackedPlans(numbers, source, target, first, second, self.epsilon_components, self.epsilon_weights)
+
+        return kept(self, "_all", padded)
+
+    def _padded_points(self, points: tuple[Array, ...]) -> tuple[tuple[Array, ...], int]:
+        """Points padded to a common number, and how many there are."""
+        num = points[0].shape[0] if points else 0
+        return points if is_traced(self, points) else jax.device_put(pad(points, point_bucket(num))), num
 
 
 class ListedPlans(AbstractPlanDraws):
@@ -189,19 +223,21 @@ class ListedPlans(AbstractPlanDraws):
     def reverse(self) -> "ListedPlans":
         return ListedPlans.of([plan.reverse() for plan in self.plans])
 
-    def map(self, function: Callable[..., Any], each: Any, *shared: Any) -> Any:
-        return _stack([function(plan, *take(each, s), *shared) for s, plan in enumerate(self.plans)])
+    def map(self, function: Callable[..., Any], each: Any, *points: Float[Array, "n d"]) -> Any:
+        return _stack([function(plan, *take(each, s), *points) for s, plan in enumerate(self.plans)])
 
-    def mean(self, function: Callable[..., Array], *shared: Any) -> Array:
-        total = function(self.plans[0], *shared)
+    def mean(self, function: Callable[..., Array], *points: Float[Array, "n d"]) -> Array:
+        total = function(self.plans[0], *points)
         for plan in self.plans[1:]:
-            total = total + function(plan, *shared)
+            total = total + function(plan, *points)
         return total / self.num_draws
 
     def push_forward(self, x: Float[Array, "n d"]) -> Float[Array, "S n d"]:
         return self.map(TransportPlan.push_forward, (), x)
 
-    def sample(self, key: Key[Array, ""], x: Float[Array, "n d"], draws: Int[Array, " n"]) -> Float[Array, "n d"]:
+    def sample(self, key: Key[Array, ""], x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        choice_key, key = split_key(key, 2)
+        draws = jax.random.randint(choice_key, (x.shape[0],), 0, self.num_draws)
         chosen, result = np.asarray(draws), np.empty(x.shape, x.dtype)
         for s in np.unique(chosen):
             own = np.flatnonzero(chosen == s)
@@ -209,39 +245,81 @@ class ListedPlans(AbstractPlanDraws):
             index = np.pad(own, (0, power_of_two(len(own)) - len(own)), mode="edge")
             images = self.plans[s].sample(jax.random.fold_in(key, s), x[index])
             result[own] = np.asarray(images)[: len(own)]
-        return jnp.asarray(result)
+        return jax.device_put(result)
+
+    def sample_draws(self, key: Key[Array, ""], x: Float[Array, "n d"]) -> Float[Array, "S n d"]:
+        return self.map(TransportPlan.sample, (_split(key, self.num_draws),), x)
 
 
 def _stack(trees: list[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    if is_traced(trees):
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *trees)
+
+
+def _entries(tree: Any, index: Any) -> Any:
+    """One entry, or some, of everything that is stacked in a pytree; on the host where nothing is traced."""
+    if is_traced(tree, index):
+        return take(tree, index)
+    where = np.asarray(index)
+    return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[where]), tree)
 
 
 def _push(plan: TransportPlan, maps: AbstractComponentMaps, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
     return maps(x, plan.source.responsibilities(x))
 
 
-def _sample_one(plan: TransportPlan, key: Key[Array, ""], point: Float[Array, " d"]) -> Float[Array, " d"]:
-    return plan.sample(key, point[None])[0]
+@functools.partial(jax.jit, static_argnums=1)
+def _split(key: Key[Array, ""], num: int) -> Key[Array, " S"]:
+    return jax.random.split(key, num)
+
+
+@jax.jit
+def _transposed(numbers: PlanNumbers) -> PlanNumbers:
+    return jax.vmap(PlanNumbers.transpose)(numbers)
 
 
 @eqx.filter_jit
-def _map(function: Callable, plans: StackedPlans, draws: Int[Array, " m"], each: Any, shared: tuple) -> Any:
-    """``function(plan, *(entries of each), *shared)`` under the plans of the named draws."""
-    numbers = sum(leaf.size for leaf in jax.tree.leaves(shared)) + sum(
-        leaf[0].size for leaf in jax.tree.leaves((plans.source_draws, plans.target_draws))
-    )
+def _sample_points(
+    plans: StackedPlans, num_draws: Int[Any, ""], key: Key[Array, ""], x: Float[Any, "n d"]
+) -> Float[Array, "n d"]:
+    """One y for each point, from a random draw of the first ``num_draws``."""
+    choice_key, key = jax.random.split(key)
+    draws = jax.random.randint(choice_key, (x.shape[0],), 0, num_draws)
+
+    def one(item: tuple[Array, Array, Array]) -> Float[Array, " d"]:
+        index, own_key, point = item
+        return plans.plan(index).sample(own_key, point[None])[0]
+
+    items = draws, jax.random.split(key, x.shape[0]), x
+    return jax.lax.map(one, items, batch_size=draws_at_once(4 * _numbers(plans, x[:1]), x.shape[0]))
+
+
+@eqx.filter_jit
+def _map(function: Callable, plans: StackedPlans, each: Any, points: tuple) -> Any:
+    """``function(plan, *(entries of each), *points)`` under every plan."""
 
     def one(item: tuple) -> Any:
-        return function(plans.plan(item[0]), *item[1], *shared)
+        return function(plans.plan(item[0]), *item[1], *points)
 
-    return jax.lax.map(one, (draws, each), batch_size=draws_at_once(4 * numbers, draws.shape[0]))
+    num = plans.num_draws
+    return jax.lax.map(one, (jnp.arange(num), each), batch_size=draws_at_once(4 * _numbers(plans, points), num))
+
+
+def _numbers(plans: StackedPlans, points: Any) -> int:
+    """How many numbers one draw works on."""
+    draws = jax.tree.leaves((plans.source_draws, plans.target_draws))
+    return sum(leaf.size for leaf in jax.tree.leaves(points)) + sum(leaf[0].size for leaf in draws)
 
 
 @eqx.filter_jit
-def _mean(function: Callable, plans: StackedPlans, shared: tuple) -> Array:
-    def add(total: Array, index: Array) -> tuple[Array, None]:
-        return total + function(plans.plan(index), *shared), None
+def _mean(function: Callable, plans: StackedPlans, num_draws: Int[Any, ""], points: tuple) -> Array:
+    """The mean over the first ``num_draws`` draws."""
 
-    shape = jax.eval_shape(lambda: function(plans.plan(0), *shared))
-    start = jnp.zeros(shape.shape, shape.dtype)
-    return jax.lax.scan(add, start, jnp.arange(plans.num_draws))[0] / plans.num_draws
+    def add(total: Array, index: Array) -> tuple[Array, None]:
+        value = function(plans.plan(index), *points)
+        return total + jnp.where(index < num_draws, value, jnp.zeros_like(value)), None
+
+    shape = jax.eval_shape(lambda: function(plans.plan(0), *points))
+    total = jax.lax.scan(add, jnp.zeros(shape.shape, shape.dtype), jnp.arange(plans.num_draws))[0]
+    return total / num_draws.astype(total.dtype)

@@ -208,6 +208,6 @@ def _sample_draws(mixtures: Mixture, keys: Array, num: int) -> Float[Array, "S n
     return jax.lax.map(lambda item: item[0].sample(item[1], num), (mixtures, keys))
 
 
-def stack_chains(draws: dict[str, Any]) -> dict[str, Array]:
-    """Draws ``[C, S, ...]`` with their chains one after the other."""
-    return {name: jnp.asarray(value).reshape(-1, *value.shape[2:]) for name, value in draws.items()}
+def stack_chains(draws: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Draws ``[C, S, ...]`` with their chains one after the other, on the host."""
+    return {name: np.asarray(value).reshape(-1, *value.shape[2:]) for name, value in draws.items()}

@@ -1,14 +1,14 @@
 """The posterior of a transport plan: draws of everything that is read from it, and intervals."""
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ._arrays import ArrayLike, as_count, as_key, as_points, as_scalar, kept, KeyLike, ScalarLike
+from ._arrays import ArrayLike, as_count, as_key, as_points, as_scalar, is_traced, kept, KeyLike, ScalarLike
 from ._components import AbstractComponents
 from ._couplings import select_pairs
 from ._credible import credible_interval, CredibleInterval, IntervalKind
@@ -66,7 +66,7 @@ class PosteriorPlan(eqx.Module):
     @property
     def cost(self) -> Float[Array, " S"]:
         """Draws of the transport cost: mean squared distance under the plan."""
-        return jnp.sum(self.weights * self.component_costs, axis=(1, 2))
+        return _on_host(lambda w, c: (w * c).sum(axis=(1, 2)), self.weights, self.component_costs)
 
     @property
     def distance(self) -> Float[Array, " S"]:
@@ -75,12 +75,12 @@ class PosteriorPlan(eqx.Module):
         Where both regularizations are zero this is the Wasserstein-type distance MW2 between Gaussian mixtures of
         Delon and Desolneux (2020, SIAM J. Imaging Sci. 13).
         """
-        return jnp.sqrt(jnp.maximum(self.cost, 0))
+        return _on_host(lambda cost: cost.clip(0) ** 0.5, self.cost)
 
     @property
     def objective(self) -> Float[Array, " S"]:
         """Draws of the minimized objective: cost plus both regularization terms, units of squared distance."""
-        return self.plans.numbers.objectives[:, -1]
+        return _on_host(lambda objectives: objectives[:, -1], self.plans.numbers.objectives)
 
     @property
     def marginal_errors(self) -> Float[Array, " S"]:
@@ -95,7 +95,7 @@ class PosteriorPlan(eqx.Module):
     @property
     def converged(self) -> Bool[Array, " S"]:
         """Whether the solve of each draw met its tolerance."""
-        return self.result == RESULTS.successful
+        return _on_host(lambda code: code == int(RESULTS.successful._value), self.result._value)
 
     def plan(self, index: int) -> TransportPlan:
         """The plan of one draw.
@@ -136,20 +136,17 @@ class PosteriorPlan(eqx.Module):
         draws.
         """
         points = self._points("x", x)
-        center = jnp.mean(self.plans.push_forward(points), axis=0)
+        center = _on_host(lambda images: images.mean(axis=0), self.plans.push_forward(points))
         return self.plans.mean(_second_moment, points, center)
 
     def sample(self, key: KeyLike, x: ArrayLike) -> Float[Array, "n d"]:
         """One y for each point ``x[n, d]``, each from the plan of a random draw: the posterior predictive law."""
         points = self._points("x", x)
-        choice_key, sample_key = jax.random.split(as_key(key))
-        draws = jax.random.randint(choice_key, (points.shape[0],), 0, self.num_draws)
-        return self.plans.sample(sample_key, points, draws)
+        return self.plans.sample(as_key(key), points)
 
     def sample_draws(self, key: KeyLike, x: ArrayLike) -> Float[Array, "S n d"]:
         """One y for each point ``x[n, d]`` from the conditional law of every draw."""
-        keys = jax.random.split(as_key(key), self.num_draws)
-        return self.plans.map(TransportPlan.sample, (keys,), self._points("x", x))
+        return self.plans.sample_draws(as_key(key), self._points("x", x))
 
     def log_prob(self, x: ArrayLike, y: ArrayLike) -> Float[Array, "S n"]:
         """Draws of the log-density of the plan at pairs ``(x[n, d], y[n, d])``, in nats.
@@ -191,7 +188,8 @@ class PosteriorPlan(eqx.Module):
     def probability_of_sending(self, min_share: ScalarLike = 0.5) -> Float[Array, "K0 K1"]:
         """The posterior probability that component i sends more than ``min_share`` of its mass to component j."""
         share = float(as_scalar("min_share", min_share))
-        return jnp.mean(self.row_shares > share, axis=0, dtype=self.weights.dtype)
+        dtype = self.weights.dtype
+        return _on_host(lambda shares: (shares > share).mean(axis=0, dtype=dtype), self.row_shares)
 
     def probability_cost_exceeds(self, threshold: ScalarLike) -> float:
         """The posterior probability that the cost exceeds a threshold, in units of squared distance.
@@ -229,13 +227,20 @@ class PosteriorPlan(eqx.Module):
     def __repr__(self) -> str:
         source, target = self.weights.shape[1:]
         sides = f"{source} -> {target} components in {self._components().dim} dimensions"
-        numbers = f"cost {float(jnp.mean(self.cost)):.6g}"
+        numbers = f"cost {np.asarray(self.cost).mean():.6g}"
         if self.num_draws > 1:
             interval = self.cost_interval()
             numbers += f", 90 % between {float(interval.lower):.6g} and {float(interval.upper):.6g}"
-        failed = self.num_draws - int(jnp.sum(self.converged))
+        failed = self.num_draws - int(np.asarray(self.converged).sum())
         evidence = f"{failed} failed" if failed else "all converged"
         return f"PosteriorPlan({self.num_draws} draws, {sides}, {numbers}, {evidence})"
+
+
+def _on_host(function: Callable[..., Any], *arrays: Array) -> Array:
+    """A function of arrays, computed by NumPy unless they are traced."""
+    if is_traced(arrays):
+        return function(*arrays)
+    return jax.device_put(function(*map(np.asarray, arrays)))
 
 
 def _second_moment(plan: TransportPlan, x: Float[Array, "n d"], center: Float[Array, "n d"]) -> Float[Array, "n d d"]:

@@ -1,56 +1,97 @@
-"""Weakly informative priors for component parameters, on the scale of the data."""
+"""Weakly informative priors for component parameters, on the scale of the data.
+
+Their numbers are computed on the host: few and small, they are not worth a compiled program each. Nor is NumPyro's
+validation of what is valid by construction.
+"""
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints, transforms
+
+from ._arrays import ArrayLike
+from ._buckets import pad, pad_zero, point_bucket
 
 # The prior standard deviation of a location, in those of the data; and of the logarithm of a positive parameter.
 _LOCATION_SPREAD, _LOG_SPREAD = 2.0, 1.0
 
 
-def spread_of(x: Float[Array, "n d"]) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
-    """Means and standard deviations of the coordinates; a constant coordinate gets the unit of its size."""
-    center, scale = jnp.mean(x, axis=0), jnp.std(x, axis=0)
-    constant = jnp.where(center != 0, jnp.abs(center), jnp.ones_like(center))
-    return center, jnp.where(scale > 0, scale, constant)
+def spread_of(x: ArrayLike) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
+    """Means and standard deviations of the coordinates of points ``x[n, d]``.
+
+    A constant coordinate gets the unit of its size.
+    """
+    points = np.asarray(x)
+    wide = points.astype(np.float64)
+    center, scale = wide.mean(axis=0), wide.std(axis=0)
+    constant = np.where(center != 0, np.abs(center), 1.0)
+    return center.astype(points.dtype), np.where(scale > 0, scale, constant).astype(points.dtype)
 
 
-def within_scale(scale: Float[Array, " d"], num_components: int) -> Float[Array, " d"]:
+def within_scale(scale: Float[np.ndarray, " d"], num_components: int) -> Float[np.ndarray, " d"]:
     """The scale of one of K components that share the volume of the data evenly (Fraley and Raftery, 2007)."""
     return scale * num_components ** (-1 / scale.shape[0])
 
 
-def location_prior(center: Float[Array, " d"], scale: Float[Array, " d"]) -> dist.Distribution:
-    """A normal prior about the center of the data, twice as wide as they are."""
-    return dist.Normal(center, _LOCATION_SPREAD * scale).to_event(1)
+def location_prior(center: ArrayLike, scale: ArrayLike) -> dist.Distribution:
+    """A normal prior about the center of the data, twice as wide as they are; both of shape ``[d]``."""
+    scale = jax.device_put(_LOCATION_SPREAD * np.asarray(scale))
+    return dist.Normal(jax.device_put(center), scale, validate_args=False).to_event(1)
 
 
-def positive_prior(center: Float[Array, "*d"], spread: float = _LOG_SPREAD) -> dist.Distribution:
-    """A log-normal prior with the given medians."""
-    prior = dist.LogNormal(jnp.log(center), jnp.full_like(center, spread))
+def positive_prior(center: ArrayLike, spread: float = _LOG_SPREAD) -> dist.Distribution:
+    """A log-normal prior with the given medians, a number or shape ``[d]``."""
+    center = np.asarray(center)
+    location, scale = jax.device_put(np.log(center)), jax.device_put(np.full_like(center, spread))
+    prior = dist.LogNormal(location, scale, validate_args=False)
     return prior.to_event(1) if center.ndim else prior
 
 
-def covariance_prior(scale: Float[Array, " d"]) -> dist.Distribution:
+def covariance_prior(scale: ArrayLike) -> dist.Distribution:
     """An inverse Wishart prior on the Cholesky factor of a covariance, which has the mean ``diag(scale**2)``."""
-    dim = scale.shape[0]
-    return dist.InverseWishartCholesky(jnp.asarray(dim + 2.0, scale.dtype), scale_tril=jnp.diag(scale))
+    scale = np.asarray(scale)
+    return _inverse_wishart(np.asarray(len(scale) + 2, scale.dtype), np.diag(scale))
 
 
-def variance_prior(scale: Float[Array, "*d"]) -> dist.Distribution:
+@jax.jit
+def _inverse_wishart(degrees: Float[Array, ""], tril: Float[Array, "d d"]) -> dist.Distribution:
+    """NumPyro makes it by several operations."""
+    return dist.InverseWishartCholesky(degrees, scale_tril=tril, validate_args=False)
+
+
+def variance_prior(scale: ArrayLike) -> dist.Distribution:
     """An inverse gamma prior on variances with the mean ``scale**2``: the inverse Wishart prior in one dimension."""
-    prior = dist.InverseGamma(jnp.full_like(scale, 1.5), 0.5 * scale**2)
-    return prior.to_event(1) if scale.ndim else prior
+    prior = _inverse_gamma(scale)
+    return prior.to_event(1) if np.ndim(scale) else prior
 
 
-def scale_prior(scale: Float[Array, " d"]) -> dist.Distribution:
-    """The prior on standard deviations that `variance_prior` is on variances."""
-    variance = dist.InverseGamma(jnp.full_like(scale, 1.5), 0.5 * scale**2)
-    return dist.TransformedDistribution(variance, transforms.PowerTransform(0.5)).to_event(1)
+def scale_prior(scale: ArrayLike) -> dist.Distribution:
+    """The prior on standard deviations that `variance_prior` is on variances; shape ``[d]``."""
+    root = transforms.PowerTransform(0.5)
+    return dist.TransformedDistribution(_inverse_gamma(scale), root, validate_args=False).to_event(1)
+
+
+def _inverse_gamma(scale: ArrayLike) -> dist.InverseGamma:
+    scale = np.asarray(scale)
+    shape, rate = jax.device_put(np.full_like(scale, 1.5)), jax.device_put(0.5 * scale**2)
+    return dist.InverseGamma(shape, rate, validate_args=False)
+
+
+def mean_statistics(components: Any, x: Float[Array, "n d"]) -> Float[Array, " m"]:
+    """The mean sufficient statistics of points; one program for all numbers of points in a bucket."""
+    num = point_bucket(len(x))
+    weight = pad_zero(np.ones(len(x), x.dtype), num)
+    return _mean_statistics(components, *jax.device_put((pad(x, num), weight)))
+
+
+@eqx.filter_jit
+def _mean_statistics(components: Any, x: Float[Array, "n d"], weight: Float[Array, " n"]) -> Float[Array, " m"]:
+    return weight @ jax.vmap(components._sufficient_statistics)(x) / jnp.sum(weight)
 
 
 class ConjugatePrior(dist.Distribution):

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from ._arrays import batch_size, safe_log, take
 from ._blocks import Blocks
+from ._buckets import point_bucket
 from ._components import AbstractComponents, log_prob_table
 from ._draws import check_draws, chunks, count_draws, draws_at_once, numbers_per_draw
 from ._mixture import Mixture
@@ -58,7 +59,7 @@ def _checked(draws: Mixture, reference: Mixture) -> Mixture:
     draws = check_draws("draws", draws)
     if reference.weights.ndim != 1:
         raise ValueError(f"`reference` must be one mixture; got weights of shape {tuple(reference.weights.shape)}.")
-    one = take(draws, 0)
+    one = take(jax.tree.map(np.asarray, draws), 0)
     for what in ("num_components", "dim"):
         ours, theirs = getattr(one, what), getattr(reference, what)
         if ours != theirs:
@@ -81,9 +82,9 @@ def _groups(components: AbstractComponents) -> list[np.ndarray]:
 
 
 def permuted(draws: Mixture, permutations: np.ndarray) -> Mixture:
-    """The same draws with component ``permutations[s, k]`` of draw ``s`` at place ``k``."""
+    """The same draws with component ``permutations[s, k]`` of draw ``s`` at place ``k``; on the host."""
     rows = np.arange(len(permutations))[:, None]
-    components = draws.components
+    components = jax.tree.map(np.asarray, draws.components)
     if isinstance(components, Blocks):
         one = take(components, 0)
         blocks = []
@@ -98,8 +99,8 @@ def permuted(draws: Mixture, permutations: np.ndarray) -> Mixture:
         components = eqx.tree_at(lambda c: c.blocks, components, tuple(blocks))
     else:
         components = jax.tree.map(lambda leaf: leaf[rows, permutations], components)
-    new = jnp.take_along_axis(draws.weights, jnp.asarray(permutations), axis=1)
-    return eqx.tree_at(lambda m: (m.weights, m.components), draws, (new, components))
+    new = np.take_along_axis(np.asarray(draws.weights), permutations, axis=1)
+    return eqx.tree_at(lambda m: (m.weights, m.components), draws, jax.device_put((new, components)))
 
 
 def _canonical_order(draws: Mixture, groups: list[np.ndarray]) -> np.ndarray:
@@ -110,7 +111,7 @@ def _canonical_order(draws: Mixture, groups: list[np.ndarray]) -> np.ndarray:
         components = draws.components
         tree, places = components, group
         if isinstance(components, Blocks):
-            tree, places = components.blocks[b], take(components, 0).members(b)[1]
+            tree, places = components.blocks[b], take(jax.tree.map(np.asarray, components), 0).members(b)[1]
         columns = [np.asarray(leaf).reshape(*leaf.shape[:2], -1)[:, places] for leaf in jax.tree.leaves(tree)]
         keys = np.concatenate([np.asarray(draws.weights)[:, group, None], *columns], axis=2)
         for s in range(shape[0]):
@@ -120,33 +121,33 @@ def _canonical_order(draws: Mixture, groups: list[np.ndarray]) -> np.ndarray:
 
 def _classification_costs(draws: Mixture, reference: Mixture) -> np.ndarray:
     """Stephens' cost of every label (rows) with every component (columns) of every draw, shape ``[S, K, K]``."""
-    num = reference.num_components
-    each = -(-_NUM_POINTS // num)
-    x, responsibilities = in_float64(lambda mixture: _reference_points(mixture, each), reference)
-    total = count_draws(draws)
-    size = min(total, batch_size(numbers_per_draw(draws)))
+    each = -(-_NUM_POINTS // reference.num_components)
+    total, host = count_draws(draws), jax.tree.map(np.asarray, draws)
+    size = min(point_bucket(total), batch_size(numbers_per_draw(draws)))
     parts = []
     for index, count in chunks(total, size):
-        costs = in_float64(_draw_costs, take(draws, index), x, responsibilities)
+        costs = in_float64(_costs, take(host, index), reference, each)
         parts.append(np.asarray(costs)[:count])
     return np.concatenate(parts)
 
 
 @eqx.filter_jit
+def _costs(draws: Mixture, reference: Mixture, each: int) -> Float[Array, "S K K"]:
+    """The costs of some draws, at ``each`` points of every component of the reference."""
+    x, responsibilities = _reference_points(reference, each)
+
+    def one(draw: Mixture) -> Float[Array, "K K"]:
+        return -responsibilities @ _log_responsibilities(draw, x).T
+
+    return jax.lax.map(one, draws, batch_size=draws_at_once(responsibilities.size, count_draws(draws)))
+
+
 def _reference_points(reference: Mixture, each: int) -> tuple[Float[Array, "n d"], Float[Array, "K n"]]:
     """Points of the reference, and its responsibilities there times the share of the mass that a point stands for."""
     x = reference.components.sample(jax.random.key(0), each)
     mass = jnp.broadcast_to(reference.weights[None, :] / each, x.shape[:2]).reshape(-1)
     points = x.reshape(-1, x.shape[-1])
     return points, jnp.exp(_log_responsibilities(reference, points)) * mass[None, :]
-
-
-@eqx.filter_jit
-def _draw_costs(draws: Mixture, x: Float[Array, "n d"], responsibilities: Float[Array, "K n"]) -> Float[Array, "S K K"]:
-    def one(draw: Mixture) -> Float[Array, "K K"]:
-        return -responsibilities @ _log_responsibilities(draw, x).T
-
-    return jax.lax.map(one, draws, batch_size=draws_at_once(responsibilities.size, count_draws(draws)))
 
 
 def _log_responsibilities(mixture: Mixture, x: Float[Array, "n d"]) -> Float[Array, "K n"]:

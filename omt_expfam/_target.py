@@ -59,7 +59,7 @@ class Target(eqx.Module):
 
         # Only shapes are wanted: nothing is computed, unless a support is.
         with relaxed():
-            jax.eval_shape(run, jax.random.key(0))
+            jax.eval_shape(lambda: run(jax.random.key(0)))
         if is_traced(supports):
             run(jax.random.key(0))
         for name, support in supports.items():

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ._arrays import as_count, as_scalar, batch_size, is_traced, ScalarLike, take
+from ._buckets import point_bucket
 from ._draws import chunks, count_draws, Draws, draws_at_once, DrawSet, evenly_spaced, numbers_per_draw, read_draws
 from ._mixture import Mixture
 from ._numerical_couplings import NumericalSettings
@@ -83,7 +84,7 @@ def transport_posterior(
     sides = [_thinned(name, side, num_draws) for name, side in zip(("source", "target"), sides, strict=True)]
     index = _pairs(sides, pairing)
     left, right = (_labelled(side) if relabel else side.mixtures for side in sides)
-    one, other = take(left, 0), take(right, 0)
+    one, other = (jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[0]), side) for side in (left, right))
     if one.dim != other.dim:
         raise ValueError(f"`target` must have the dimension of `source`, {one.dim}; got {other.dim}.")
     options = {"tolerance": tolerance, "max_steps": as_count("max_steps", max_steps)}
@@ -128,7 +129,8 @@ def _thinned(name: str, side: DrawSet, num: int | None) -> DrawSet:
     total = count_draws(side.mixtures)
     if as_count("num_draws", num) > total:
         raise ValueError(f"`num_draws` must be at most the number of draws of `{name}`, {total}; got {num}.")
-    return side._replace(mixtures=take(side.mixtures, evenly_spaced(total, num)))
+    index = evenly_spaced(total, num)
+    return side._replace(mixtures=jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[index]), side.mixtures))
 
 
 def _pairs(sides: list[DrawSet], pairing: str) -> tuple[np.ndarray, np.ndarray]:
@@ -151,7 +153,8 @@ def _labelled(side: DrawSet) -> Mixture:
     """Draws under common labels."""
     if side.fixed or side.reference is not None:
         return side.mixtures
-    return relabel_draws(side.mixtures, take(side.mixtures, 0))[0]
+    first = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[0]), side.mixtures)
+    return relabel_draws(side.mixtures, first)[0]
 
 
 # -- all draws together ------------------------------------------------------------------------------------------------
@@ -170,19 +173,20 @@ def _solve_together(
     total = len(index[0])
     pairs = source.weights.shape[1] * target.weights.shape[1]
     size = chunk_size or batch_size(numbers_per_draw(source) + numbers_per_draw(target) + 6 * pairs, _CHUNK)
-    size = min(size, total)
+    size = min(size, point_bucket(total))
+    wide = jax.tree.map(np.asarray, (source, target))
     parts = []
     with progress_bar(total, "plans of draws", progress) as bar:
         for chunk, count in chunks(total, size):
-            mixtures = take(source, index[0][chunk]), take(target, index[1][chunk])
+            mixtures = (take(side, own[chunk]) for side, own in zip(wide, index, strict=True))
             scalars = (np.asarray(float(epsilon)) for epsilon in epsilons)
             numbers = in_float64(_solve_chunk, *mixtures, *scalars, *options.values())
-            parts.append(take(narrow(numbers, dtype), slice(count)))
+            parts.append(jax.tree.map(lambda leaf, count=count: np.asarray(leaf)[:count], numbers))
             bar.update(count)
-    numbers = parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+    numbers = narrow(jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts), dtype)
     source, target = (cast_mixture(mixture, dtype) for mixture in (source, target))
-    first, second = (jnp.asarray(i) for i in index)
-    epsilon_1, epsilon_2 = (jnp.asarray(float(epsilon), dtype) for epsilon in epsilons)
+    first, second = narrow(index, dtype)
+    epsilon_1, epsilon_2 = narrow(tuple(np.asarray(float(epsilon)) for epsilon in epsilons), dtype)
     plans = StackedPlans(numbers, source, target, first, second, epsilon_1, epsilon_2)
     if dtype == np.float64:
         return plans

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -11,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 from numpyro.distributions import constraints
 from numpyro.infer import autoguide, init_to_value, Trace_ELBO
 
-from ._arrays import as_count, as_scalar
+from ._arrays import as_count, as_scalar, split_key, unfused
+from ._buckets import point_bucket
 from ._inference import AbstractMethod, PosteriorProblem, SiteDraws, sites_at
 from ._mode import find_mode
 from ._numpyro_law import relaxed
@@ -76,28 +76,18 @@ class SVI(AbstractMethod):
 
     def _draw(self, key: Key[Array, ""], problem: PosteriorProblem) -> SiteDraws:
         problem.check_gradients("SVI")
-        import optax
 
         num = problem.x.shape[0]
         batch = None if self.batch_size is None or self.batch_size >= num else self.batch_size
         center, factor = _whitening(problem)
         target = problem.target(batch_size=batch)
-        model = _WhitenedModel(target, center, factor, batch is not None)
-        make = _GUIDES[self.guide] if isinstance(self.guide, str) else self.guide
-        init_key, draw_key = jax.random.split(key)
-        with relaxed():
-            guide = make(model, init_loc_fn=init_to_value(values={"z": jnp.zeros_like(center)}), **_scale_one(make))
-            schedule = optax.cosine_decay_schedule(self.learning_rate, self.num_steps, alpha=0.01)
-            # Particles one after the other: jaxlib 0.10.2 can deadlock on batches of matrix products.
-            bound = Trace_ELBO(num_particles=self.num_particles, vectorize_particles=False)
-            svi = numpyro.infer.SVI(model, guide, optax.adam(schedule), bound)
-            state, bounds = _optimize(svi, svi.init(init_key), self.num_steps, problem.progress)
-            with numpyro.validation_enabled(False):
-                # A guide that has run away is judged by its draws.
-                z = guide.sample_posterior(draw_key, svi.get_params(state), sample_shape=(self.num_samples,))["z"]
-        sites = sites_at(target, center[None] + z @ factor.T)
-        result = _verdict(bounds, np.asarray(z))
-        return SiteDraws({n: v[None] for n, v in sites.items()}, {}, {"elbo": bounds}, result)
+        rate = jax.device_put(float(self.learning_rate))
+        search = _Search(target, center, factor, rate, batch is not None, self)
+        init_key, draw_key = split_key(key, 2)
+        state, bounds = _optimize(search, init_key, problem.progress)
+        drawn = _sites_of_guide(search, draw_key, state, point_bucket(self.num_samples))
+        z, sites = jax.tree.map(lambda v: np.asarray(v)[: self.num_samples], drawn)
+        return SiteDraws({n: v[None] for n, v in sites.items()}, {}, {"elbo": bounds}, _verdict(bounds, z))
 
 
 class _WhitenedModel:
@@ -115,13 +105,72 @@ class _WhitenedModel:
         numpyro.factor("log_density", self.log_volume - self.target.potential(self.center + self.factor @ z, key))
 
 
+class _Search(eqx.Module):
+    """What all steps share: the target and its units, the first learning rate, and the rest of the settings.
+
+    NumPyro's objects hold functions, which no compiled program can be kept by: they are made inside programs.
+    """
+
+    target: Target
+    center: Float[Array, " p"]
+    factor: Float[Array, "p p"]
+    learning_rate: Float[Array, ""]
+    batches: bool = eqx.field(static=True)
+    settings: SVI = eqx.field(static=True)
+
+    def start(self, key: Key[Array, ""]) -> tuple[Any, Any, Any]:
+        """NumPyro's inference, its guide, and its first state."""
+        import optax
+
+        settings, model = self.settings, _WhitenedModel(self.target, self.center, self.factor, self.batches)
+        make = _GUIDES[settings.guide] if isinstance(settings.guide, str) else settings.guide
+        guide = make(model, init_loc_fn=init_to_value(values={"z": jnp.zeros_like(self.center)}), **_scale_one(make))
+        decay = optax.cosine_decay_schedule(1.0, settings.num_steps, alpha=0.01)
+        optimizer = optax.adam(lambda step: self.learning_rate * decay(step))
+        # Particles one after the other: jaxlib 0.10.2 can deadlock on batches of matrix products.
+        bound = Trace_ELBO(num_particles=settings.num_particles, vectorize_particles=False)
+        inference = numpyro.infer.SVI(model, guide, optimizer, bound)
+        return inference, guide, inference.init(key)
+
+
+@eqx.filter_jit
+def _start(search: _Search, key: Key[Array, ""]) -> Any:
+    with relaxed():
+        return search.start(key)[2]
+
+
+@eqx.filter_jit
+def _advance(search: _Search, state: Any, num: Int[Any, ""]) -> tuple[Any, Float[Array, " steps"]]:
+    """``num`` steps, at most a block, and the losses."""
+    with relaxed():
+        inference, *_ = search.start(jax.random.key(0))
+
+        def one(i: Array, carry: tuple[Any, Array]) -> tuple[Any, Array]:
+            state, loss = inference.stable_update(carry[0])
+            return state, carry[1].at[i].set(loss)
+
+        return jax.lax.fori_loop(0, num, one, (state, jnp.zeros(_BLOCK, search.center.dtype)))
+
+
+@eqx.filter_jit
+def _sites_of_guide(
+    search: _Search, key: Key[Array, ""], state: Any, num: int
+) -> tuple[Float[Array, "S p"], dict[str, Array]]:
+    """Draws from the guide, in whitened coordinates and as sites of the model."""
+    with relaxed(), numpyro.validation_enabled(False):
+        # A guide that has run away is judged by its draws.
+        inference, guide, _ = search.start(jax.random.key(0))
+        z = guide.sample_posterior(key, inference.get_params(state), sample_shape=(num,))["z"]
+        return z, sites_at(search.target, search.center[None] + unfused(z @ search.factor.T))
+
+
 def _whitening(problem: PosteriorProblem) -> tuple[Array, Array]:
     """A point and a matrix in whose units the posterior is nearly standard normal, from some of the points."""
     num = problem.x.shape[0]
     few = problem if num <= _WHITENING_POINTS else problem._replace(x=problem.x[:: -(-num // _WHITENING_POINTS)])
     target = few.target()
-    mode = find_mode(target, target.unconstrain(problem.sites), kinked=problem.smoothness == 1)
-    return mode.center, mode.factor * np.sqrt(few.x.shape[0] / num)
+    mode = find_mode(target, problem.unconstrained(target), kinked=problem.smoothness == 1)
+    return mode.center, jax.device_put(np.asarray(mode.factor) * np.sqrt(few.x.shape[0] / num))
 
 
 def _scale_one(make: Any) -> dict[str, float]:
@@ -129,19 +178,14 @@ def _scale_one(make: Any) -> dict[str, float]:
     return {"init_scale": 1.0} if "init_scale" in inspect.signature(make).parameters else {}
 
 
-def _optimize(svi: Any, state: Any, num_steps: int, progress: bool | None) -> tuple[Any, Float[np.ndarray, " steps"]]:
+def _optimize(search: _Search, key: Key[Array, ""], progress: bool | None) -> tuple[Any, Float[np.ndarray, " steps"]]:
     """Run the optimizer; returns its state and the bound at each step, in nats."""
-
-    @partial(jax.jit, static_argnums=1)
-    def block(state: Any, size: int) -> tuple[Any, Array]:
-        return jax.lax.scan(lambda s, _: svi.stable_update(s), state, length=size)
-
-    losses = []
+    num_steps, state, losses = search.settings.num_steps, _start(search, key), []
     with progress_bar(num_steps, "SVI", progress) as bar:
         for done in range(0, num_steps, _BLOCK):
             size = min(_BLOCK, num_steps - done)
-            state, loss = block(state, size)
-            losses.append(-np.asarray(loss))
+            state, loss = _advance(search, state, np.asarray(size))
+            losses.append(-np.asarray(loss)[:size])
             bar.update(size)
             bar.set_postfix_str(f"ELBO {losses[-1].mean():.6g}", refresh=False)
     return state, np.concatenate(losses)

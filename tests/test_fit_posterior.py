@@ -16,7 +16,8 @@ import scipy.stats
 from numpyro.infer import autoguide
 
 import omt_expfam as omt
-from omt_expfam._mode import curvature_factor, find_mode, hessian
+from omt_expfam._inference import PosteriorProblem
+from omt_expfam._mode import curvature_factor, find_mode, hessian, value_and_grad
 from omt_expfam._numpyro_law import relaxed
 from omt_expfam._target import Target
 from omt_expfam._variational import _verdict
@@ -119,6 +120,19 @@ def test_a_target_goes_round(x64):
     np.testing.assert_allclose(target.unconstrain(target.constrain(start)), start, rtol=1e-10)
     # One stick, and mean and triangle of each component.
     assert target.dim == 1 + 2 * 5
+
+
+def test_padded_points_change_nothing(x64):
+    """The potential, its gradient and its curvature with 90 points are those with 128, of which 38 do not count."""
+    x = data()
+    exact, start = target_of(x, Gaussian, 2)
+    padded = PosteriorProblem(x, exact.model, None, None, None, None).target()
+    assert padded.args[0].shape == (128, DIM)
+    eye, place = jnp.eye(exact.dim), jnp.full(exact.dim, 0.1)
+    ours, theirs = (value_and_grad(target, start, eye, place) for target in (padded, exact))
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-12)
+    np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-12, atol=1e-10)
+    np.testing.assert_allclose(hessian(padded, start), hessian(exact, start), rtol=1e-10, atol=1e-9)
 
 
 def test_discrete_sites_are_refused():

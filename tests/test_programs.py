@@ -9,10 +9,11 @@ import pytest
 import omt_expfam as omt
 from benchmarks._programs import counted
 from omt_expfam._numerical_couplings import solve_numerical_couplings
-from omt_expfam.families import DiagonalGaussian, Gaussian, Laplace, LowRankGaussian, SphericalGaussian
+from omt_expfam._numpyro_law import relaxed
+from omt_expfam.families import DiagonalGaussian, Gamma, Gaussian, Laplace, LowRankGaussian, SphericalGaussian
 
 # Keys are used once.
-KEYS = iter(list(jax.random.split(jax.random.key(0), 20)))
+KEYS = iter(list(jax.random.split(jax.random.key(0), 100)))
 
 
 def mixture(num_components, seed=0, family=Gaussian, dim=2):
@@ -163,3 +164,89 @@ def test_diagnostics_of_another_number_of_points_compile_next_to_nothing():
         found = programs(differentiate, *call)
         assert found.count <= 3, found
         assert "_derivatives" not in found.names
+
+
+# -- posteriors -----------------------------------------------------------------------------------------------------
+
+
+def sample_of(num, family):
+    rng = np.random.default_rng(num)
+    x = np.concatenate([rng.normal(size=(num // 2, 2)), rng.normal(size=(num - num // 2, 2)) + 5]).astype("float32")
+    return np.exp(0.2 * x) if family is Gamma else x
+
+
+def logistic(loc, scale):
+    return dist.Logistic(loc, scale).to_event(1)
+
+
+def priors_of(family):
+    if family is not logistic:
+        return None
+    with relaxed():
+        location, scale = dist.Normal(0.0, 10.0), dist.LogNormal(0.0, 1.0)
+        return {name: law.expand([2]).to_event(1) for name, law in (("loc", location), ("scale", scale))}
+
+
+# A method and a family, and how many programs their first posterior may compile, fitting by EM included.
+GIBBS = omt.Gibbs(num_warmup=5, num_samples=20)
+POSTERIORS = {
+    "Gibbs": (18, GIBBS, Gaussian),
+    "Gibbs, proposals": (22, GIBBS, Gamma),
+    "Laplace": (20, omt.LaplaceApproximation(20), Gaussian),
+    "Laplace, NumPyro's law": (30, omt.LaplaceApproximation(20), logistic),
+    "SVI": (45, omt.SVI(num_steps=20, num_samples=20), Gaussian),
+    "NUTS": (23, omt.NUTS(num_warmup=5, num_samples=10), Gaussian),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in ("SVI", "NUTS") else n for n in POSTERIORS]
+)
+def test_a_posterior_compiles_few_programs(name):
+    """Another data set, with another number of points of the same bucket, compiles none, by any method."""
+    most, method, family = POSTERIORS[name]
+    options = {"method": method, "priors": priors_of(family), "throw": False}
+
+    def call(num):
+        omt.fit_posterior(next(KEYS), sample_of(num, family), family, 2, **options)
+
+    jax.clear_caches()
+    assert (first := programs(call, 100)).count <= most, str(first)
+    assert not (again := programs(call, 120)).count, str(again)
+
+
+def draws_of(num, seed):
+    rng = np.random.default_rng(seed)
+    loc = np.arange(2)[None, :, None] * 3 + 0.1 * rng.normal(size=(num, 2, 2))
+    tril = np.broadcast_to(np.eye(2), (num, 2, 2, 2))
+    return jax.vmap(lambda m, t: omt.Mixture(np.full(2, 0.5), Gaussian(m, scale_tril=t)))(loc, tril)
+
+
+def posterior_plan_of(draws):
+    return omt.transport_posterior(*draws, epsilon_components=0.1, epsilon_weights=0.1)
+
+
+# What is called in this order, and how many programs its first call may compile beside those that are there by then.
+POSTERIOR_PLAN = {
+    "push_forward": (3, lambda plan, x: plan.push_forward(x)),
+    "sample": (1, lambda plan, x: plan.sample(next(KEYS), x)),
+    "sample_draws": (2, lambda plan, x: plan.sample_draws(next(KEYS), x)),
+    "predictive_covariance": (1, lambda plan, x: plan.predictive_covariance(x)),
+    "push_forward_interval": (0, lambda plan, x: plan.push_forward_interval(x)),
+    "weights_interval": (0, lambda plan, x: plan.weights_interval(kind="highest-density")),
+    "correspondences": (0, lambda plan, x: str(plan.correspondences())),
+    "numbers": (0, lambda plan, x: (plan.cost, plan.distance, plan.objective, plan.converged, repr(plan))),
+    "plan": (0, lambda plan, x: plan.plan(3)),
+}
+
+
+def test_transport_between_posteriors_compiles_few_programs():
+    """Another number of draws, or of points, in the same bucket compiles none."""
+    sides = {num: (draws_of(num, 0), draws_of(num, 1)) for num in (70, 100)}
+    jax.clear_caches()
+    assert (first := programs(posterior_plan_of, sides[70])).count <= 8, str(first)
+    assert not (again := programs(posterior_plan_of, sides[100])).count, str(again)
+    plans = [posterior_plan_of(draws) for draws in sides.values()]
+    for name, (most, call) in POSTERIOR_PLAN.items():
+        assert (first := programs(call, plans[0], np.ones((70, 2), "float32"))).count <= most, f"{name}: {first}"
+        assert not (again := programs(call, plans[1], np.ones((90, 2), "float32"))).count, f"{name}: {again}"
