@@ -75,7 +75,8 @@ class NUTS(AbstractMethod):
         target = problem.target()
         mode = find_mode(target, problem.unconstrained(target), kinked=problem.smoothness == 1)
         chains = _Chains(target, mode.center, mode.factor, jax.device_put(float(self.target_accept)), self)
-        z, extra = _run(chains, key, problem.progress)
+        with relaxed():
+            z, extra = _run(chains, key, problem.progress)
         num = self.num_samples
         padded = pad(z, point_bucket(num), axis=1)
         sites = jax.tree.map(lambda v: np.asarray(v)[:, :num], _sites_of_chains(chains, padded))
@@ -119,7 +120,7 @@ class _Chains(eqx.Module):
     def draw(self, state: Any, num: Int[Any, ""]) -> tuple[Any, dict[str, Array]]:
         """``num`` steps of one chain, at most a block, and what was drawn."""
         # A kernel knows how to go on once it has started, be it at another place.
-        kernel, _ = self.start(state.rng_key, ParamInfo(state.z, state.potential_energy, state.z_grad))
+        kernel, _ = self.start(jax.random.key(0), ParamInfo(state.z, state.potential_energy, state.z_grad))
 
         def one(i: Array, carry: tuple[Any, dict[str, Array]]) -> tuple[Any, dict[str, Array]]:
             state, draws = carry
@@ -153,14 +154,12 @@ def _places(key: Key[Array, ""], num_chains: int, dim: int) -> tuple[Float[Array
 
 @eqx.filter_jit
 def _start_all(chains: _Chains, keys: Key[Array, " C"], places: ParamInfo) -> Any:
-    with relaxed():
-        return jax.vmap(lambda key, place: chains.start(key, place)[1])(keys, places)
+    return jax.vmap(lambda key, place: chains.start(key, place)[1])(keys, places)
 
 
 @eqx.filter_jit
 def _advance(chains: _Chains, states: Any, num: Int[Any, ""]) -> tuple[Any, dict[str, Array]]:
-    with relaxed():
-        return chains.each(lambda state: chains.draw(state, num), states)
+    return chains.each(lambda state: chains.draw(state, num), states)
 
 
 @eqx.filter_jit
