@@ -4,7 +4,6 @@ import abc
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
@@ -12,6 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from omt_expfam._components import map_components
 from omt_expfam._em import AbstractEMFamily
+from omt_expfam._jit import program
 from omt_expfam._priors import location_prior, positive_prior, spread_of, within_scale
 
 from .diagonal_gaussian import DiagonalGaussian
@@ -267,7 +267,7 @@ class AbstractTwoSidedFamily(AbstractLocationFamily):
         return self._search(places, steady, target, one, ridge)._maximize(counts, sums, target, one, ridge)
 
 
-@eqx.filter_jit
+@program
 def _scale_of(components: AbstractLocationFamily, within: Float[Array, " d"]) -> Float[Array, " d"]:
     """The scale at which a law of the first component has given standard deviations."""
     return components._scale_of(within[None] ** 2)[0]

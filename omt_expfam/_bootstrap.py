@@ -13,6 +13,7 @@ from ._buckets import cut
 from ._em import AbstractEMFamily, AbstractRegularEMFamily, chunk_data, EMState, run
 from ._fit import _as_start, Fit, read_data
 from ._fit_problem import FitProblem, moved_state, MovedStart, steps_of, working_precision
+from ._jit import program
 from ._mixture import Mixture
 from ._precision import narrow
 from ._progress import progress_bar
@@ -209,7 +210,7 @@ def _refit_all(task: _Task, num_draws: int, max_steps: int, block: int, progress
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:num_draws], *blocks)
 
 
-@eqx.filter_jit
+@program
 def _refit_block(task: _Task, index: Int[Array, " b"], limits: Int[Array, " b"]) -> _Draws:
     """Some of the draws."""
     data = chunk_data(task.start.components, task.x, task.weight, task.chunk, task.natural)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 from ._arrays import ArrayLike, as_count, as_key, as_points, at_top, batch_size, is_traced, KeyLike
 from ._buckets import cut, pad, point_bucket, small_component_bucket
 from ._covariance import AbstractCovariance
+from ._jit import program
 from ._newton import solve_dual
 from ._precision import in_float64, narrow
 from ._product_form import ProductForm
@@ -38,18 +39,18 @@ def map_components(function: Callable[[Any], _Out], components: Any, item_size: 
     return jax.lax.map(function, components, batch_size=min(batch_size(item_size), num))
 
 
-@eqx.filter_jit
+@program
 def log_prob_table(components: "AbstractComponents", x: Float[Array, "n d"]) -> Float[Array, "K n"]:
     """Log-densities with the component axis first."""
     return components.log_prob_rows(x)
 
 
-@eqx.filter_jit
+@program
 def _log_prob(components: "AbstractComponents", x: Float[Array, "n d"]) -> Float[Array, "n K"]:
     return log_prob_table(components, x).T
 
 
-@eqx.filter_jit
+@program
 def _each(method: str, components: Any, *others: Any) -> Any:
     return jax.vmap(lambda c, *rest: getattr(c, method)(*rest))(components, *others)
 
@@ -63,20 +64,20 @@ def each(method: str, components: Any, *others: Any) -> Any:
     return cut(_each(method, *pad((components, *others), size)), num)
 
 
-@eqx.filter_jit
+@program
 def call(method: str, owner: Any, *args: Any) -> Any:
     """Call a method as one program."""
     return getattr(owner, method)(*args)
 
 
-@eqx.filter_jit
+@program
 def _sample(components: "AbstractComponents", key: Key[Array, ""], num_samples: int) -> Float[Array, "n K d"]:
     # Points first: the draws of fewer points are the first of those of more.
     keys = jax.random.split(key, (num_samples, components.num_components))
     return jax.vmap(lambda own: jax.vmap(lambda c, k: c._sample(k))(components, own))(keys)
 
 
-@eqx.filter_jit
+@program
 def _sample_labeled(
     components: "AbstractComponents", key: Key[Array, ""], labels: Int[Array, " n"]
 ) -> Float[Array, "n d"]:
@@ -295,7 +296,7 @@ class AbstractExponentialFamily(AbstractComponents):
         return each("_entropy", self)
 
 
-@eqx.filter_jit
+@program
 def _sufficient_statistics(components: AbstractExponentialFamily, x: Float[Array, "n d"]) -> Float[Array, "n m"]:
     return jax.vmap(lambda point: components._sufficient_statistics(point))(x)
 
@@ -347,7 +348,7 @@ class AbstractRegularFamily(AbstractExponentialFamily):
         """Components with the given natural parameters (and the fixed parameters of ``self``)."""
 
 
-@eqx.filter_jit
+@program
 def natural_from_mean(components: AbstractRegularFamily, mean_parameters: Float[Array, "K m"]) -> Float[Array, "K m"]:
     """Natural parameters with the given mean parameters, NaN where none are found."""
     return jax.vmap(lambda c, mu: c._solve_dual(mu))(components, mean_parameters)

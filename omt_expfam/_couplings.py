@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 from ._arrays import at_top, batch_size, is_traced, on_host, power_of_two, to_jax
 from ._buckets import cut, LITTLE, pad
 from ._components import AbstractComponents
+from ._jit import program
 
 
 class PairSelection(eqx.Module):
@@ -150,7 +151,7 @@ def independent_costs(source: AbstractComponents, target: AbstractComponents) ->
     return cut(cut(table, source.num_components), target.num_components, axis=1)
 
 
-@eqx.filter_jit
+@program
 def _independent_costs(
     sides: tuple[AbstractComponents, AbstractComponents], forms: tuple[Any, ...]
 ) -> Float[Array, "K0 K1"]:

@@ -14,6 +14,7 @@ from numpyro.distributions import constraints
 
 from ._arrays import as_floating, is_traced
 from ._em import AbstractRegularEMFamily
+from ._jit import program
 from ._newton import solve_dual
 from ._precision import in_float64
 from ._product_form import AbstractShape, ProductForm
@@ -223,12 +224,12 @@ def _law(components: AbstractCoordinateFamily) -> Any:
     return jax.tree.map(lambda _: None, components)
 
 
-@eqx.filter_jit
+@program
 def _integrated_normalizer(law: AbstractCoordinateFamily, eta: Float[Array, " m"]) -> Float[Array, ""]:
     return law._quadrature(eta).log_normalizer
 
 
-@eqx.filter_jit
+@program
 def _integrals(law: AbstractCoordinateFamily, natural: Float[Array, "d m"]) -> tuple[Array, Array, Array]:
     """Means, variances and expected log base measures of the coordinates."""
 
@@ -239,7 +240,7 @@ def _integrals(law: AbstractCoordinateFamily, natural: Float[Array, "d m"]) -> t
     return jax.vmap(one)(natural)
 
 
-@eqx.filter_jit
+@program
 def _draw(
     law: AbstractCoordinateFamily, natural: Float[Array, "d m"], probabilities: Float[Array, " d"]
 ) -> Float[Array, " d"]:
@@ -251,7 +252,7 @@ def _draw(
     return jax.vmap(one)(natural, probabilities)
 
 
-@eqx.filter_jit
+@program
 def _mass_gaps(law: AbstractFactorizedFamily, natural: Float[Array, "b m"]) -> tuple[Array, Array, Array]:
     """Integrated log-normalizers, by how much they exceed the stated ones, and what rounding may do to that."""
 

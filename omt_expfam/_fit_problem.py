@@ -25,6 +25,7 @@ from ._em import (
     run,
     start_from_responsibilities,
 )
+from ._jit import program
 from ._mixture import Mixture
 from ._progress import progress_bar
 from ._start import merged_start, seed_from_kmeans, seed_from_means
@@ -293,7 +294,7 @@ def moved_state(problem: FitProblem, start: MovedStart, max_steps: int) -> EMSta
     return _moved_state(weights, components, shift, scale, problem.x.dtype.name, max_steps)
 
 
-@eqx.filter_jit
+@program
 def _moved_state(
     weights: Array, components: AbstractEMFamily, shift: Array, scale: Array, dtype: str, max_steps: int
 ) -> EMState:
@@ -303,7 +304,7 @@ def _moved_state(
     return initial_state(safe_log(weights), components._affine(-shift / scale, 1 / scale), max_steps)
 
 
-@eqx.filter_jit
+@program
 def _seeded_state(
     template: Template,
     place: Array,
@@ -322,7 +323,7 @@ def _seeded_state(
     return initial_state(*seed(place, x, weight, blank, num_components, ridge), max_steps)
 
 
-@eqx.filter_jit
+@program
 def _merged_state(
     template: Template,
     counts: Float[Array, " J"],
@@ -343,7 +344,7 @@ def _merged_state(
     return initial_state(*start, max_steps)
 
 
-@eqx.filter_jit
+@program
 def _em(
     state: EMState,
     x: Float[Array, "n d"],
@@ -385,7 +386,7 @@ def _climb(
                 return state, mixture
 
 
-@eqx.filter_jit
+@program
 def _reseed(
     template: Template, state: EMState, x: Array, weight: Array, empty: Array, ridge: Array, natural: bool
 ) -> EMState:

@@ -22,6 +22,7 @@ from ._couplings import (
 )
 from ._covariance import AbstractCovariance, DenseCovariance, DiagonalCovariance, ScalarCovariance, to_dense
 from ._gaussian_pair import conditional_gain, promote, trace_and_kl
+from ._jit import program
 from ._progress import progress_bar
 from ._result import RESULTS
 
@@ -46,7 +47,7 @@ class AffineMaps(AbstractComponentMaps):
         return _apply_maps(self, x, responsibilities)
 
 
-@eqx.filter_jit
+@program
 def _apply_maps(maps: AffineMaps, x: Float[Array, "n d"], responsibilities: Float[Array, "n K0"]) -> Array:
     def add(total: Array, item: tuple[Array, Array, Array, Array]) -> tuple[Array, None]:
         center, gain, offset, weight = item
@@ -237,7 +238,7 @@ def _form(components: AbstractComponents) -> AbstractCovariance:
     return form
 
 
-@eqx.filter_jit
+@program
 def _normal(key: Key[Array, ""], shape: tuple[int, ...], dtype: Any) -> Array:
     return jax.random.normal(key, shape, dtype)
 
@@ -275,7 +276,7 @@ def solve_gaussian_couplings(
     return GaussianCouplings(costs, kl, epsilon, source, target)
 
 
-@eqx.filter_jit
+@program
 def _couple(sides: "_Sides") -> tuple[Float[Array, "K0 K1"], Float[Array, "K0 K1"]]:
     """Costs and divergences of all pairs."""
     trace, kl = pair_terms(sides.pairs())
@@ -327,7 +328,7 @@ def _scan_pairs(function: Callable, start: Any, pairs: PairSelection, item_size:
     return jax.lax.scan(lambda carry, block: (function(carry, block), None), start, blocks)[0]
 
 
-@eqx.filter_jit
+@program
 def _collapse(sides: _Sides, shares: PairSelection, row_shares: Float[Array, "K0 K1"]) -> AffineMaps:
     """The maps with gains sum_j share_ij A_ij and offsets sum_j share_ij m1_j."""
     pairs = sides.pairs()
@@ -349,7 +350,7 @@ def _conditional_mean(pairs: _Pairs, gain: Array, x: Array, source: Array, targe
     return pairs.target_mean[target][None] + unfused(jax.vmap(lambda v: _apply(gain, v))(step))
 
 
-@eqx.filter_jit
+@program
 def _conditional_covariance(sides: _Sides, x: Array, y: Array, weight: Array, shares: PairSelection) -> Array:
     pairs, dim = sides.pairs(), x.shape[1]
 
@@ -367,12 +368,12 @@ def _conditional_covariance(sides: _Sides, x: Array, y: Array, weight: Array, sh
     return _scan_pairs(add, start, shares, pairs.item_size + 3 * x.size)
 
 
-@eqx.filter_jit
+@program
 def _displace_block(sides: _Sides, x: Array, noise: Array, unique: Int[Array, "2 u"], which: Array) -> Array:
     return _displaced(sides.pairs(), x, noise, unique, which)
 
 
-@eqx.filter_jit
+@program
 def _displace_each(sides: _Sides, x: Array, noise: Array, source: Array, target: Array) -> Array:
     pairs = sides.pairs()
 
@@ -397,7 +398,7 @@ def _displaced(pairs: _Pairs, x: Array, noise: Array, unique: Int[Array, "2 u"],
     return jax.vmap(one)(x, noise, which)
 
 
-@eqx.filter_jit
+@program
 def _log_conditional(sides: _Sides, x: Array, y: Array, log_weight: Array, shares: PairSelection) -> Array:
     pairs, dim = sides.pairs(), x.shape[1]
 
@@ -420,7 +421,7 @@ def _log_conditional(sides: _Sides, x: Array, y: Array, log_weight: Array, share
     return _scan_pairs(add, start, shares, pairs.item_size + 3 * x.size)
 
 
-@eqx.filter_jit
+@program
 def _cross_covariances(sides: _Sides, selection: PairSelection) -> Float[Array, "p d d"]:
     pairs = sides.pairs()
 
@@ -434,7 +435,7 @@ def _cross_covariances(sides: _Sides, selection: PairSelection) -> Float[Array, 
     return jax.lax.map(one, (selection.source, selection.target), batch_size=size)
 
 
-@eqx.filter_jit
+@program
 def _interpolate(sides: _Sides, t: Array, selection: PairSelection) -> tuple[Array, Array]:
     """Means, and variances of the coordinates or Cholesky factors, of (1 - t) x + t y under each pair."""
     pairs = sides.pairs()
@@ -470,7 +471,7 @@ def cross_covariance_terms(
     return _cross_terms(to_dense(_form(source)).tril, to_dense(_form(target)).tril, cross)
 
 
-@eqx.filter_jit
+@program
 def _cross_terms(roots: Float[Array, "K0 d d"], other: Float[Array, "K1 d d"], cross: Array) -> tuple[Array, Array]:
     def one(left: Array, right: Array, c: Array) -> tuple[Array, Array]:
         half = jax.scipy.linalg.solve_triangular(left, c, lower=True)

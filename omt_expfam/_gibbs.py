@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree, UInt
 from ._arrays import ArrayLike, as_count, as_key, as_points, KeyLike, safe_log
 from ._buckets import pad, pad_zero, point_bucket
 from ._em import AbstractEMFamily, AbstractRegularEMFamily
+from ._jit import program
 from ._metropolis import Metropolis
 from ._mixture import Mixture
 from ._precision import in_float64
@@ -121,7 +122,7 @@ def gibbs_problem(
     return _ready(problem, components, shifts)
 
 
-@eqx.filter_jit
+@program
 def _ready(problem: GibbsProblem, components: AbstractEMFamily, shifts: bool) -> tuple[GibbsProblem, AbstractEMFamily]:
     """The problem with its chunks of points prepared, where they are to be, and components in its units."""
     if shifts:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key
 from ._buckets import pad, point_bucket
 from ._em import AbstractEMFamily
 from ._fit import Fit
+from ._jit import program
 from ._mixture import Mixture
 from ._mixture_model import MixtureModel
 from ._target import Target
@@ -109,7 +110,7 @@ class AbstractMethod(eqx.Module):
         """Draw from the posterior."""
 
 
-@eqx.filter_jit
+@program
 def _unconstrained(target: Target, start: Mixture | dict[str, Array]) -> Float[Array, " p"]:
     return target.unconstrain(target.model.sites(start) if isinstance(start, Mixture) else start)
 

@@ -1,38 +1,74 @@
-"""Compilation of programs that differentiate whole plans."""
+"""Compilation: programs on little data are compiled quickly, those on much data to run quickly."""
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import equinox as eqx
 import jax
 
+try:
+    from jax._src.core import trace_state_clean
+except ImportError:  # a JAX that keeps it elsewhere: every program is then compiled as if it were part of another
+
+    def trace_state_clean() -> bool:
+        """Whether nothing is being traced."""
+        return False
+
+
+_In = ParamSpec("_In")
+_Out = TypeVar("_Out")
+
+# XLA's newer way of emitting loops for CPUs takes up to twice as long to compile, and twice the memory (jaxlib 0.10.2).
+# What it emits is a little faster, which counts where arrays are larger than this.
+_QUICK = {"xla_cpu_use_fusion_emitters": False}
+_LARGE = 2**18
 # XLA's CPU runtime runs independent parts of a program side by side. Where these are loops over products of matrices,
 # as in derivatives of a plan, they can wait for each other's threads for ever (seen with jaxlib 0.10.2 on two cores).
 _IN_ORDER = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
 
 
-@functools.cache
-def _options(backend: str) -> dict[str, Any] | None:
-    """Compiler options that this backend needs and knows."""
-    if backend != "cpu":
-        return None
-    try:
-        jax.jit(lambda: 0.0, compiler_options=_IN_ORDER)()
-    except Exception:  # an XLA without that option
-        return None
-    return _IN_ORDER
+def program(function: Callable[_In, _Out]) -> Callable[_In, _Out]:
+    """`equinox.filter_jit` of a function at module level; on CPUs, quickly compiled where its arrays are small."""
+    plain = eqx.filter_jit(function)
+
+    @functools.wraps(function)
+    def call(*args: _In.args, **kwargs: _In.kwargs) -> _Out:
+        # Options are for whole programs, not for parts of one.
+        if not trace_state_clean() or _largest((args, kwargs)) > _LARGE:
+            return plain(*args, **kwargs)
+        return _compiled(function, jax.default_backend(), True)(*args, **kwargs)
+
+    return call
 
 
-def jit_in_order(function: Callable[..., Any]) -> Callable[..., Any]:
+def jit_in_order(function: Callable[_In, _Out]) -> Callable[_In, _Out]:
     """`equinox.filter_jit` of a function at module level, for a program whose parts run one after another on CPUs.
 
     It must be a program of its own, not part of another one.
     """
-    return _compiled(function, jax.default_backend())
+    return _compiled(function, jax.default_backend(), False)
+
+
+def _largest(tree: Any) -> int:
+    """The size of the largest array."""
+    return max((getattr(leaf, "size", 0) for leaf in jax.tree.leaves(tree)), default=0)
 
 
 @functools.cache
-def _compiled(function: Callable[..., Any], backend: str) -> Callable[..., Any]:
-    settings: dict[str, Any] = {"compiler_options": _options(backend)}
+def _compiled(function: Callable[..., Any], backend: str, quick: bool) -> Callable[..., Any]:
+    settings: dict[str, Any] = {"compiler_options": _known(backend, quick)}
     return eqx.filter_jit(function, **settings)
+
+
+@functools.cache
+def _known(backend: str, quick: bool) -> dict[str, Any] | None:
+    """Those options that this backend needs and knows."""
+    wanted = _QUICK if quick else _IN_ORDER
+    if backend != "cpu":
+        return None
+    try:
+        jax.jit(lambda: 0.0, compiler_options=wanted)()
+    except Exception:  # an XLA without that option
+        return None
+    return wanted

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ._buckets import pad, pad_zero, point_bucket
+from ._jit import program
 from ._mixture import Mixture
 from ._mixture_distribution import log_density
 
@@ -117,7 +118,7 @@ def _extreme(function: Callable[[np.ndarray], Any], values: Array) -> float:
     return float(function(known)) if known.size else math.nan
 
 
-@eqx.filter_jit
+@program
 def _quantities(mixtures: Mixture, points: tuple[Array, Array] | None) -> tuple[Array, Array, Array, Array | None]:
     """Means, variances and largest weights of draws, and their weighted mean log-likelihoods of points."""
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ._arrays import power_of_two, take
+from ._jit import program
 from ._line_grid import num_panels
 from ._line_profile import Profile, tabulate
 from ._line_solve import limit_nodes, LineNodes, LinePlan, NO_WEIGHT, place_nodes, solve_nodes
@@ -152,7 +153,7 @@ def _stacked(side: Standardized) -> Any:
     return (side.shapes, jnp.arange(power_of_two(int(side.which.max()) + 1)))
 
 
-@eqx.filter_jit
+@program
 def _tabulate_all(shapes: Any, count: Array) -> Profile:
     return jax.lax.map(lambda item: tabulate(item[0], np.dtype(float)), (shapes, count), batch_size=16)
 
@@ -201,7 +202,7 @@ def _lagrange(nodes: np.ndarray, at: float) -> np.ndarray:
     return np.prod(terms / differences, axis=1)
 
 
-@eqx.filter_jit
+@program
 def _measure(profiles: tuple[Profile, Profile], which: tuple[Array, Array], epsilon: Array) -> Array:
     def one(item: tuple[Array, Array, Array]) -> Array:
         left, right = (take(profile, k) for profile, k in zip(profiles, item[:2], strict=True))
@@ -239,7 +240,7 @@ def _counts(bundles: list[_Bundle], profiles: tuple[Profile, Profile]) -> np.nda
     return _COUNTS[np.minimum(place, len(_COUNTS) - 1)]
 
 
-@eqx.filter_jit
+@program
 def _place(laws: Any, profiles: tuple[Profile, Profile], epsilon: Array, count: int) -> LineNodes:
     """The nodes of several problems; the part of the work that depends on the families."""
 
@@ -250,13 +251,13 @@ def _place(laws: Any, profiles: tuple[Profile, Profile], epsilon: Array, count: 
     return jax.lax.map(one, (*laws, profiles, epsilon))
 
 
-@eqx.filter_jit
+@program
 def _solve(nodes: LineNodes, epsilons: Float[Array, "problems members"]) -> LinePlan:
     """Several problems with the same number of nodes, each with several regularizations, one after the other."""
     return jax.lax.map(lambda item: _members(*item), (nodes, epsilons))
 
 
-@eqx.filter_jit
+@program
 def _limit(nodes: LineNodes, entropies: Float[Array, " problems"]) -> LinePlan:
     """The unregularized plans of several problems, as bundles of one member."""
     plans = jax.lax.map(lambda item: limit_nodes(*item), (nodes, entropies))

@@ -13,6 +13,7 @@ from ._bootstrap import bootstrap_mixtures
 from ._buckets import point_bucket
 from ._gibbs import gibbs_draws
 from ._inference import AbstractMethod, PosteriorProblem, SiteDraws, sites_at
+from ._jit import program
 from ._mixture import Mixture
 from ._mode import find_mode
 from ._result import RESULTS
@@ -50,7 +51,7 @@ class LaplaceApproximation(AbstractMethod):
         return SiteDraws(sites, statistics, {}, RESULTS.successful if mode.found else RESULTS.mode_not_found)
 
 
-@eqx.filter_jit
+@program
 def _normal_draws(
     target: Target, key: Key[Array, ""], center: Float[Array, " p"], factor: Float[Array, "p p"], num: int
 ) -> tuple[dict[str, Array], Float[Array, " S"], Float[Array, " S"]]:
@@ -107,7 +108,7 @@ class Gibbs(AbstractMethod):
         return SiteDraws(sites, statistics, {}, RESULTS.successful)
 
 
-@eqx.filter_jit
+@program
 def _sites_of(model: Any, mixtures: Mixture) -> dict[str, Array]:
     return jax.vmap(jax.vmap(model.sites))(mixtures)
 

@@ -25,6 +25,7 @@ from ._arrays import (
 )
 from ._buckets import cut, pad, pad_zero, point_bucket
 from ._components import AbstractComponents, call, log_prob_table
+from ._jit import program
 
 # Weights may be off one by this much (rounding in float32, in files) and are then renormalized.
 WEIGHT_TOLERANCE = 1e-5
@@ -171,13 +172,13 @@ def check_pair(source: Any, target: Any) -> None:
         raise ValueError(f"`target` must have the dimension of `source`, {source.dim}; got {target.dim}.")
 
 
-@eqx.filter_jit
+@program
 def _log_prob(mixture: Mixture, x: Float[Array, "n d"]) -> Float[Array, " n"]:
     table = log_prob_table(mixture.components, x)
     return logsumexp(table, axis=0, b=mixture.weights[:, None])
 
 
-@eqx.filter_jit
+@program
 def responsibilities(mixture: Mixture, x: Float[Array, "n d"]) -> Float[Array, "n K"]:
     """Posterior component probabilities; NaN for a point outside every support."""
     # So far out that squares would overflow, only the direction matters: pull such points in along their ray.
@@ -193,7 +194,7 @@ def responsibilities(mixture: Mixture, x: Float[Array, "n d"]) -> Float[Array, "
     return (joint / jnp.sum(joint, axis=0, keepdims=True)).T
 
 
-@eqx.filter_jit
+@program
 def _sample(mixture: Mixture, key: Key[Array, ""], num_samples: int) -> tuple[Array, Array]:
     label_key, draw_key = jax.random.split(key)
     labels = jax.random.categorical(label_key, safe_log(mixture.weights), shape=(num_samples,))

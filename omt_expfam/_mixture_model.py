@@ -17,6 +17,7 @@ from ._arrays import ArrayLike, as_count, as_floating, as_points, as_scalar
 from ._components import AbstractComponents
 from ._conjugate import without_shape
 from ._em import AbstractEMFamily
+from ._jit import program
 from ._mixture import Mixture
 from ._mixture_distribution import MixtureDistribution
 from ._numpyro_components import NumPyroComponents
@@ -214,7 +215,7 @@ def _check_prior_support(name: str, prior: Any, default: Any) -> None:
         raise ValueError(f"`priors[{name!r}]` must be a law on {where}; {_law_name(prior)} draws other values.")
 
 
-@eqx.filter_jit
+@program
 def _draws_inside(prior: Any, default: Any) -> Array:
     """Whether draws from a prior are values that the parameter of a default prior may have."""
     draws = prior.sample(jax.random.key(0), (_NUM_CHECKS,))
@@ -273,7 +274,7 @@ def _one_draw(name: str, prior: Any) -> Array:
         raise _not_sampled(name, prior) from None
 
 
-@eqx.filter_jit
+@program
 def _sampled(prior: Any) -> Array:
     return prior.sample(jax.random.key(0))
 
@@ -292,6 +293,6 @@ def stacked_mixtures(model: Any, sites: Mapping[str, Any]) -> Mixture:
     return _stacked(model, dict(sites))
 
 
-@eqx.filter_jit
+@program
 def _stacked(model: Any, sites: dict[str, Array]) -> Mixture:
     return jax.vmap(lambda draw: model(draw))(sites)

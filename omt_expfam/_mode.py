@@ -4,13 +4,13 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 from jaxtyping import Array, Float
 
+from ._jit import program
 from ._mixture_distribution import log_density
 from ._target import Target
 
@@ -40,7 +40,7 @@ class Mode(NamedTuple):
     found: bool
 
 
-@eqx.filter_jit
+@program
 def value_and_grad(
     target: Target, center: Float[Array, " p"], factor: Float[Array, "p p"], z: Float[Any, " p"]
 ) -> tuple[Float[Array, ""], Float[Array, " p"]]:
@@ -48,7 +48,7 @@ def value_and_grad(
     return jax.value_and_grad(lambda v: target.potential(center + factor @ v))(z)
 
 
-@eqx.filter_jit
+@program
 def _expand(target: Target, u: Float[Array, " p"]) -> tuple[Float[Array, " p"], Float[Array, "p p"]]:
     """The gradient, and products of the curvature with unit vectors, which bring the gradient along."""
     gradient = jax.grad(target.potential)
@@ -81,7 +81,7 @@ def curvature_factor(matrix: np.ndarray) -> tuple[np.ndarray, bool]:
     return vectors / np.sqrt(np.maximum(size, _FLAT * max(size.max(), 1e-300))), False
 
 
-@eqx.filter_jit
+@program
 def _score_products(target: Target, u: Float[Array, " p"]) -> Float[Array, "p p"]:
     """The sum over points of outer products of their scores, the gradients of their log-likelihoods."""
 

@@ -13,6 +13,7 @@ from ._components import AbstractComponents
 from ._couplings import AbstractComponentMaps, AbstractCouplings, PairSelection, select_pairs
 from ._covariance import DenseCovariance
 from ._gaussian_pair import conditional_gain
+from ._jit import program
 from ._numerical_pair import extend, interaction, Nodes, PairSolution, Side, solve_pair
 from ._progress import progress_bar
 from ._result import RESULTS
@@ -365,7 +366,7 @@ def _sample_side(
     return Side(mean, nodes, blocks[first:]), jnp.stack(finite)
 
 
-_draw_side = eqx.filter_jit(_sample_side)
+_draw_side = program(_sample_side)
 
 
 def _keys(numbers: Array, for_nodes: int, for_draws: int) -> Key[Array, "b m"]:
@@ -422,7 +423,7 @@ def _over_pairs(function: Any, start: Array, pairs: PairSelection, *points: Arra
     return jax.lax.map(block, points, batch_size=size)
 
 
-@eqx.filter_jit
+@program
 def _barycenters(couplings: NumericalCouplings, x: Array, weight: Array, pairs: PairSelection) -> Float[Array, "n d"]:
     def add(total: Array, pair: PairSelection, point: Array, own: Array) -> Array:
         mean = couplings.pair(pair.source, pair.target).mean(point)
@@ -432,7 +433,7 @@ def _barycenters(couplings: NumericalCouplings, x: Array, weight: Array, pairs: 
     return _over_pairs(add, jnp.zeros_like(x[0]), pairs, x, weight, num_nodes=num)
 
 
-@eqx.filter_jit
+@program
 def _conditional_covariance(
     couplings: NumericalCouplings, x: Array, y: Array, weight: Array, pairs: PairSelection
 ) -> Float[Array, "n d d"]:
@@ -447,7 +448,7 @@ def _conditional_covariance(
     return _over_pairs(add, jnp.zeros((dim, dim), x.dtype), pairs, x, y, weight, num_nodes=num)
 
 
-@eqx.filter_jit
+@program
 def _log_conditional(
     couplings: NumericalCouplings, x: Array, y: Array, log_weight: Array, pairs: PairSelection
 ) -> Float[Array, " n"]:
@@ -460,7 +461,7 @@ def _log_conditional(
     return _over_pairs(add, jnp.asarray(-jnp.inf, x.dtype), pairs, x, y, log_weight, num_nodes=num)
 
 
-@eqx.filter_jit
+@program
 def _conditional_mean(couplings: NumericalCouplings, x: Array, source: Array, target: Array) -> Float[Array, "n d"]:
     def one(item: tuple[Array, Array, Array]) -> Float[Array, " d"]:
         return couplings.pair(item[1], item[2]).mean(item[0][None])[0]
@@ -469,7 +470,7 @@ def _conditional_mean(couplings: NumericalCouplings, x: Array, source: Array, ta
     return jax.lax.map(one, (x, source, target), batch_size=size)
 
 
-@eqx.filter_jit
+@program
 def _sample_conditional(
     couplings: NumericalCouplings, key: Array, x: Array, source: Array, target: Array
 ) -> Float[Array, "n d"]:
@@ -516,7 +517,7 @@ def _points_at_once(couplings: NumericalCouplings) -> int:
     return batch_size(couplings.source_nodes.points[0].size * 4)
 
 
-@eqx.filter_jit
+@program
 def _cross_covariances(couplings: NumericalCouplings, pairs: PairSelection) -> Float[Array, "p d d"]:
     def one(item: tuple[Array, Array]) -> Float[Array, "d d"]:
         pair = couplings.pair(*item)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Key
 from ._arrays import split_key
 from ._buckets import pad, point_bucket
 from ._fit import fit
+from ._jit import program
 from ._mixture import Mixture, responsibilities
 from ._mixture_distribution import density_table
 from ._mixture_model import MixtureModel
@@ -40,7 +40,7 @@ def numpyro_start(
     return _sites_and_mixture(prior, jax.device_put(found.x))
 
 
-@eqx.filter_jit
+@program
 def _shares_and_draws(
     prior: Target, gaussian: Mixture, key: Key[Array, ""], x: Float[Array, "n d"], used: Bool[Array, " n"]
 ) -> tuple[Float[Array, "K n"], Float[Array, "s p"]]:
@@ -54,13 +54,13 @@ def _shares_and_draws(
     return shares, jax.vmap(prior.unconstrain)(draws)
 
 
-@eqx.filter_jit
+@program
 def _sites_and_mixture(prior: Target, u: Float[Array, " p"]) -> tuple[dict[str, Array], Mixture]:
     sites = prior.constrain(u)
     return sites, prior.model.mixture(sites)
 
 
-@eqx.filter_jit
+@program
 def _expected(target: Target, x: Any, shares: Any, u: Float[Array, " p"]) -> tuple[Array, Array]:
     """Minus the log-likelihood of points with their components, expected, minus the log prior; and its gradient."""
 

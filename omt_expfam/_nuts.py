@@ -16,6 +16,7 @@ from numpyro.infer.util import ParamInfo
 from ._arrays import as_count, as_scalar, unfused
 from ._buckets import pad, point_bucket
 from ._inference import AbstractMethod, PosteriorProblem, SiteDraws, sites_at
+from ._jit import program
 from ._mode import find_mode, value_and_grad
 from ._numpyro_law import relaxed
 from ._progress import progress_bar
@@ -152,17 +153,17 @@ def _places(key: Key[Array, ""], num_chains: int, dim: int) -> tuple[Float[Array
     return jax.random.normal(start_key, (num_chains, dim), jnp.float64), jax.random.split(key, num_chains)
 
 
-@eqx.filter_jit
+@program
 def _start_all(chains: _Chains, keys: Key[Array, " C"], places: ParamInfo) -> Any:
     return jax.vmap(lambda key, place: chains.start(key, place)[1])(keys, places)
 
 
-@eqx.filter_jit
+@program
 def _advance(chains: _Chains, states: Any, num: Int[Any, ""]) -> tuple[Any, dict[str, Array]]:
     return chains.each(lambda state: chains.draw(state, num), states)
 
 
-@eqx.filter_jit
+@program
 def _sites_of_chains(chains: _Chains, z: Float[Array, "C S p"]) -> dict[str, Array]:
     return jax.vmap(lambda one: sites_at(chains.target, chains.center[None] + unfused(one @ chains.factor.T)))(z)
 

@@ -28,6 +28,7 @@ from ._components import log_prob_table
 from ._correspondences import Correspondences
 from ._couplings import AbstractComponentMaps, AbstractCouplings, PairSelection, select_pairs
 from ._displacement import Displacement
+from ._jit import program
 from ._mixture import check_inside, Mixture, responsibilities
 from ._result import RESULTS, succeeded
 from ._weights import WeightCoupling
@@ -336,7 +337,7 @@ def _product(member: Float[Array, "n K0"], shares: Float[Array, "K0 K1"]) -> Flo
     return member @ shares
 
 
-@eqx.filter_jit
+@program
 def _log_joint(source: Mixture, x: Float[Array, "n d"]) -> Float[Array, "n K0"]:
     return log_prob_table(source.components, x).T + safe_log(source.weights)[None, :]
 

@@ -16,6 +16,7 @@ from ._buckets import cut, pad, point_bucket
 from ._couplings import AbstractComponentMaps
 from ._draws import draws_at_once
 from ._gaussian_couplings import GaussianCouplings
+from ._jit import program
 from ._mixture import Mixture
 from ._plan import BlockTrace, TransportPlan
 from ._weights import WeightCoupling
@@ -279,7 +280,7 @@ def _transposed(numbers: PlanNumbers) -> PlanNumbers:
     return jax.vmap(PlanNumbers.transpose)(numbers)
 
 
-@eqx.filter_jit
+@program
 def _sample_points(
     plans: StackedPlans, num_draws: Int[Any, ""], key: Key[Array, ""], x: Float[Any, "n d"]
 ) -> Float[Array, "n d"]:
@@ -295,7 +296,7 @@ def _sample_points(
     return jax.lax.map(one, items, batch_size=draws_at_once(4 * _numbers(plans, x[:1]), x.shape[0]))
 
 
-@eqx.filter_jit
+@program
 def _map(function: Callable, plans: StackedPlans, each: Any, points: tuple) -> Any:
     """``function(plan, *(entries of each), *points)`` under every plan."""
 
@@ -312,7 +313,7 @@ def _numbers(plans: StackedPlans, points: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(points)) + sum(leaf[0].size for leaf in draws)
 
 
-@eqx.filter_jit
+@program
 def _mean(function: Callable, plans: StackedPlans, num_draws: Int[Any, ""], points: tuple) -> Array:
     """The mean over the first ``num_draws`` draws."""
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 from ._arrays import ArrayLike, as_count, as_key, as_points, KeyLike, power_of_two, safe_log, take
 from ._credible import credible_interval, CredibleInterval
 from ._draws import count_draws
+from ._jit import program
 from ._label_free import LabelFree
 from ._mixture import Mixture
 from ._mixture_distribution import log_density
@@ -175,12 +176,12 @@ class PosteriorFit(eqx.Module):
         )
 
 
-@eqx.filter_jit
+@program
 def _log_prob_draws(mixtures: Mixture, x: Float[Array, "n d"]) -> Float[Array, "S n"]:
     return jax.lax.map(lambda m: log_density(m, x), mixtures)
 
 
-@eqx.filter_jit
+@program
 def _mean_responsibilities(mixtures: Mixture, x: Float[Array, "n d"]) -> Float[Array, "n K"]:
     def add(total: Array, mixture: Mixture) -> tuple[Array, None]:
         return total + mixture.responsibilities(x), None
@@ -189,7 +190,7 @@ def _mean_responsibilities(mixtures: Mixture, x: Float[Array, "n d"]) -> Float[A
     return jax.lax.scan(add, zero, mixtures)[0] / mixtures.weights.shape[0]
 
 
-@eqx.filter_jit
+@program
 def _sample_each(mixtures: Mixture, which: Int[Array, "m b"], keys: Key[Array, " m"]) -> Float[Array, "m b d"]:
     def one(draw: Mixture, key: Key[Array, ""]) -> Float[Array, " d"]:
         label_key, key = jax.random.split(key)
@@ -203,7 +204,7 @@ def _sample_each(mixtures: Mixture, which: Int[Array, "m b"], keys: Key[Array, "
     return jax.lax.map(batch, (which, keys))
 
 
-@eqx.filter_jit
+@program
 def _sample_draws(mixtures: Mixture, keys: Array, num: int) -> Float[Array, "S n d"]:
     return jax.lax.map(lambda item: item[0].sample(item[1], num), (mixtures, keys))
 

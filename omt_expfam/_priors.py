@@ -6,7 +6,6 @@ validation of what is valid by construction.
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +15,7 @@ from numpyro.distributions import constraints, transforms
 
 from ._arrays import ArrayLike
 from ._buckets import pad, pad_zero, point_bucket
+from ._jit import program
 
 # The prior standard deviation of a location, in those of the data; and of the logarithm of a positive parameter.
 _LOCATION_SPREAD, _LOG_SPREAD = 2.0, 1.0
@@ -89,7 +89,7 @@ def mean_statistics(components: Any, x: Float[Array, "n d"]) -> Float[Array, " m
     return _mean_statistics(components, *jax.device_put((pad(x, num), weight)))
 
 
-@eqx.filter_jit
+@program
 def _mean_statistics(components: Any, x: Float[Array, "n d"], weight: Float[Array, " n"]) -> Float[Array, " m"]:
     return weight @ jax.vmap(components._sufficient_statistics)(x) / jnp.sum(weight)
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, Key
 from ._arrays import batch_size, is_traced, safe_log
 from ._components import AbstractComponents
 from ._couplings import AbstractComponentMaps, AbstractCouplings, PairSelection, squared_distances
+from ._jit import program
 from ._line_problems import moments, Solution, solve_problems, solve_traced, standardize
 from ._line_profile import standard_log_density
 from ._line_table import draw, evaluate, LineProblem, LineTable, locate, potential, quintic
@@ -168,7 +169,7 @@ def _form(components: AbstractComponents) -> ProductForm:
     return form
 
 
-@eqx.filter_jit
+@program
 def _couple(
     source: AbstractComponents, target: AbstractComponents, epsilon: Float[Array, ""], solution: Solution
 ) -> ProductCouplings:
@@ -192,7 +193,7 @@ def _couple(
     )
 
 
-@eqx.filter_jit
+@program
 def _apply_maps(maps: LineMaps, x: Float[Array, "n d"], responsibilities: Float[Array, "n K0"]) -> Array:
     dim = x.shape[1]
     column = jnp.arange(dim)[None, :]
@@ -212,7 +213,7 @@ def _apply_maps(maps: LineMaps, x: Float[Array, "n d"], responsibilities: Float[
     return jax.lax.scan(add, jnp.zeros_like(x), items)[0]
 
 
-@eqx.filter_jit
+@program
 def _collapse(couplings: ProductCouplings, row_shares: Float[Array, "K0 K1"]) -> tuple[Array, Array, Array, Array]:
     """For each source component and coordinate, the share-weighted image on the finest grid among its pairs."""
     table = couplings.tables[0]
@@ -239,7 +240,7 @@ def _collapse(couplings: ProductCouplings, row_shares: Float[Array, "K0 K1"]) ->
     return jax.lax.map(component, (row_shares, couplings.problems))
 
 
-@eqx.filter_jit
+@program
 def _conditional_moments(couplings: ProductCouplings, x: Array, source: Array, target: Array) -> tuple[Array, Array]:
     """Mean and variance of each coordinate of y given x, each point under its own pair."""
     (mean_0, scale_0), (mean_1, scale_1) = couplings.moments
@@ -255,7 +256,7 @@ def _conditional_moments(couplings: ProductCouplings, x: Array, source: Array, t
     return jax.lax.map(one, (x, source, target), batch_size=size)
 
 
-@eqx.filter_jit
+@program
 def _conditional_covariance(
     couplings: ProductCouplings, x: Array, y: Array, weight: Array, shares: PairSelection
 ) -> Array:
@@ -279,7 +280,7 @@ def _sample(couplings: ProductCouplings, key: Array, x: Array, source: Array, ta
     return _draw_all(couplings, x, uniform, normal, source, target)
 
 
-@eqx.filter_jit
+@program
 def _draw_all(couplings: ProductCouplings, x: Array, uniform: Array, normal: Array, *pair: Array) -> Array:
     (mean_0, scale_0), (mean_1, scale_1) = couplings.moments
     table = couplings.tables[1]
@@ -308,7 +309,7 @@ def _draw_all(couplings: ProductCouplings, x: Array, uniform: Array, normal: Arr
     return jax.lax.map(one, (x, uniform, normal, *pair), batch_size=size)
 
 
-@eqx.filter_jit
+@program
 def _log_conditional(
     couplings: ProductCouplings, x: Array, y: Array, log_weight: Array, shares: PairSelection
 ) -> Array:

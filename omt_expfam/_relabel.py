@@ -12,6 +12,7 @@ from ._blocks import Blocks
 from ._buckets import point_bucket
 from ._components import AbstractComponents, log_prob_table
 from ._draws import check_draws, chunks, count_draws, draws_at_once, numbers_per_draw
+from ._jit import program
 from ._mixture import Mixture
 from ._precision import in_float64
 
@@ -131,7 +132,7 @@ def _classification_costs(draws: Mixture, reference: Mixture) -> np.ndarray:
     return np.concatenate(parts)
 
 
-@eqx.filter_jit
+@program
 def _costs(draws: Mixture, reference: Mixture, each: int) -> Float[Array, "S K K"]:
     """The costs of some draws, at ``each`` points of every component of the reference."""
     x, responsibilities = _reference_points(reference, each)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from ._arrays import as_count, as_scalar, batch_size, is_traced, ScalarLike, take
 from ._buckets import point_bucket
 from ._draws import chunks, count_draws, Draws, draws_at_once, DrawSet, evenly_spaced, numbers_per_draw, read_draws
+from ._jit import program
 from ._mixture import Mixture
 from ._numerical_couplings import NumericalSettings
 from ._plan_draws import ListedPlans, PlanNumbers, StackedPlans
@@ -194,7 +195,7 @@ def _solve_together(
     return eqx.tree_at(lambda p: p.numbers.weight_coupling.marginal_error, plans, errors)
 
 
-@eqx.filter_jit
+@program
 def _solve_chunk(
     source: Mixture,
     target: Mixture,

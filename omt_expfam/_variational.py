@@ -17,6 +17,7 @@ from numpyro.infer import autoguide, init_to_value, Trace_ELBO
 from ._arrays import as_count, as_scalar, split_key, unfused
 from ._buckets import point_bucket
 from ._inference import AbstractMethod, PosteriorProblem, SiteDraws, sites_at
+from ._jit import program
 from ._mode import find_mode
 from ._numpyro_law import relaxed
 from ._progress import progress_bar
@@ -136,12 +137,12 @@ class _Search(eqx.Module):
         return inference, guide, inference.init(key)
 
 
-@eqx.filter_jit
+@program
 def _start(search: _Search, key: Key[Array, ""]) -> Any:
     return search.start(key)[2]
 
 
-@eqx.filter_jit
+@program
 def _advance(search: _Search, state: Any, num: Int[Any, ""]) -> tuple[Any, Float[Array, " steps"]]:
     """``num`` steps, at most a block, and the losses."""
     inference, *_ = search.start(jax.random.key(0))
@@ -153,7 +154,7 @@ def _advance(search: _Search, state: Any, num: Int[Any, ""]) -> tuple[Any, Float
     return jax.lax.fori_loop(0, num, one, (state, jnp.zeros(_BLOCK, search.center.dtype)))
 
 
-@eqx.filter_jit
+@program
 def _sites_of_guide(
     search: _Search, key: Key[Array, ""], state: Any, num: int
 ) -> tuple[Float[Array, "S p"], dict[str, Array]]:

@@ -17,6 +17,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
 from ._arrays import on_host, safe_log
+from ._jit import program
 from ._laplacian import eliminate, solve_laplacian
 from ._result import RESULTS
 
@@ -334,7 +335,7 @@ def _reduced_costs_jvp(primals: tuple, tangents: tuple) -> tuple:
     return out, (d_reduced, d_source_out, d_target_out, tangents[6])
 
 
-@eqx.filter_jit
+@program
 def entropic_coupling(
     cost: Float[Array, "K0 K1"],
     a: Float[Array, " K0"],

@@ -7,7 +7,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-# Each module of the core and the modules that it may import, from the interface to the facade.
+# What compiles programs imports nothing of ours and serves every module.
+ANYWHERE = {"_jit"}
+
+# Each module of the core and the modules that it may import besides, from the interface to the facade.
 ALLOWED = {
     "_arrays": set(),
     "_buckets": set(),
@@ -318,7 +321,7 @@ def relative_imports(path, level=1):
 
 def test_the_engine_imports_one_way():
     for name, allowed in ALLOWED.items():
-        assert relative_imports(ROOT / "omt_expfam" / f"{name}.py") <= allowed, name
+        assert relative_imports(ROOT / "omt_expfam" / f"{name}.py") <= allowed | ANYWHERE, name
 
 
 def test_the_diagnostics_import_one_way():

@@ -7,14 +7,13 @@ samples of them, where both blocks are plain tables.
 
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, Key
 
-from .._jit import jit_in_order
+from .._jit import jit_in_order, program
 from .._mixture import Mixture
 from .._mode import minimize
 from .._transport import objective_of
@@ -192,7 +191,7 @@ def _sample_objectives(logs: Array, problem: SampleProblem) -> Array:
     return jnp.sum(plan * problem.distances, axis=(-2, -1)) + problem.epsilon_components * divergence
 
 
-@eqx.filter_jit
+@program
 def sample_problem(
     key: Key[Array, ""], source: Mixture, target: Mixture, epsilons: tuple[Array, Array], num_points: int
 ) -> SampleProblem:

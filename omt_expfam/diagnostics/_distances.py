@@ -2,13 +2,13 @@
 
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from .._arrays import spread_indices
+from .._jit import program
 from .._mixture import Mixture
 from .._plan import TransportPlan
 from .._relabel import relabel
@@ -141,7 +141,7 @@ def _matched_cost(first: np.ndarray, second: np.ndarray) -> float:
     return float(costs[linear_sum_assignment(costs)].mean())
 
 
-@eqx.filter_jit
+@program
 def _moments_of(mixture: Mixture) -> tuple[Array, Array]:
     return mixture.mean(), mixture.covariance()
 

@@ -10,6 +10,7 @@ from jaxtyping import Array
 
 from .._components import AbstractComponents
 from .._covariance import DenseCovariance, to_dense
+from .._jit import program
 from .._mixture import Mixture
 
 Parameters = dict[str, Array]
@@ -38,7 +39,7 @@ def gaussians(source: Mixture, target: Mixture) -> Gaussians | None:
     return Gaussians(*jax.tree.map(np.asarray, _means_and_roots(sides)))
 
 
-@eqx.filter_jit
+@program
 def _means_and_roots(sides: tuple[AbstractComponents, AbstractComponents]) -> tuple[tuple, tuple]:
     forms = [components.gaussian_form() for components in sides]
     roots = tuple(to_dense(form).tril for form in forms if form is not None)
@@ -66,7 +67,7 @@ def read(mixture: Mixture) -> Parameters:
     return {"weights": mixture.weights, **dict(zip(_names(components), jax.tree.leaves(components), strict=True))}
 
 
-@eqx.filter_jit
+@program
 def _means_and_covariances(components: AbstractComponents) -> tuple[Array, Array]:
     return components.mean(), components.covariance()
 

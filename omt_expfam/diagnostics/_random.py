@@ -5,7 +5,6 @@ JAX computes the i-th number of a draw from i alone, so that the first rows of a
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +12,7 @@ from jaxtyping import Array, Key
 
 from .._arrays import is_traced
 from .._buckets import pad, point_bucket
+from .._jit import program
 
 
 def normal(key: Key[Array, ""], shape: tuple[int, ...], dtype: Any) -> Any:
@@ -52,27 +52,27 @@ def permutation(key: Key[Array, ""], num: int) -> Any:
     return order
 
 
-@eqx.filter_jit
+@program
 def _normal(key: Key[Array, ""], shape: tuple[int, int], dtype: Any) -> Array:
     return jax.random.normal(key, shape, dtype)
 
 
-@eqx.filter_jit
+@program
 def _bernoulli(key: Key[Array, ""], probability: Array, shape: tuple[int, int]) -> Array:
     return jax.random.bernoulli(key, probability, shape)
 
 
-@eqx.filter_jit
+@program
 def _uniform(key: Key[Array, ""], num: int) -> Array:
     return jax.random.uniform(key, (num,))
 
 
-@eqx.filter_jit
+@program
 def _categorical(key: Key[Array, ""], probabilities: Array) -> Array:
     return jax.random.categorical(key, jnp.log(probabilities))
 
 
-@eqx.filter_jit
+@program
 def _bits(key: Key[Array, ""], rounds: int, num: int) -> Array:
     rows = []
     for _ in range(rounds):

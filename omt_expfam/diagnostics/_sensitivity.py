@@ -186,7 +186,8 @@ def _study(source: Mixture, target: Mixture, points: Array, options: dict[str, A
         _among(unit_steps(parameters[0], along[0]), 0, second),
         _among(unit_steps(parameters[1], along[1]), first, 0),
     )
-    answer = jit_in_order(_derivatives)(mixtures, parameters, steps, places, as_arrays(epsilons), options["numerical"])
+    settings = as_arrays(epsilons), options["numerical"]
+    answer = jit_in_order(_derivatives)(mixtures, parameters, jax.device_put(steps), places, *settings)
     rates, moments = jax.tree.map(np.asarray, answer)
     sides = []
     for i, rows in enumerate((slice(first), slice(first, None))):

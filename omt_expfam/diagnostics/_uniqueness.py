@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from .._arrays import as_count, as_key, as_scalar, KeyLike, safe_log, ScalarLike
 from .._couplings import independent_costs, solve_couplings
+from .._jit import program
 from .._linear_program import exact_coupling
 from .._mixture import check_pair, Mixture
 from .._numerical_couplings import NumericalSettings
@@ -323,7 +324,7 @@ def _start_costs(
     return gaussian_objectives(*both, cross, settings.epsilon_components)
 
 
-@eqx.filter_jit
+@program
 def _iterate(
     starts: Float[Array, "S K0 K1"],
     start_costs: Float[Array, "S K0 K1"],

@@ -24,7 +24,7 @@ from .._arrays import (
 from .._buckets import pad, pad_zero, point_bucket
 from .._couplings import solve_couplings
 from .._covariance import DenseCovariance
-from .._jit import jit_in_order
+from .._jit import jit_in_order, program
 from .._mixture import check_pair, Mixture
 from .._precision import in_float64, narrow
 from .._progress import progress_bar
@@ -269,7 +269,7 @@ def _frame(source: Mixture) -> _Frame:
     return _Frame(source, eigenvalues, basis, jnp.maximum(distances, 0))
 
 
-@eqx.filter_jit
+@program
 def _disturbed(frame: _Frame, step: _Step) -> tuple[Mixture, Array]:
     """The disturbed mixture, and how far it is from the undisturbed one."""
     mixture, weights = frame.mixture, frame.mixture.weights
@@ -303,7 +303,7 @@ def _scaled(step: _Step, factor: Array) -> _Step:
     return _Step(*(factor * part for part in step))
 
 
-@eqx.filter_jit
+@program
 def _fit_to(frame: _Frame, step: _Step, radius: Array) -> _Step:
     """A disturbance in the same direction whose size is the radius, or just less."""
     length = jnp.sqrt(sum(jnp.sum(part**2) for part in step))
