@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from omt_expfam._arrays import ArrayLike, as_floating, batch_size, check_positive, check_shape
 from omt_expfam._buckets import point_bucket
 from omt_expfam._components import map_components
-from omt_expfam._em import log_share
+from omt_expfam._em import joint_table, log_share
 from omt_expfam._priors import location_prior, positive_prior, spread_of, within_scale
 from omt_expfam._product_form import ProductForm
 
@@ -137,7 +137,7 @@ class Exponential(AbstractLocationFamily):
             locs, own = jax.lax.fori_loop(0, self.dim, coordinate, (locs, joint[k]))
             return locs, joint.at[k].set(own)
 
-        joint = self._table(data, natural=False) + log_weights[:, None]
+        joint = joint_table(log_weights, self, data, natural=False)
         locs, _ = jax.lax.fori_loop(0, self.loc.shape[0], component, (self.loc, joint))
         return Exponential(locs, self.rate)
 

@@ -296,9 +296,17 @@ def chunk_data(
     return EMData(chunks, jnp.pad(weight, (0, pad)).reshape(num, chunk), natural, prepared)
 
 
+def joint_table(
+    log_weights: Float[Array, " K"], components: AbstractEMFamily, data: PyTree, natural: bool
+) -> Float[Array, "K n"]:
+    """Log-densities plus log-weights; ``-inf`` for components without weight, whatever their parameters."""
+    table = components._table(data, natural) + log_weights[:, None]
+    return jnp.where(jnp.isneginf(log_weights)[:, None], -jnp.inf, table)
+
+
 def _expect(log_weights: Array, components: AbstractEMFamily, data: Any, weight: Array, natural: bool) -> Any:
     """The E-step of one chunk: weighted responsibilities and the sum of log-likelihoods."""
-    joint = components._table(data, natural) + log_weights[:, None]
+    joint = joint_table(log_weights, components, data, natural)
     peak = jnp.max(joint, axis=0)
     peak = jnp.where(jnp.isfinite(peak), peak, jnp.zeros_like(peak))
     ratio = jnp.exp(joint - peak[None])

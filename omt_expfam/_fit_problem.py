@@ -22,6 +22,7 @@ from ._em import (
     chunk_data,
     EMState,
     initial_state,
+    joint_table,
     run,
     start_from_responsibilities,
 )
@@ -393,7 +394,8 @@ def _reseed(
     """Move components that no point supports to the points that the mixture explains worst."""
     num = state.log_weights.shape[0]
     blank = template.blank(num, x.shape[1], x.dtype)
-    joint = state.components._table(state.components._prepare(x.T, natural), natural) + state.log_weights[:, None]
+    ready = state.components._prepare(x.T, natural)
+    joint = joint_table(state.log_weights, state.components, ready, natural)
     table = jax.nn.softmax(joint, axis=0) * weight[None]
     log_likelihood = jnp.where(weight > 0, jax.nn.logsumexp(joint, axis=0), jnp.inf)
     worst = jnp.argsort(log_likelihood)[:num]

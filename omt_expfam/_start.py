@@ -14,6 +14,7 @@ from ._arrays import after, unfused
 from ._em import (
     AbstractEMFamily,
     AbstractRegularEMFamily,
+    joint_table,
     log_share,
     start_from_responsibilities,
 )
@@ -137,7 +138,7 @@ def merged_start(
     weights, merged = jax.tree.map(lambda leaf: leaf[: blank.num_components], (weights, merged))
     if type(merged) is type(blank):
         return log_share(weights), merged
-    joint = merged._table(merged._prepare(x.T, natural), natural) + log_share(weights)[:, None]
+    joint = joint_table(log_share(weights), merged, merged._prepare(x.T, natural), natural)
     return start_from_responsibilities(blank, x, jax.nn.softmax(joint, axis=0) * weight[None], ridge)
 
 

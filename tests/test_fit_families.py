@@ -157,16 +157,21 @@ def test_bad_parameters_are_refused(family):
 
 
 @pytest.mark.parametrize(
-    "family", [Gamma, Exponential, *(pytest.param(f, marks=pytest.mark.slow) for f in (Laplace, LogNormal))]
+    ("family", "prior"),
+    [
+        (Gamma, {}),
+        (Exponential, {"covariance_prior": 0.0, "regularization": 0.0}),
+        *(pytest.param(f, {}, marks=pytest.mark.slow) for f in (Exponential, Laplace, LogNormal)),
+    ],
 )
-def test_padding_changes_nothing(family, monkeypatch, x64):
+def test_padding_changes_nothing(family, prior, monkeypatch, x64):
     """Without room for more points and components: the same steps, the same evidence, the same mixture."""
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.exponential(1.0, (400, 2)) + 0.1, 3 + rng.exponential(0.5, (300, 2))])
     weight = rng.uniform(0.5, 2, len(x))
-    padded = omt.fit(jax.random.key(0), x, family, 2, sample_weight=weight)
+    padded = omt.fit(jax.random.key(0), x, family, 3, sample_weight=weight, **prior)
     monkeypatch.setattr(_fit_problem, "point_bucket", lambda count: count)
     monkeypatch.setattr(_fit_problem, "_slots", lambda *arguments: (arguments[3], 2 * arguments[3]))
-    plain = omt.fit(jax.random.key(0), x, family, 2, sample_weight=weight)
+    plain = omt.fit(jax.random.key(0), x, family, 3, sample_weight=weight, **prior)
     for ours, theirs in zip(jax.tree.leaves(padded), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
