@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Each starts Python and compiles what it draws: 5 to 25 seconds.
+pytestmark = pytest.mark.slow
+
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 # Those that read data which nothing installs, given by their directory.
 WITH_DATA = [path for path in EXAMPLES if path.stem == "uncertain_correspondences"]
