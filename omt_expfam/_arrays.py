@@ -8,7 +8,8 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import get_opaque_trace_state
+
+from ._jit import traces_nothing
 
 if TYPE_CHECKING:
     import numpy.typing
@@ -27,12 +28,9 @@ def is_traced(*trees: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
 
 
-_TOP = get_opaque_trace_state()
-
-
 def at_top(*trees: Any) -> bool:
     """Whether nothing is being traced, so that arrays may be looked at and padded, and what they give may be too."""
-    return not is_traced(trees) and get_opaque_trace_state() == _TOP
+    return not is_traced(trees) and traces_nothing()
 
 
 def default_dtype() -> np.dtype:

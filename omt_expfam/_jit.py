@@ -2,19 +2,12 @@
 
 import functools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 import equinox as eqx
 import jax
-
-try:
-    from jax._src.core import trace_state_clean
-except ImportError:  # a JAX that keeps it elsewhere: every program is then compiled as if it were part of another
-
-    def trace_state_clean() -> bool:
-        """Whether nothing is being traced."""
-        return False
-
+from jax.extend.core import get_opaque_trace_state
 
 _In = ParamSpec("_In")
 _Out = TypeVar("_Out")
@@ -28,6 +21,18 @@ _LARGE = 2**18
 _IN_ORDER = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
 
 
+@functools.cache
+def _outside() -> Any:
+    """The state in which nothing is traced: that of a thread of its own, since this one may be tracing."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(get_opaque_trace_state).result()
+
+
+def traces_nothing() -> bool:
+    """Whether no program is being traced."""
+    return get_opaque_trace_state() == _outside()
+
+
 def program(function: Callable[_In, _Out]) -> Callable[_In, _Out]:
     """`equinox.filter_jit` of a function at module level; on CPUs, quickly compiled where its arrays are small."""
     plain = eqx.filter_jit(function)
@@ -35,7 +40,7 @@ def program(function: Callable[_In, _Out]) -> Callable[_In, _Out]:
     @functools.wraps(function)
     def call(*args: _In.args, **kwargs: _In.kwargs) -> _Out:
         # Options are for whole programs, not for parts of one.
-        if not trace_state_clean() or _largest((args, kwargs)) > _LARGE:
+        if not traces_nothing() or _largest((args, kwargs)) > _LARGE:
             return plain(*args, **kwargs)
         return _compiled(function, jax.default_backend(), True)(*args, **kwargs)
 

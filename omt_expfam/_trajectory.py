@@ -1,13 +1,13 @@
 """Chains of plans between mixtures at consecutive times: lineages of components, fates of points, paths."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, Key
 
 from ._arrays import (
     ArrayLike,
@@ -19,11 +19,13 @@ from ._arrays import (
     check_shape,
     is_traced,
     KeyLike,
+    on_host,
     safe_log,
     ScalarLike,
 )
 from ._displacement import Displacement
 from ._groups import as_group_shares, GroupFlows
+from ._jit import program
 from ._mixture import Mixture
 from ._plan import TransportPlan
 from ._result import ConvergenceError
@@ -89,7 +91,7 @@ class Trajectory(eqx.Module):
     @property
     def costs(self) -> Float[Array, " steps"]:
         """The transport cost of each step."""
-        return jnp.stack([plan.cost for plan in self.plans])
+        return on_host(lambda xp, *costs: xp.stack(costs), *(plan.cost for plan in self.plans))
 
     # -- components -----------------------------------------------------------------------------------------------
 
@@ -99,7 +101,8 @@ class Trajectory(eqx.Module):
         Columns sum to the weights at ``last``; rows to those at ``first`` times their `growth_between`.
         """
         first, last = self._span(first, last)
-        return self.mixtures[first].weights[:, None] * self._forward(first, last)
+        weights, table = self.mixtures[first].weights, self._forward(first, last)
+        return on_host(lambda xp, w, t: w[:, None] * t, weights, table)
 
     def descendants(self, first: int, last: int) -> Float[Array, "K0 K1"]:
         """Probability of each component at ``last`` for a descendant of each component at ``first``; rows sum to one.
@@ -107,9 +110,12 @@ class Trajectory(eqx.Module):
         A component whose growth is zero has no descendants, and a row of zeros.
         """
         first, last = self._span(first, last)
-        table = self._forward(first, last)
-        total = jnp.sum(table, axis=1, keepdims=True)
-        return jnp.where(total > 0, table / jnp.where(total > 0, total, jnp.ones_like(total)), jnp.zeros_like(table))
+
+        def shares(xp: Any, table: Any) -> Any:
+            total = xp.sum(table, axis=1, keepdims=True)
+            return xp.where(total > 0, table / xp.where(total > 0, total, xp.ones_like(total)), xp.zeros_like(table))
+
+        return on_host(shares, self._forward(first, last))
 
     def ancestors(self, first: int, last: int) -> Float[Array, "K0 K1"]:
         """Probability of each component at ``first`` for an ancestor of each component at ``last``.
@@ -117,15 +123,13 @@ class Trajectory(eqx.Module):
         Columns sum to one.
         """
         first, last = self._span(first, last)
-        table = self.plans[last - 1].weight_coupling.column_shares
-        for step in reversed(range(first, last - 1)):
-            table = self.plans[step].weight_coupling.column_shares @ table
-        return table
+        tables = [self.plans[step].weight_coupling.column_shares for step in range(first, last)]
+        return on_host(lambda xp, *steps: functools.reduce(xp.matmul, steps), *tables)
 
     def growth_between(self, first: int, last: int) -> Float[Array, " K0"]:
         """Expected mass at ``last`` that descends from a unit of each component at ``first``, relative to the mean."""
         first, last = self._span(first, last)
-        return jnp.sum(self._forward(first, last), axis=1)
+        return on_host(lambda xp, table: xp.sum(table, axis=1), self._forward(first, last))
 
     def lineage(self, time: int, component: int) -> Lineage:
         """Ancestors and descendants of one component at all times, with probabilities; print it to read it.
@@ -143,13 +147,12 @@ class Trajectory(eqx.Module):
 
     def _forward(self, first: int, last: int) -> Float[Array, "K0 K1"]:
         """Mass at ``last`` that descends from a unit of each component at ``first``."""
-        tables = [
-            self.growth[step][:, None] * self.plans[step].weight_coupling.row_shares for step in range(first, last)
-        ]
-        table = tables[0]
-        for later in tables[1:]:
-            table = table @ later
-        return table
+        steps = [(self.growth[step], self.plans[step].weight_coupling.row_shares) for step in range(first, last)]
+
+        def composed(xp: Any, *steps: Any) -> Any:
+            return functools.reduce(xp.matmul, [growth[:, None] * shares for growth, shares in steps])
+
+        return on_host(composed, *steps)
 
     # -- points ---------------------------------------------------------------------------------------------------
 
@@ -159,13 +162,18 @@ class Trajectory(eqx.Module):
         Every descendant counts alike, so that components that grow weigh more. NaN for a point without descendants.
         """
         first, last = self._span(first, last)
-        mass = self.mixtures[first].responsibilities(x) @ self._forward(first, last)
-        return mass / jnp.sum(mass, axis=1, keepdims=True)
+
+        def shares(xp: Any, responsibilities: Any, table: Any) -> Any:
+            mass = responsibilities @ table
+            return mass / xp.sum(mass, axis=1, keepdims=True)
+
+        return on_host(shares, self.mixtures[first].responsibilities(x), self._forward(first, last))
 
     def origins(self, y: ArrayLike, first: int, last: int) -> Float[Array, "n K0"]:
         """Probability of each component at ``first`` for an ancestor of each point ``y[n, d]`` at ``last``."""
         first, last = self._span(first, last)
-        return self.mixtures[last].responsibilities(y) @ self.ancestors(first, last).T
+        tables = self.mixtures[last].responsibilities(y), self.ancestors(first, last)
+        return on_host(lambda xp, responsibilities, ancestors: responsibilities @ ancestors.T, *tables)
 
     def interpolate(self, time: ScalarLike, *, min_weight: float = 1e-6) -> Mixture | Displacement:
         """The law at a time in between: points move on straight lines, at constant speed, under the step's plan.
@@ -186,10 +194,13 @@ class Trajectory(eqx.Module):
         step = min(int(np.searchsorted(self.times, moment, side="right")) - 1, self.num_times - 2)
         share = (moment - self.times[step]) / (self.times[step + 1] - self.times[step])
         plan, growth = self.plans[step], self.growth[step]
-        # Mass that ends as omega began as omega / growth.
-        shrunk = jnp.where(growth > 0, growth, jnp.ones_like(growth)) ** (share - 1)
-        weights = plan.weights * shrunk[:, None]
-        plan = eqx.tree_at(lambda p: p.weight_coupling.weights, plan, weights / jnp.sum(weights))
+
+        def begun(xp: Any, omega: Any, growth: Any) -> Any:
+            """Mass that ends as omega began as omega / growth."""
+            weights = omega * (xp.where(growth > 0, growth, xp.ones_like(growth)) ** (share - 1))[:, None]
+            return weights / xp.sum(weights)
+
+        plan = eqx.tree_at(lambda p: p.weight_coupling.weights, plan, on_host(begun, plan.weights, growth))
         return plan.interpolate(share, min_weight=min_weight)
 
     def sample_paths(self, key: KeyLike, num_samples: int) -> Float[Array, "T n d"]:
@@ -198,16 +209,13 @@ class Trajectory(eqx.Module):
         Without growth these are also the paths of points at the first time.
         """
         num_samples = as_count("num_samples", num_samples)
-        last_key, *keys = jax.random.split(as_key(key), 2 * self.num_times)
-        labels = [jax.random.categorical(last_key, safe_log(self.mixtures[-1].weights), shape=(num_samples,))]
-        for step in reversed(range(self.num_times - 1)):
-            origins = safe_log(self.plans[step].weight_coupling.column_shares).T[labels[0]]
-            labels.insert(0, jax.random.categorical(keys[step], origins))
-        points = [self.mixtures[0].components.sample_labeled(keys[self.num_times - 1], labels[0])]
+        shares = tuple(plan.weight_coupling.column_shares for plan in self.plans)
+        labels, keys = _ancestral_labels(as_key(key), self.mixtures[-1].weights, shares, num_samples)
+        points = [self.mixtures[0].components.sample_labeled(keys[0], labels[0])]
         for step, plan in enumerate(self.plans):
-            draw = keys[self.num_times + step], points[-1], labels[step], labels[step + 1]
+            draw = keys[step + 1], points[-1], labels[step], labels[step + 1]
             points.append(plan.couplings.sample_conditional(*draw))
-        return jnp.stack(points)
+        return on_host(lambda xp, *laws: xp.stack(laws), *points)
 
     # -- groups ---------------------------------------------------------------------------------------------------
 
@@ -305,7 +313,8 @@ def trajectory(
     plans = []
     for step, (source, target) in enumerate(zip(mixtures, mixtures[1:], strict=False)):
         if growth is not None:
-            source = eqx.tree_at(lambda m: m.weights, source, source.weights * relative[step])
+            grown = on_host(lambda xp, w, g: w * g, source.weights, relative[step])
+            source = eqx.tree_at(lambda m: m.weights, source, grown)
         try:
             plan = transport(
                 source, target, epsilon_components=epsilon_components, epsilon_weights=epsilon_weights, **options
@@ -314,6 +323,18 @@ def trajectory(
             raise ConvergenceError(f"From time {moments[step]:g} to {moments[step + 1]:g}: {error}") from None
         plans.append(plan)
     return Trajectory(mixtures, tuple(plans), moments, relative)
+
+
+@program
+def _ancestral_labels(
+    key: Key[Array, ""], weights: Float[Array, " K"], shares: tuple[Float[Array, "K0 K1"], ...], num_samples: int
+) -> tuple[tuple[Int[Array, " n"], ...], tuple[Key[Array, ""], ...]]:
+    """Components at every time of points drawn at the last one and traced back; and a key for the points of each."""
+    last_key, *keys = jax.random.split(key, 2 * len(shares) + 2)
+    labels = [jax.random.categorical(last_key, safe_log(weights), shape=(num_samples,))]
+    for step in reversed(range(len(shares))):
+        labels.insert(0, jax.random.categorical(keys[step], safe_log(shares[step]).T[labels[0]]))
+    return tuple(labels), tuple(keys[len(shares) :])
 
 
 def _check_times(times: ArrayLike | None, num: int) -> np.ndarray:
@@ -330,15 +351,15 @@ def _check_times(times: ArrayLike | None, num: int) -> np.ndarray:
 def _check_growth(growth: Sequence[ArrayLike] | None, mixtures: tuple[Mixture, ...]) -> tuple[Array, ...]:
     """The growth of each step, relative to its mean over the mixture."""
     if growth is None:
-        return tuple(jnp.ones_like(mixture.weights) for mixture in mixtures[:-1])
+        return tuple(on_host(lambda xp, w: xp.ones_like(w), mixture.weights) for mixture in mixtures[:-1])
     if len(growth) != len(mixtures) - 1:
         raise ValueError(f"`growth` must have one entry per step, {len(mixtures) - 1}; got {len(growth)}.")
     relative = []
     for step, (values, mixture) in enumerate(zip(growth, mixtures, strict=False)):
         factor = as_floating(f"growth[{step}]", values, "K", mixture.weights.dtype)
         check_shape(f"growth[{step}]", factor, mixture.weights.shape, "the components")
-        mean = jnp.sum(factor * mixture.weights)
+        mean = on_host(lambda xp, f, w: xp.sum(f * w), factor, mixture.weights)
         if not is_traced(factor, mean) and not ((np.asarray(factor) >= 0).all() and float(mean) > 0):
             raise ValueError(f"`growth[{step}]` must not be negative, and positive for some component with weight.")
-        relative.append(factor / mean)
+        relative.append(on_host(lambda xp, f, m: f / m, factor, mean))
     return tuple(relative)
