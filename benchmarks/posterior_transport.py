@@ -2,6 +2,8 @@
 
 from benchmarks._harness import parse, report, seconds, spd  # isort: skip  (sets the thread count first)
 
+import inspect
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -58,7 +60,7 @@ def compare(num_draws, num, dim):
     rounds = [{name: seconds(run, 1 if name == "loop" else 3) for name, run in runs.items()} for _ in range(2)]
     first = {name: rounds[0][name][0] for name in runs}
     warm = {name: min(r[name][1] for r in rounds) for name in runs}
-    compiled = _solve_chunk.lower(source, target, *scalars, None, 1000).compile()
+    compiled = eqx.filter_jit(inspect.unwrap(_solve_chunk)).lower(source, target, *scalars, None, 1000).compile()
     memory = compiled.compiled.memory_analysis()
     return [
         num_draws,
