@@ -37,7 +37,6 @@ def kmeans(
         num_clusters: Number of clusters; the rows beyond it are zero.
     """
     square, num_slots = jnp.sum(x * x, axis=1), uniform.shape[0]
-    unused = (jnp.arange(num_slots) >= num_clusters)[:, None]
 
     def distance(center: Float[Array, " d"]) -> Float[Array, " n"]:
         return jnp.maximum(square - 2 * (x @ center) + jnp.sum(center * center), 0.0)
@@ -55,21 +54,24 @@ def kmeans(
 
     _, centers = jax.lax.scan(seed, (jnp.zeros_like(square), jnp.asarray(True)), uniform)
 
-    def member(centers: Float[Array, "K d"]) -> Float[Array, "K n"]:
-        distances = jnp.sum(centers * centers, axis=1)[:, None] - 2 * unfused(centers @ x.T)
-        nearest = jnp.argmin(jnp.where(unused, jnp.inf, distances), axis=0)
-        return jax.nn.one_hot(nearest, num_slots, axis=0, dtype=x.dtype)
-
     def lloyd(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         centers, table = state
         weighted = table * weight[None]
         size = jnp.sum(weighted, axis=1)[:, None]
         centers = jnp.where(size > 0, (weighted @ x) / jnp.where(size > 0, size, jnp.ones_like(size)), centers)
-        return centers, member(centers)
+        return centers, _nearest(centers, x, num_clusters)
 
     # The assignment before the first step is done by the first turn of the loop, which leaves the centers alone.
     nobody = jnp.zeros((num_slots, x.shape[0]), x.dtype)
     return jax.lax.fori_loop(0, _LLOYD_STEPS + 1, lloyd, (centers, nobody))[1]
+
+
+def _nearest(centers: Float[Array, "K d"], x: Float[Array, "n d"], num_clusters: Int[Array, ""]) -> Float[Array, "K n"]:
+    """One for the nearest of the first ``num_clusters`` centers of each point, zero for all others."""
+    distances = jnp.sum(centers * centers, axis=1)[:, None] - 2 * unfused(centers @ x.T)
+    unused = (jnp.arange(centers.shape[0]) >= num_clusters)[:, None]
+    nearest = jnp.argmin(jnp.where(unused, jnp.inf, distances), axis=0)
+    return jax.nn.one_hot(nearest, centers.shape[0], axis=0, dtype=x.dtype)
 
 
 def seed_from_kmeans(
@@ -95,10 +97,7 @@ def seed_from_means(
     ridge: Float[Array, ""],
 ) -> tuple[Float[Array, " K"], AbstractEMFamily]:
     """Log-weights and components of the first M-step from the nearest of given means."""
-    distances = jnp.sum(means**2, axis=1)[:, None] - 2 * unfused(means @ x.T)
-    unused = (jnp.arange(means.shape[0]) >= num_components)[:, None]
-    nearest = jnp.argmin(jnp.where(unused, jnp.inf, distances), axis=0)
-    partition = jax.nn.one_hot(nearest, means.shape[0], axis=0, dtype=x.dtype)
+    partition = _nearest(means, x, num_components)
     return start_from_responsibilities(blank, x, partition * weight[None], ridge)
 
 
