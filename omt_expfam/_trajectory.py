@@ -327,7 +327,7 @@ def trajectory(
 
 @program
 def _ancestral_labels(
-    key: Key[Array, ""], weights: Float[Array, " K"], shares: tuple[Float[Array, "K0 K1"], ...], num_samples: int
+    key: Key[Array, ""], weights: Float[Array, " K"], shares: tuple[Float[Array, "_ _"], ...], num_samples: int
 ) -> tuple[tuple[Int[Array, " n"], ...], tuple[Key[Array, ""], ...]]:
     """Components at every time of points drawn at the last one and traced back; and a key for the points of each."""
     last_key, *keys = jax.random.split(key, 2 * len(shares) + 2)
