@@ -8,6 +8,7 @@ import os
 import types
 import typing
 import zipfile
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -562,3 +563,20 @@ def test_posteriors_round_trip(path):
     assert_identical(after, before)
     assert str(after) == str(before)
     assert_identical(after[1].push_forward(x[:3]), plan.push_forward(x[:3]))
+
+
+# -- files of earlier versions -------------------------------------------------------------------------------
+
+EARLIER = Path(__file__).parent / "data" / "format_1"
+
+
+@pytest.mark.parametrize("name", json.loads((EARLIER / "values.json").read_text()))
+def test_files_of_earlier_versions_load(name):
+    """They hold what they held, and compute what they computed when they were written."""
+    loaded = load(EARLIER / f"{name}.omt")
+    x = np.abs(np.random.default_rng(0).standard_normal((3, 2))).astype("float32") * 0.3 + 0.2
+    first = loaded[0] if isinstance(loaded, tuple) else loaded
+    for method, expected in json.loads((EARLIER / "values.json").read_text())[name].items():
+        value = getattr(first, method)
+        value = value(x) if method in ("log_prob", "push_forward") else value() if callable(value) else value
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
