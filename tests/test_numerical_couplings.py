@@ -84,19 +84,23 @@ class Rotated(omt.AbstractComponents):
 
 
 def line_value(left, left_scale, right, right_scale, epsilon, size=240):
-    """The value in one dimension, by Sinkhorn on quadrature nodes that crowd in the tails."""
+    """The value in one dimension, by Sinkhorn on quadrature nodes that crowd in the tails, in scalings now and then."""
     t, w = np.polynomial.legendre.leggauss(size)
     p = (t + 1) / 2
-    weight = np.log(15 * w * p**2 * (1 - p) ** 2)
+    weight = 15 * w * p**2 * (1 - p) ** 2
     level = p**3 * (10 - 15 * p + 6 * p * p)
     x, y = LAWS[left].ppf(level) * left_scale, LAWS[right].ppf(level) * right_scale
-    kernel, g = -((x[:, None] - y[None]) ** 2) / epsilon, np.zeros(size)
-    for _ in range(2000):
-        f = -logsumexp(kernel + (weight + g)[None], axis=1)
-        old, g = g, -logsumexp(kernel + (weight + f)[:, None], axis=0)
-        if np.abs(g - old).max() < 1e-8:
-            break
-    return epsilon * np.exp(weight) @ (f + g)
+    kernel, g, error = -((x[:, None] - y[None]) ** 2) / epsilon, np.zeros(size), np.inf
+    while error > 1e-12:
+        f = -logsumexp(kernel + (np.log(weight) + g)[None], axis=1)
+        g = -logsumexp(kernel + (np.log(weight) + f)[:, None], axis=0)
+        density, u = np.exp(kernel + f[:, None] + g[None]), np.ones(size)
+        for _ in range(40):
+            v = 1 / ((weight * u) @ density)
+            u = 1 / (density @ (weight * v))
+        f, g = f + np.log(u), g + np.log(v)
+        error = weight @ np.abs(v * ((weight * u) @ density) - 1)
+    return epsilon * weight @ (f + g)
 
 
 @pytest.fixture(scope="module")
