@@ -1,12 +1,87 @@
-"""List the benchmarks: ``python -m benchmarks``; run one as ``python -m benchmarks.NAME``, quicker with ``--quick``."""
+"""The benchmarks: ``python -m benchmarks`` lists them, ``python -m benchmarks.NAME`` runs one, ``--quick`` a small one.
 
+``python -m benchmarks --quick [NAME ...]`` runs those named, or all, at their smallest: a check that they run.
+"""
+
+import argparse
 import ast
+import importlib
+import os
+import runpy
+import sys
+import tempfile
+import time
+import traceback
 from pathlib import Path
+from typing import IO, NoReturn
 
-if __name__ == "__main__":
-    found = {
-        p.stem: ast.get_docstring(ast.parse(p.read_text())) for p in sorted(Path(__file__).parent.glob("[!_]*.py"))
-    }
+FOLDER = Path(__file__).parent
+# That of calibration is run by a test of its own.
+ALL = [p.stem for p in sorted(FOLDER.glob("[!_]*.py")) if p.stem != "calibration"]
+ALL += ["speed.first_session", "speed.long_session"]
+# Loaded once: each benchmark runs in a fork, before JAX has started.
+SHARED = ["benchmarks._experiment", "benchmarks._networks", "benchmarks._peers", "arviz", "matplotlib.pyplot"]
+SHARED += ["omt_expfam.diagnostics", "omt_expfam.families", "numpyro.infer"]
+
+
+def list_all() -> None:
+    """Print the first lines of all."""
+    found = {p.stem: ast.get_docstring(ast.parse(p.read_text())) for p in sorted(FOLDER.glob("[!_]*.py"))}
     width = max(map(len, found))
     for name, text in found.items():
         print(f"python -m benchmarks.{name:<{width}}  {(text or '').splitlines()[0]}")
+
+
+def run_one(name: str, output: IO[str]) -> NoReturn:
+    """Run a benchmark as from the command line, and end this process."""
+    code = 1
+    try:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+        sys.argv = [name, "--quick"]
+        runpy.run_module(f"benchmarks.{name}", run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as stop:
+        code = 0 if stop.code in (None, 0) else 1
+        print(stop.code or "")
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def run_small(names: list[str], slots: int = 2) -> int:
+    """Run benchmarks side by side, print the seconds of each and the output of those that fail; how many do."""
+    # What small sizes run is not worth optimizing.
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    for name in SHARED:
+        importlib.import_module(name)
+    waiting, running, failures = list(names), {}, 0
+    while waiting or running:
+        while waiting and len(running) < slots:
+            name, output = waiting.pop(0), tempfile.TemporaryFile("w+")
+            sys.stdout.flush()
+            child = os.fork()
+            if not child:
+                run_one(name, output)
+            running[child] = name, output, time.perf_counter()
+        child, status, usage = os.wait3(0)
+        name, output, begin = running.pop(child)
+        cpu, wall = usage.ru_utime + usage.ru_stime, time.perf_counter() - begin
+        print(f"{name:<20} {cpu:6.1f} CPU s {wall:6.1f} s{' FAILED' if status else ''}")
+        if status:
+            failures += 1
+            output.seek(0)
+            print(output.read())
+    return failures
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="run them at small sizes, a check that they run")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="those to run (default: all)")
+    options = parser.parse_args()
+    if options.quick:
+        sys.exit(run_small(options.names or ALL) > 0)
+    list_all()

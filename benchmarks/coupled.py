@@ -158,7 +158,7 @@ def main():
     print()
     strengths = (0.0, 0.3) if quick else (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
     moves = ("turn",) if quick else tuple(MOVES)
-    table = [row for move in moves for row in errors(60, strengths, 2 if quick else 20, move)]
+    table = [row for move in moves for row in errors(60, strengths, 1 if quick else 20, move)]
     header = ["move", "strength", "median error", "mean error", "cost", "log-lik.", "held-out", "failed"]
     report(header, table, options.csv and options.csv.with_stem(options.csv.stem + "-maps"))
 

@@ -207,12 +207,12 @@ def main():
     jax.config.update("jax_enable_x64", True)
     jax.monitoring.register_event_duration_secs_listener(_listen)
     quick = options.quick
-    few = 100 if quick else 500
+    few = 20 if quick else 500
     methods = {
         # Its draws depend on each other where components overlap, and cost little.
         "Gibbs": omt.Gibbs(num_warmup=few, num_samples=20 * few),
         "NUTS": omt.NUTS(num_warmup=few, num_samples=few),
-        "Laplace": omt.LaplaceApproximation(num_samples=1000),
+        "Laplace": omt.LaplaceApproximation(num_samples=2 * few),
         "SVI": omt.SVI(num_steps=4 * few),
         "bootstrap": omt.Bootstrap(num_samples=few),
     }
@@ -225,7 +225,7 @@ def main():
     print("\n90 % intervals of the cost and of the map")
     report(["quantity", "method", "truth", "mean", "sd", "lower", "upper"], summaries, path("agreement"))
 
-    size = (500, 2, 3) if quick else (5000, 4, 6)
+    size = (300, 2, 3) if quick else (5000, 4, 6)
     print("\nGibbs against NUTS, n = {}, d = {}, K = {}".format(*size))
     gibbs, nuts = omt.Gibbs(num_warmup=few, num_samples=8 * few), omt.NUTS(num_warmup=few, num_samples=2 * few)
     speeds, rows = samplers(*size, gibbs, nuts)
@@ -235,9 +235,9 @@ def main():
     header = ["group", "numbers", "least sd ratio", "median", "largest", "largest gap of means in sd"]
     report(header, rows, path("deviations"))
 
-    size = (5000, 2, 3) if quick else (100_000, 2, 5)
+    size, some = ((300, 2, 3), (100,)) if quick else ((100_000, 2, 5), (1000, 4000))
     print("\nMini-batches, n = {}, d = {}, K = {}".format(*size))
-    batches = {f"SVI ({batch} a step)": omt.SVI(num_steps=4 * few, batch_size=batch) for batch in (1000, 4000)}
+    batches = {f"SVI ({batch} a step)": omt.SVI(num_steps=4 * few, batch_size=batch) for batch in some}
     rows = minibatches(*size, batches, omt.Gibbs(num_warmup=few // 5, num_samples=few))
     # Their differences are in the fourth digit.
     rows = [[*row[:3], *(f"{value:.5f}" for value in row[3:5]), *row[5:]] for row in rows]

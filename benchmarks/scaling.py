@@ -44,7 +44,7 @@ def full() -> Study:
 
 
 def quick() -> Study:
-    return Study((2,), {OMT: (200, 1000), ENTROPIC: (200, 400), EXACT: (200, 400)}, (5.0, 5.0))
+    return Study((2,), {OMT: (200, 400), ENTROPIC: (100, 200), EXACT: (100, 200)}, (5.0, 5.0))
 
 
 # -- one method in one dimension, in a process of its own -------------------------------------------------------------

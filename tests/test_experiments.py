@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from benchmarks import _data, _experiment
+from benchmarks import __main__, _data, _experiment
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(p for p in (ROOT / "docs" / "experiments").glob("*.md") if p.stem != "index")
@@ -118,7 +118,8 @@ def test_every_experiment_has_a_page_that_gives_its_command():
     assert set.union(*commands.values()) == {p.stem for p in SCRIPTS}
     gate = ROOT / ".ci" / "run"
     if gate.is_file():
-        assert {p.stem for p in SCRIPTS} <= set(re.findall(r"\w+", gate.read_text()))
+        assert "\npython -m benchmarks --quick\n" in gate.read_text()
+    assert {p.stem for p in SCRIPTS} <= set(__main__.ALL)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
@@ -151,3 +152,12 @@ def test_the_list_names_every_benchmark():
     names = re.findall(r"^python -m benchmarks\.(\w+) +(\S.*)$", listed.stdout, re.MULTILINE)
     expected = {p.stem: ast.get_docstring(ast.parse(p.read_text())) for p in (ROOT / "benchmarks").glob("[!_]*.py")}
     assert {name: text for name, text in names} == {n: (t or "").splitlines()[0] for n, t in expected.items()}
+
+
+def test_a_benchmark_that_fails_is_shown():
+    code = "from benchmarks import __main__ as m; m.SHARED = []; exit(m.run_small(['absent', '__init__']))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    lines = sorted(re.findall(r"^(\w+) .* s( FAILED)?$", done.stdout, re.MULTILINE))
+    assert lines == [("__init__", ""), ("absent", " FAILED")]
+    assert "No module named benchmarks.absent" in done.stdout
