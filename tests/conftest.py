@@ -35,13 +35,37 @@ def strict_jax(request):
 
 
 @pytest.fixture(autouse=True)
+def optimizations(request):
+    """With `optimize(False)` programs take a third of the time to compile, but twice to run."""
+    optimize = _optimizes(request.node)
+    if optimize == jax.config.read("jax_disable_most_optimizations"):
+        # What was compiled otherwise would be found again.
+        jax.clear_caches()
+        jax.config.update("jax_disable_most_optimizations", not optimize)
+
+
+def _optimizes(item):
+    marker = item.get_closest_marker("optimize")
+    return marker is None or marker.args[0]
+
+
+def pytest_collection_modifyitems(items):
+    """Programs are forgotten at most once in a file."""
+    files = {item.path: number for number, item in reversed(list(enumerate(items)))}
+    items.sort(key=lambda item: (files[item.path], _optimizes(item)))
+
+
+@pytest.fixture(autouse=True)
 def bounded_programs():
-    """Drop compiled programs, a megabyte each, before a worker takes two gigabytes."""
+    """Drop compiled programs, a megabyte each, before a worker takes two gigabytes, or an eighth of the memory."""
     yield
-    if sys.platform == "linux" and _resident_memory() > 1.5e9:
+    if sys.platform == "linux" and _resident_memory() > max(1.5e9, _MEMORY / 8):
         jax.clear_caches()
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
+
+
+_MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _resident_memory():
