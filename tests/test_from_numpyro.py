@@ -16,6 +16,7 @@ import omt_expfam as omt
 from omt_expfam._numpyro_law import relaxed
 from omt_expfam.families import DiagonalGaussian, Gaussian
 
+pytestmark = pytest.mark.optimize(False)
 NUM, DIM, DRAWS = 60, 2, 200
 
 
@@ -43,12 +44,15 @@ def build(s):
     return omt.Mixture(s["w"], Gaussian(s["mu"], scale_tril=s["tril"]))
 
 
+stack = jax.jit(jax.vmap(build))
+
+
 def shuffled(draws, seed=1):
     """The same draws with the components of each in another order."""
     rng = np.random.default_rng(seed)
     order = np.stack([rng.permutation(3) for _ in range(DRAWS)])
     rows = np.arange(DRAWS)[:, None]
-    return {name: v[rows, order] for name, v in draws.items()}, order
+    return {name: jnp.asarray(np.asarray(v)[rows, order]) for name, v in draws.items()}, order
 
 
 # -- labels ---------------------------------------------------------------------------------------------------------
@@ -58,7 +62,7 @@ def test_switched_labels_are_brought_back():
     """Permuted draws give the same posterior: labels follow the reference, all that is label-free stays put."""
     draws = sites()
     mixed, order = shuffled(draws)
-    reference = build({n: v[0] for n, v in draws.items()})
+    reference = build({n: jnp.asarray(np.asarray(v)[0]) for n, v in draws.items()})
     plain = omt.posterior_from_numpyro(draws, build, x=data(), reference=reference)
     found = omt.posterior_from_numpyro(mixed, build, x=data(), reference=reference)
     assert plain.num_relabelled == 0
@@ -86,7 +90,7 @@ def test_label_free_quantities_need_no_labels():
     quantities = []
     for given in (draws, shuffled(draws)[0]):
         with relaxed():
-            mixtures = jax.vmap(build)(given)
+            mixtures = stack(given)
         quantities.append(LabelFree.of(mixtures, jnp.asarray(data()), 2))
     np.testing.assert_allclose(quantities[0].draws, quantities[1].draws, rtol=2e-5, atol=1e-5)
     np.testing.assert_allclose(quantities[0].r_hat, quantities[1].r_hat, atol=1e-3)
@@ -96,7 +100,7 @@ def test_label_free_quantities_need_no_labels():
 
 
 def stacked(*chains):
-    return {name: jnp.concatenate([c[name] for c in chains]) for name in chains[0]}
+    return {name: jnp.asarray(np.concatenate([c[name] for c in chains])) for name in chains[0]}
 
 
 def test_chains_at_two_places_are_reported():
@@ -186,7 +190,7 @@ class Pretender(MCMC):
         self.draws, self.diverging = draws, diverging
 
     def get_samples(self, group_by_chain=False):
-        return {n: v.reshape(2, DRAWS // 2, *v.shape[1:]) for n, v in self.draws.items()}
+        return {n: jnp.asarray(np.reshape(v, (2, DRAWS // 2, *v.shape[1:]))) for n, v in self.draws.items()}
 
     @property
     def last_state(self):
@@ -247,6 +251,7 @@ def test_float64_draws_stay_float64(x64):
 # As users call it: without the type checker that the tests run under.
 posterior_from_numpyro = inspect.unwrap(omt.posterior_from_numpyro)
 GOOD = sites(8)
+MISSING = np.where(np.arange(8)[:, None, None] == 3, np.nan, GOOD["mu"])
 BAD = {
     "a list": (
         lambda: posterior_from_numpyro([1, 2], build),
@@ -281,7 +286,9 @@ BAD = {
         "^`num_chains` must be at least 1; got 0",
     ),
     "missing values": (
-        lambda: posterior_from_numpyro(GOOD | {"mu": GOOD["mu"].at[3].set(jnp.nan)}, build),
+        lambda: posterior_from_numpyro(
+            GOOD | {"mu": np.where(np.arange(8)[:, None, None] == 3, np.nan, GOOD["mu"])}, build
+        ),
         ValueError,
         "^`run` must be finite; draw 3 is not",
     ),

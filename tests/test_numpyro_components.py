@@ -9,6 +9,7 @@ import pytest
 import omt_expfam as omt
 from omt_expfam._covariance import DenseCovariance, DiagonalCovariance
 
+pytestmark = pytest.mark.optimize(False)
 NUM, DIM = 3, 2
 
 
@@ -21,8 +22,8 @@ def _positive(*shape):
 
 
 def _tril(*shape):
-    factor = 0.3 * _normal(*shape, DIM, DIM) + jnp.eye(DIM)
-    return jnp.linalg.cholesky(factor @ jnp.swapaxes(factor, -1, -2))
+    factor = 0.3 * np.asarray(_normal(*shape, DIM, DIM)) + np.eye(DIM)
+    return jnp.asarray(np.linalg.cholesky(factor @ np.swapaxes(factor, -1, -2)), jnp.float32)
 
 
 # Every way in which parameters may relate to the batch shape.
@@ -51,24 +52,31 @@ def relaxed():
     return jax.numpy_rank_promotion("allow")
 
 
+def theirs(distribution, x):
+    """NumPyro's log-densities, by one program."""
+    with relaxed(), jax.numpy_dtype_promotion("standard"):
+        return np.asarray(jax.jit(lambda law, x: law.log_prob(x))(distribution, x))
+
+
 @pytest.mark.parametrize("name", list(MAKE))
 def test_components_are_the_distribution(name):
     with relaxed(), jax.numpy_dtype_promotion("standard"):
         distribution = MAKE[name]()
-        x = distribution.sample(jax.random.key(0), (4,))
-        expected = distribution.log_prob(x)
+        x = np.asarray(jax.jit(lambda law: law.sample(jax.random.key(0), (4,)))(distribution))
+    expected = theirs(distribution, x)
     components = omt.NumPyroComponents(distribution)
     num = distribution.batch_shape[0]
     assert (components.num_components, components.dim) == (num, DIM)
-    own = np.stack([components.log_prob(x[:, k])[:, k] for k in range(num)], axis=1)
+    own = np.stack([np.asarray(components.log_prob(x[:, k]))[:, k] for k in range(num)], axis=1)
     np.testing.assert_allclose(own, expected, rtol=1e-4, atol=1e-4)
     chosen = components.select([num - 1, 0])
-    np.testing.assert_allclose(chosen.log_prob(x[:, 0])[:, 1], expected[:, 0], rtol=1e-4, atol=1e-4)
+    ours = [np.asarray(chosen.log_prob(x[:, k])) for k in (0, 1)]
+    np.testing.assert_allclose(ours[0][:, 1], expected[:, 0], rtol=1e-4, atol=1e-4)
     with relaxed(), jax.numpy_dtype_promotion("standard"):
-        np.testing.assert_allclose(components.to_numpyro().log_prob(x), expected, rtol=1e-4, atol=1e-4)
-        back = chosen.to_numpyro()
-        np.testing.assert_allclose(back.log_prob(x[:, :2])[:, 1], chosen.log_prob(x[:, 1])[:, 1], rtol=1e-4, atol=1e-4)
-        assert (back.batch_shape, back.event_shape) == ((2,), (DIM,))
+        same, back = components.to_numpyro(), chosen.to_numpyro()
+    np.testing.assert_allclose(theirs(same, x), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(theirs(back, x[:, :2])[:, 1], ours[1][:, 1], rtol=1e-4, atol=1e-4)
+    assert (back.batch_shape, back.event_shape) == ((2,), (DIM,))
 
 
 @pytest.mark.parametrize("name", list(MAKE))
@@ -106,16 +114,22 @@ def test_forms():
 def test_product_form_is_the_density(name, knots):
     with relaxed(), jax.numpy_dtype_promotion("standard"):
         components = omt.NumPyroComponents(MAKE[name]())
-    x = components.sample(jax.random.key(2), 5)[:, 0]
-    form = components.product_form()
-    z = (x[:, None] - form.loc[None]) / form.scale[None]
-    each = jax.vmap(jax.vmap(jax.vmap(lambda shape, point: shape._log_density(point))), in_axes=(None, 0))
-    table = each(form.shape, z) - jnp.log(form.scale)[None]
-    np.testing.assert_allclose(table.sum(-1), components.log_prob(x), rtol=1e-4, atol=1e-4)
-    law = jax.tree.map(lambda leaf: leaf[0, 0], form.shape)
-    np.testing.assert_allclose(law._knots(), knots)
-    np.testing.assert_allclose(form.loc[0, 0] + form.scale[0, 0] * law._mean(), components.mean()[0, 0], rtol=1e-4)
-    np.testing.assert_allclose(form.scale[0, 0] ** 2 * law._variance(), components.covariance()[0, 0, 0], rtol=1e-4)
+    x = np.asarray(components.sample(jax.random.key(2), 5))[:, 0]
+
+    @jax.jit
+    def compute(form, x):
+        z = (x[:, None] - form.loc[None]) / form.scale[None]
+        each = jax.vmap(jax.vmap(jax.vmap(lambda shape, point: shape._log_density(point))), in_axes=(None, 0))
+        table = each(form.shape, z) - jnp.log(form.scale)[None]
+        law = jax.tree.map(lambda leaf: leaf[0, 0], form.shape)
+        moments = form.loc[0, 0] + form.scale[0, 0] * law._mean(), form.scale[0, 0] ** 2 * law._variance()
+        return jnp.sum(table, axis=-1), law._knots(), *moments
+
+    table, at, mean, variance = compute(components.product_form(), x)
+    np.testing.assert_allclose(table, components.log_prob(x), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(at, knots)
+    np.testing.assert_allclose(mean, np.asarray(components.mean())[0, 0], rtol=1e-4)
+    np.testing.assert_allclose(variance, np.asarray(components.covariance())[0, 0, 0], rtol=1e-4)
 
 
 @pytest.mark.parametrize(
