@@ -1,6 +1,7 @@
 """Posteriors carried through the transport, against loops over draws, NumPy, ArviZ and Monte Carlo."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -27,6 +28,7 @@ from tests.cases import covariances
 
 plot: Any = typed_plot
 
+pytestmark = pytest.mark.optimize(False)
 NUM, DRAWS = 3, 6
 EPSILONS = {"epsilon_components": 0.4, "epsilon_weights": 1.0}
 X = np.random.default_rng(5).standard_normal((4, 2))
@@ -42,39 +44,48 @@ def arrays(seed, num=DRAWS, dtype="float64", spread=0.1):
     return tuple(jnp.asarray(value, dtype) for value in (weights, loc, covariance, scale))
 
 
+@functools.cache
+def stacked(make):
+    """Mixtures of many draws, by one program: ``make`` makes the components of one."""
+
+    def one(weights, *arguments):
+        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+            return omt.Mixture(weights, make(*arguments))
+
+    return jax.jit(jax.vmap(one))
+
+
 def gaussians(seed, num=DRAWS, dtype="float64", spread=0.1):
     weights, loc, covariance, _ = arrays(seed, num, dtype, spread)
-    return jax.vmap(lambda w, m, c: omt.Mixture(w, Gaussian(m, c)))(weights, loc, covariance)
+    return stacked(Gaussian)(weights, loc, covariance)
 
 
 def laplaces(seed, num=DRAWS):
     weights, loc, _, scale = arrays(seed, num)
-    return jax.vmap(lambda w, m, s: omt.Mixture(w, Laplace(m, s)))(weights, loc, scale)
+    return stacked(Laplace)(weights, loc, scale)
 
 
 def exponentials(seed, num=DRAWS):
     weights, loc, _, scale = arrays(seed, num)
-    return jax.vmap(lambda w, m, s: omt.Mixture(w, Exponential(m, s)))(weights, loc, scale)
+    return stacked(Exponential)(weights, loc, scale)
+
+
+def student(loc, scale):
+    return omt.NumPyroComponents(dist.MultivariateStudentT(5.0 * jnp.ones(NUM), loc, jax.vmap(jnp.diag)(scale)))
 
 
 def students(seed, num=DRAWS):
     weights, loc, _, scale = arrays(seed, num)
+    return stacked(student)(weights, loc, scale)
 
-    def one(w, m, s):
-        law = dist.MultivariateStudentT(5.0 * jnp.ones(NUM), m, jax.vmap(jnp.diag)(s))
-        return omt.Mixture(w, omt.NumPyroComponents(law))
 
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        return jax.vmap(one)(weights, loc, scale)
+def two_blocks(loc, covariance):
+    return omt.Blocks([Gaussian(loc[:2], covariance[:2]), Gaussian(loc[2:], covariance[2:])])
 
 
 def blocks(seed, num=DRAWS):
     weights, loc, covariance, _ = arrays(seed, num)
-
-    def one(w, m, c):
-        return omt.Mixture(w, omt.Blocks([Gaussian(m[:2], c[:2]), Gaussian(m[2:], c[2:])]))
-
-    return jax.vmap(one)(weights, loc, covariance)
+    return stacked(two_blocks)(weights, loc, covariance)
 
 
 @dataclasses.dataclass
@@ -189,7 +200,7 @@ def test_the_limit_of_no_regularization_is_solved_draw_by_draw(x64):
             each.log_prob(X, X)
 
 
-@pytest.mark.parametrize("draw", [blocks, pytest.param(laplaces, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("draw", [blocks, pytest.param(laplaces, marks=[pytest.mark.slow, pytest.mark.optimize(True)])])
 def test_other_families_go_draw_by_draw(draw, x64):
     source, target = draw(0, 3), gaussians(1, 3)
     plan = transport_posterior(fitted(source), fitted(target), progress=False, **EPSILONS)
