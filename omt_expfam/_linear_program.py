@@ -1,12 +1,14 @@
 """The Omega-block without regularization: the transportation problem, solved exactly on the host."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from ._arrays import is_traced
+from ._arrays import at_top, is_traced, on_host, to_jax
 from ._laplacian import solve_laplacian
 from ._result import RESULTS
 from ._weights import WeightCoupling
@@ -32,25 +34,36 @@ def exact_coupling(
     """
     weights, source, target, value, num_steps = _solve(cost, a, b)
     source, target = jax.lax.stop_gradient((source, target))
-    # A zero-weight component sends its (zero) mass where the dual says that it would go.
-    reduced = jax.lax.stop_gradient(cost) - source[:, None] - target[None, :]
-    nearest = jnp.argmin(jnp.where(b[None, :] > 0, reduced, jnp.inf), axis=1)
-    farthest = jnp.argmin(jnp.where(a[:, None] > 0, reduced, jnp.inf), axis=0)
-    row_shares = _shares(weights, a, jax.nn.one_hot(nearest, b.shape[0], dtype=cost.dtype))
-    column_shares = _shares(weights.T, b, jax.nn.one_hot(farthest, a.shape[0], dtype=cost.dtype)).T
-    error = jnp.sum(jnp.abs(jnp.sum(weights, axis=1) - a)) + jnp.sum(jnp.abs(jnp.sum(weights, axis=0) - b))
+    reduced = jax.lax.stop_gradient(cost), source, target
+    row_shares, column_shares, error = on_host(_shares, weights, a, b, *reduced)
     accepted = max(_ACCEPTED_ERROR, 1e2 * float(jnp.finfo(cost.dtype).eps))
-    result = RESULTS.where(error <= accepted, RESULTS.successful, RESULTS.linear_program_failed)
-    result = RESULTS.where(jnp.all(jnp.isfinite(cost)), result, RESULTS.weights_not_finite)
+    if at_top(cost, error):
+        found = RESULTS.successful if np.asarray(error) <= accepted else RESULTS.linear_program_failed
+        result = found if np.isfinite(np.asarray(cost)).all() else RESULTS.weights_not_finite
+    else:
+        result = RESULTS.where(error <= accepted, RESULTS.successful, RESULTS.linear_program_failed)
+        result = RESULTS.where(jnp.all(jnp.isfinite(cost)), result, RESULTS.weights_not_finite)
     coupling = WeightCoupling(weights, row_shares, column_shares, source, target, error, num_steps, result)
     return coupling, value
 
 
-def _shares(weights: Array, total: Array, lonely: Array) -> Array:
+def _shares(xp: Any, weights: Any, a: Any, b: Any, cost: Any, source: Any, target: Any) -> Any:
+    """The coupling divided by its row and by its column sums, and how far these are from the marginals."""
+    # A zero-weight component sends its (zero) mass where the dual says that it would go.
+    reduced = cost - source[:, None] - target[None, :]
+    nearest = xp.argmin(xp.where(b[None, :] > 0, reduced, xp.inf), axis=1)
+    farthest = xp.argmin(xp.where(a[:, None] > 0, reduced, xp.inf), axis=0)
+    rows = _divided(xp, weights, a, xp.eye(b.shape[0], dtype=cost.dtype)[nearest])
+    columns = _divided(xp, weights.T, b, xp.eye(a.shape[0], dtype=cost.dtype)[farthest]).T
+    error = xp.sum(xp.abs(xp.sum(weights, axis=1) - a)) + xp.sum(xp.abs(xp.sum(weights, axis=0) - b))
+    return rows, columns, error
+
+
+def _divided(xp: Any, weights: Any, total: Any, lonely: Any) -> Any:
     """Rows of the coupling divided by their sums, with a substitute where there is (next to) no mass."""
-    sums = jnp.sum(weights, axis=1)
-    used = (jnp.abs(sums - total) < 0.01 * total)[:, None]
-    return jnp.where(used, weights / jnp.where(used, total[:, None], jnp.ones_like(total)[:, None]), lonely)
+    sums = xp.sum(weights, axis=1)
+    used = (xp.abs(sums - total) < 0.01 * total)[:, None]
+    return xp.where(used, weights / xp.where(used, total[:, None], xp.ones_like(total)[:, None]), lonely)
 
 
 @jax.custom_jvp
@@ -87,8 +100,8 @@ def _solve(cost: Array, a: Array, b: Array) -> tuple[Array, Array, Array, Array,
             weights = np.maximum(answer.x, 0).reshape(host.shape)
             dual, num_steps = np.append(answer.eqlin.marginals, 0.0) * scale, answer.nit
     value = np.sum(weights * np.where(weights > 0, host, 0.0))
-    omega, source, target, best = (jnp.asarray(v, cost.dtype) for v in (weights, dual[:num], dual[num:], value))
-    return omega, source, target, best, jnp.asarray(num_steps)
+    omega, source, target, best = (to_jax(v, cost.dtype) for v in (weights, dual[:num], dual[num:], value))
+    return omega, source, target, best, to_jax(num_steps)
 
 
 def _solve_jvp(primals: tuple, tangents: tuple) -> tuple:

@@ -8,6 +8,7 @@ import pytest
 
 import omt_expfam as omt
 from benchmarks._programs import counted
+from omt_expfam._linear_program import exact_coupling
 from omt_expfam._numerical_couplings import solve_numerical_couplings
 from omt_expfam._numpyro_law import relaxed
 from omt_expfam.families import DiagonalGaussian, Gamma, Gaussian, Laplace, LowRankGaussian, SphericalGaussian
@@ -116,6 +117,12 @@ def test_building_and_coupling_mixtures_compiles_few_programs(family):
     assert (first := programs(plan_of, 3, 3, family)).count <= FAMILIES[family], str(first)
     assert not (again := programs(plan_of, 4, 3, family)).count, str(again)
     assert not (again := programs(plan_of, 3, 4, family)).count, str(again)
+
+
+def test_couplings_without_regularization_compile_nothing():
+    """The linear program and what is made of it stay on the host."""
+    arrays = jax.device_put((np.ones((3, 4), "float32"), np.full(3, 1 / 3, "float32"), np.full(4, 0.25, "float32")))
+    assert not (found := programs(exact_coupling, *arrays)).count, str(found)
 
 
 # -- numerical couplings --------------------------------------------------------------------------------------------
