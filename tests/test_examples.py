@@ -16,7 +16,9 @@ WITH_DATA = [path for path in EXAMPLES if path.stem == "uncertain_correspondence
 
 
 def run(path, folder, *arguments):
-    environment = {**os.environ, "OMT_SMOKE": "1", "PYTHONPATH": str(path.parents[1])}
+    # What small sizes run is not worth optimizing.
+    settings = {"OMT_SMOKE": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(path.parents[1])}
+    environment = {**os.environ, **settings}
     return subprocess.run(
         [sys.executable, path, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
