@@ -14,6 +14,7 @@ from numpyro.infer import init_to_feasible
 from numpyro.infer.util import potential_energy
 
 from ._arrays import is_traced
+from ._jit import program
 from ._numpyro_law import relaxed
 
 
@@ -76,24 +77,15 @@ class Target(eqx.Module):
 
     def split(self, u: Float[Array, " p"]) -> dict[str, Array]:
         """The unconstrained value of each site."""
-        parts, start = {}, 0
-        for name, shape in zip(self.names, self.shapes, strict=True):
-            size = int(np.prod(shape))
-            parts[name] = u[start : start + size].reshape(shape)
-            start += size
-        return parts
+        return dict(zip(self.names, _split(u, self.shapes), strict=True))
 
     def constrain(self, u: Float[Array, " p"]) -> dict[str, Array]:
         """The sites at unconstrained numbers."""
-        with relaxed():
-            parts = self.split(u)
-            return {n: biject_to(s)(parts[n]) for n, s in zip(self.names, self.supports, strict=True)}
+        return dict(zip(self.names, _constrained(u, self.supports, self.shapes), strict=True))
 
     def unconstrain(self, sites: dict[str, Array]) -> Float[Array, " p"]:
         """The unconstrained numbers of sites."""
-        with relaxed():
-            parts = [jnp.ravel(biject_to(s).inv(sites[n])) for n, s in zip(self.names, self.supports, strict=True)]
-        return jnp.concatenate(parts)
+        return _unconstrained([sites[n] for n in self.names], self.supports)
 
     def potential(self, u: Float[Array, " p"], key: Any = None) -> Float[Array, ""]:
         """Minus the log joint density, in nats, up to a constant; with a key for models that draw mini-batches."""
@@ -101,3 +93,20 @@ class Target(eqx.Module):
         # Blocked: the model may be asked for inside another NumPyro program.
         with relaxed(), handlers.block():
             return jnp.asarray(potential_energy(model, self.args, dict(self.options), self.split(u)))
+
+
+def _split(u: Float[Array, " p"], shapes: tuple[tuple[int, ...], ...]) -> list[Array]:
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+    return [u[end - int(np.prod(shape)) : end].reshape(shape) for end, shape in zip(ends, shapes, strict=True)]
+
+
+@program
+def _constrained(u: Float[Array, " p"], supports: Any, shapes: Any) -> list[Array]:
+    with relaxed():
+        return [biject_to(s)(part) for s, part in zip(supports, _split(u, shapes), strict=True)]
+
+
+@program
+def _unconstrained(values: list[Array], supports: Any) -> Float[Array, " p"]:
+    with relaxed():
+        return jnp.concatenate([jnp.ravel(biject_to(s).inv(v)) for s, v in zip(supports, values, strict=True)])
