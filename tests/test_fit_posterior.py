@@ -31,6 +31,14 @@ from omt_expfam.families import (
 )
 from tests.test_factorized import Weibull
 
+pytestmark = pytest.mark.optimize(False)
+
+
+def slow(test):
+    """A test that runs long."""
+    return pytest.mark.slow(pytest.mark.optimize(True)(test))
+
+
 NEW_ARVIZ = int(arviz.__version__.split(".")[0]) >= 1
 METHODS = {
     "Laplace": omt.LaplaceApproximation(num_samples=600),
@@ -96,8 +104,10 @@ def test_mode_and_curvature_are_scipys(x64):
     x = data()[: NUM // 3]
     target, start = target_of(x, DiagonalGaussian)
     assert (target.dim, target.names) == (4, ("weights", "loc", "variance"))
+    potential = lambda u: target.potential(u)
+    value, gradient = jax.jit(potential), jax.jit(jax.grad(potential))
     for u in (np.asarray(start), np.asarray(start) + 0.3):
-        gap = float(target.potential(jnp.asarray(u))) - float(target.potential(start))
+        gap = float(value(u)) - float(value(start))
         assert gap == pytest.approx(diagonal_energy(u, x) - diagonal_energy(np.asarray(start), x), abs=1e-8)
     mode = find_mode(target, start + 0.4)
     theirs = scipy.optimize.minimize(diagonal_energy, np.asarray(start), (x,), method="BFGS", options={"gtol": 1e-8})
@@ -107,10 +117,8 @@ def test_mode_and_curvature_are_scipys(x64):
     assert diagonal_energy(np.asarray(mode.center), x) - theirs.fun < 2e-4
     matrix = hessian(target, mode.center)
     with relaxed():
-        np.testing.assert_allclose(matrix, jax.hessian(target.potential)(mode.center), rtol=1e-9, atol=1e-9)
-    slopes = scipy.optimize.approx_fprime(
-        np.asarray(mode.center), lambda u: np.asarray(jax.grad(target.potential)(jnp.asarray(u))), 1e-6
-    )
+        np.testing.assert_allclose(matrix, jax.jit(jax.hessian(potential))(mode.center), rtol=1e-9, atol=1e-9)
+    slopes = scipy.optimize.approx_fprime(np.asarray(mode.center), lambda u: np.asarray(gradient(u)), 1e-6)
     np.testing.assert_allclose(matrix, slopes, rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(mode.factor @ mode.factor.T, np.linalg.inv(matrix), rtol=1e-8, atol=1e-12)
 
@@ -143,16 +151,15 @@ def test_discrete_sites_are_refused():
         Target.of(model)
 
 
+def ring():
+    v = numpyro.sample("v", dist.ImproperUniform(dist.constraints.real_vector, (), (2,)))
+    numpyro.factor("ring", -500 * (jnp.sqrt(jnp.sum(v * v)) - 1) ** 2)
+
+
 @pytest.mark.parametrize("angle", np.linspace(0.1, 3.0, 12))
 def test_a_flat_direction_is_no_mode(angle, x64):
     """A ring: along it nothing changes but rounding, whose sign must not decide."""
-
-    def ring():
-        v = numpyro.sample("v", dist.ImproperUniform(dist.constraints.real_vector, (), (2,)))
-        numpyro.factor("ring", -500 * (jnp.sqrt(jnp.sum(v * v)) - 1) ** 2)
-
-    target = Target.of(ring)
-    mode = find_mode(target, jnp.asarray([np.cos(angle), np.sin(angle)]))
+    mode = find_mode(Target.of(ring), jnp.asarray([np.cos(angle), np.sin(angle)]))
     assert not mode.found
     assert not mode.definite
     assert np.isfinite(mode.factor).all()
@@ -238,7 +245,7 @@ def test_laplace_approximation_by_quadrature(family, name, mean_error, error, x6
         assert abs(values.mean() - mean) < mean_error * deviation
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize("guide", ["multivariate", "low_rank", "normal", autoguide.AutoDiagonalNormal])
 def test_variational_posterior_and_evidence_by_quadrature(guide, x64):
     """And the bound lies just below the evidence: it counts the volume of the coordinates."""
@@ -324,19 +331,23 @@ def test_the_same_key_gives_the_same_draws():
     np.testing.assert_array_equal(again.mixtures.components.loc, posterior("Gibbs").mixtures.components.loc)
 
 
-@pytest.mark.slow
+REFERENCE = omt.Gibbs(num_warmup=300, num_samples=3000, num_chains=2)
+
+
+@functools.cache
+def summary(method):
+    """Means and standard deviations of one posterior's parameters."""
+    found = omt.fit_posterior(key(), data(240).astype("float32"), DiagonalGaussian, 2, method=method)
+    p = {name: np.asarray(values).reshape(found.num_draws, -1) for name, values in found.parameters.items()}
+    table = np.concatenate([p["weights"][:, :1], p["loc"], np.log(p["variance"])], axis=1)
+    return table.mean(axis=0), table.std(axis=0)
+
+
+@slow
 @pytest.mark.parametrize(("name", "error"), [("Laplace", 0.2), ("SVI", 0.2), ("NUTS", 0.2), ("bootstrap", 0.3)])
 def test_methods_agree_with_gibbs(name, error):
     """Posterior means within a third of a deviation, deviations within 20 % (bootstrap: 30 %)."""
-    x = data(240).astype("float32")
-
-    def summary(method):
-        found = omt.fit_posterior(key(), x, DiagonalGaussian, 2, method=method)
-        p = {name: np.asarray(values).reshape(found.num_draws, -1) for name, values in found.parameters.items()}
-        table = np.concatenate([p["weights"][:, :1], p["loc"], np.log(p["variance"])], axis=1)
-        return table.mean(axis=0), table.std(axis=0)
-
-    exact_mean, exact = summary(omt.Gibbs(num_warmup=300, num_samples=3000, num_chains=2))
+    exact_mean, exact = summary(REFERENCE)
     method = {
         "Laplace": omt.LaplaceApproximation(4000),
         "bootstrap": omt.Bootstrap(800),
@@ -348,7 +359,7 @@ def test_methods_agree_with_gibbs(name, error):
     assert (np.abs(mean - exact_mean) < 0.35 * exact).all()
 
 
-@pytest.mark.slow
+@slow
 def test_nuts_mixes_on_three_components():
     """K = 3, d = 2, n = 1000, 2 chains of 500 + 500: r-hat of label-free quantities below 1.05."""
     rng = np.random.default_rng(0)
@@ -361,7 +372,7 @@ def test_nuts_mixes_on_three_components():
     assert (np.asarray(found.label_free.effective_size) > 200).all()
 
 
-@pytest.mark.slow
+@slow
 def test_mini_batches():
     """Batches of a tenth: the posterior of all points."""
     x = data(1000).astype("float32")
@@ -376,7 +387,7 @@ def test_mini_batches():
     assert float(some.log_prob(x).mean()) > float(fitted.log_likelihood) - 0.1
 
 
-@pytest.mark.slow
+@slow
 def test_sparse_weights_empty_surplus_components():
     x = data(240).astype("float32")
     sparse, plain = (
@@ -392,7 +403,7 @@ def test_sparse_weights_empty_surplus_components():
 # -- which method, and which not ------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@slow
 def test_default_methods():
     x = data()[:, :1].astype("float32")
     assert posterior("Gibbs").method == "Gibbs"
@@ -401,7 +412,7 @@ def test_default_methods():
     assert omt.fit_posterior(key(), x, Laplace, 1, **few).method == "Laplace approximation"
 
 
-@pytest.mark.slow
+@slow
 def test_default_methods_of_other_families():
     x = np.exp(data()[:, :1] / 3).astype("float32")
     few = {"progress": False, "throw": False}
@@ -434,7 +445,7 @@ def test_gibbs_is_refused_without_sums(family):
         omt.fit_posterior(key(), data()[:30], family, 1, method=omt.Gibbs())
 
 
-@pytest.mark.slow
+@slow
 def test_families_of_ones_own():
     """With the conjugate prior that cannot be sampled, by Laplace; its Gibbs sampler agrees."""
     law = omt.Mixture(np.array([0.4, 0.6], "float32"), Weibull(np.array([[[-1.0]], [[-0.01]]], "float32")))
@@ -470,7 +481,7 @@ def own_priors(dim):
     )
 
 
-@pytest.mark.slow
+@slow
 def test_distributions_of_numpyro():
     """Student-t components: the same posterior by Laplace and by NUTS, centered where the clusters are."""
     x = data(150).astype("float32")
@@ -487,7 +498,7 @@ def test_distributions_of_numpyro():
     np.testing.assert_allclose(exact.mean(axis=0), [[-3, -1.5], [0, 0]], atol=0.4)
 
 
-@pytest.mark.slow
+@slow
 def test_kinks_of_numpyros_distributions_are_known(x64):
     """Second derivatives see nothing of a Laplace law's location but its prior."""
     x, _, deviations, _ = quadrature(Laplace)
@@ -504,7 +515,7 @@ def test_numpyros_distributions_that_jump_are_refused():
 # -- failures are reported ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@slow
 def test_absurd_learning_rates_are_reported():
     x = data().astype("float32")
     with pytest.raises(omt.ConvergenceError, match="^Variational inference met a bound that is not finite"):
@@ -634,7 +645,7 @@ def test_leave_one_out_is_that_of_the_draws(x64):
     assert 4 < float(result.p if NEW_ARVIZ else result.p_loo) < 15
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.loose
 @pytest.mark.filterwarnings("ignore:Estimated shape parameter:UserWarning")
 def test_leave_one_out_is_that_of_refits():
@@ -655,7 +666,7 @@ def test_leave_one_out_is_that_of_refits():
     assert ours.sum() == pytest.approx(sum(exact), abs=0.4)
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.loose
 @pytest.mark.filterwarnings("ignore:Estimated shape parameter:UserWarning")
 # ArviZ uses what pandas gives up.
