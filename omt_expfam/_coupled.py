@@ -22,10 +22,12 @@ from ._arrays import (
     KeyLike,
     safe_log,
     ScalarLike,
+    to_jax,
 )
 from ._couplings import solve_couplings
 from ._em import AbstractEMFamily
 from ._fit import fit
+from ._jit import program
 from ._mixture import Mixture
 from ._mixture_model import mixture_model, MixtureModel
 from ._mode import find_mode, Mode
@@ -220,10 +222,9 @@ def _solve(
     """Both separate modes, and from there the joint one; in float64."""
     alone, found = [], True
     for model, x, mixture in zip(models, points, start, strict=True):
-        sites = _inside(model.sites(mixture))
         target = Target.of(model, x)
-        mode = find_mode(target, target.unconstrain(sites))
-        alone.append(model.mixture(target.constrain(mode.center)))
+        mode = find_mode(target, target.unconstrain(_inside(model, mixture)))
+        alone.append(_mixture(model, target.constrain(mode.center)))
         found = found and mode.found
     uncoupled = transport(*alone, **epsilons, progress=False, throw=False)
     penalty = strength * 0.5 * sum(len(x) for x in points)
@@ -233,27 +234,35 @@ def _solve(
         mixtures, mode, num_searches = _joint_mode(models, points, uncoupled, penalty, epsilons)
         found, decrement = found and mode.found, mode.decrement
         plan = transport(*mixtures, **epsilons, progress=False, throw=False)
-    result = RESULTS.where(jnp.asarray(found), plan.result, RESULTS.mode_not_found)
+    result = plan.result if found else RESULTS.mode_not_found
     return CoupledFit(
         plan,
         uncoupled,
         _log_likelihoods(plan, points),
         _log_likelihoods(uncoupled, points),
-        jnp.asarray(strength),
-        jnp.asarray(decrement),
-        jnp.asarray(num_searches),
+        to_jax(strength),
+        to_jax(decrement),
+        to_jax(num_searches),
         result,
     )
 
 
 def _log_likelihoods(plan: TransportPlan, points: list[Array]) -> Float[Array, " 2"]:
-    return jnp.stack([jnp.mean(m.log_prob(x)) for m, x in zip((plan.source, plan.target), points, strict=True)])
+    pairs = zip((plan.source, plan.target), points, strict=True)
+    return to_jax([np.asarray(mixture.log_prob(x)).mean() for mixture, x in pairs])
 
 
-def _inside(sites: dict[str, Array]) -> dict[str, Array]:
-    """The same sites with weights away from zero, where unconstrained coordinates end."""
+@program
+def _inside(model: MixtureModel, mixture: Mixture) -> dict[str, Array]:
+    """The sites of a mixture with weights away from zero, where unconstrained coordinates end."""
+    sites = model.sites(mixture)
     weights = jnp.maximum(sites["weights"], _START_SHARE)
     return sites | {"weights": weights / jnp.sum(weights)}
+
+
+@program
+def _mixture(model: MixtureModel, sites: dict[str, Array]) -> Mixture:
+    return model.mixture(sites)
 
 
 class _CoupledModel(eqx.Module):
@@ -337,16 +346,26 @@ def _joint_mode(
     """The mixtures at the joint mode, the mode, and the number of searches."""
     regularization = [jnp.asarray(float(epsilons[name])) for name in ("epsilon_components", "epsilon_weights")]
     model = _CoupledModel(models[0], models[1], jnp.asarray(penalty), *regularization)
-    sites = model.sites((start.source, start.target), start.weights)
+    sites = _sites(model, (start.source, start.target), start.weights)
     target = Target.of(model, *points)
     num_searches = 0
     while True:
         mode = find_mode(target, target.unconstrain(sites))
         num_searches += 1
         sites = target.constrain(mode.center)
-        mixtures = model.mixtures(sites)
+        mixtures = _mixtures(model, sites)
         if mode.found or num_searches == _SEARCHES:
             return mixtures, mode, num_searches
         # An entry that a step has carried to zero stays there, be it a saddle: go on from the best, all positive.
         plan = transport(*mixtures, **epsilons, progress=False, throw=False)
-        sites = model.sites(mixtures, plan.weights)
+        sites = _sites(model, mixtures, plan.weights)
+
+
+@program
+def _sites(model: _CoupledModel, mixtures: tuple[Mixture, Mixture], coupling: Array) -> dict[str, Array]:
+    return model.sites(mixtures, coupling)
+
+
+@program
+def _mixtures(model: _CoupledModel, sites: dict[str, Array]) -> tuple[Mixture, Mixture]:
+    return model.mixtures(sites)
