@@ -5,6 +5,7 @@
 
 import argparse
 import ast
+import contextlib
 import importlib
 import os
 import runpy
@@ -56,7 +57,9 @@ def run_small(names: list[str], slots: int = 2) -> int:
     # What small sizes run is not worth optimizing.
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     for name in SHARED:
-        importlib.import_module(name)
+        # Some of it is optional.
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     waiting, running, failures = list(names), {}, 0
     while waiting or running:
         while waiting and len(running) < slots:
