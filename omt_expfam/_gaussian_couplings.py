@@ -130,7 +130,7 @@ class GaussianCouplings(AbstractCouplings):
 
     def _displace(self, x: Array, noise: Array | None, source: Array, target: Array) -> Array:
         """Conditional means, plus noise of the conditional covariances, each point under its own pair."""
-        sides = self._sides()
+        sides = _sides(self.source, self.target, self.epsilon)
         if not at_top(sides, x, noise, source, target):
             return _displace_each(sides, x, jnp.zeros_like(x) if noise is None else noise, source, target)
         # Points sorted by pair: each block of points meets few pairs, whose matrices it can hold.
@@ -144,12 +144,10 @@ class GaussianCouplings(AbstractCouplings):
             chosen = order[start : start + block]
             pair = left[chosen].astype(np.int64) * self.target.num_components + right[chosen]
             unique, which = np.unique(pair, return_inverse=True)
-            unique = np.stack(
-                np.divmod(pad(unique, _num_displaced(len(unique), x.shape[1])), self.target.num_components)
-            )
+            unique = np.divmod(pad(unique, _num_displaced(len(unique), x.shape[1])), self.target.num_components)
             size = min(point_bucket(len(chosen)), block)
             own, z, which = pad((points[chosen], noises[chosen], which), size)
-            moved[chosen] = np.asarray(_displace_block(sides, own, z, to_jax(unique), which))[: len(chosen)]
+            moved[chosen] = np.asarray(_displace_block(sides.of_pairs(*unique), own, z, which))[: len(chosen)]
         return to_jax(moved)
 
     def log_conditional(
@@ -202,6 +200,12 @@ class _Sides(eqx.Module):
         source, target = (side.padded(self.item_size) for side in (self.source, self.target))
         forms = pad(self.forms[0], source.num_components), pad(self.forms[1], target.num_components)
         return _Sides(source, target, forms, self.epsilon)
+
+    def of_pairs(self, source: Any, target: Any) -> "_Sides":
+        """The components of some pairs, one after another, so that programs do not depend on the number of all."""
+        first, second = (self.source, self.forms[0]), (self.target, self.forms[1])
+        first, second = on_host(lambda _, *trees: (take(trees[0], source), take(trees[1], target)), first, second)
+        return _Sides(first[0], second[0], (first[1], second[1]), self.epsilon)
 
     def pairs(self) -> "_Pairs":
         """Means and covariances, brought to one structure."""
@@ -369,8 +373,8 @@ def _conditional_covariance(sides: _Sides, x: Array, y: Array, weight: Array, sh
 
 
 @program
-def _displace_block(sides: _Sides, x: Array, noise: Array, unique: Int[Array, "2 u"], which: Array) -> Array:
-    return _displaced(sides.pairs(), x, noise, unique, which)
+def _displace_block(sides: _Sides, x: Array, noise: Array, which: Array) -> Array:
+    return _displaced(sides.pairs(), x, noise, jnp.tile(jnp.arange(sides.source.num_components), (2, 1)), which)
 
 
 @program
