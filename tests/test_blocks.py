@@ -11,6 +11,8 @@ from omt_expfam._blocks import solve_block_couplings
 from omt_expfam._couplings import PairSelection, select_pairs, solve_couplings
 from omt_expfam.families import DiagonalGaussian, Gaussian
 
+pytestmark = pytest.mark.optimize(False)
+
 
 def gaussians(seed, num):
     rng = np.random.default_rng(seed)
