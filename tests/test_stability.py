@@ -26,6 +26,7 @@ from omt_expfam.diagnostics._envelope import fit_envelope
 from omt_expfam.diagnostics._stability import COLUMNS, stability
 from omt_expfam.families import DiagonalGaussian, Gaussian, Laplace
 
+pytestmark = pytest.mark.optimize(False)
 EPSILON = 0.3
 
 
