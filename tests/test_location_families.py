@@ -156,28 +156,37 @@ def test_one_power_law_is_the_optimizers(left, right, symmetric, x64):
     assert float(fitted.log_likelihood) == pytest.approx(-best, abs=1e-6)
 
 
+@jax.jit
+def _value(powers, sides, scales):
+    return expected_log_density(TwoSided(*scales, *powers), *sides)
+
+
+@jax.jit
+def _best_scales(powers, sides, floor):
+    arguments = TwoSided(jnp.ones(()), jnp.ones(()), *powers), *sides, floor
+    return separate_scales(*arguments), common_scale(*arguments)
+
+
 def test_scales_are_the_best(x64):
     """Against a bounded optimizer, with free scales and with scales at their floor."""
     rng = np.random.default_rng(0)
     for floor in (1e-3, 0.7):
         for _ in range(6):
-            powers, (below, above) = rng.uniform(0.6, 4, 2), rng.uniform(0.01, 2, 2)
+            powers, sides = rng.uniform(0.6, 4, 2), rng.uniform(0.01, 2, 2)
 
-            def value(left, right, powers=powers, sides=(below, above)):
-                law = TwoSided(left, right, *(jnp.asarray(p) for p in powers))
-                return float(expected_log_density(law, *(jnp.asarray(s) for s in sides)))
+            def value(scales, powers=powers, sides=sides):
+                return float(_value(powers, sides, np.asarray(scales)))
 
-            law = TwoSided(jnp.asarray(1.0), jnp.asarray(1.0), *(jnp.asarray(p) for p in powers))
-            arguments = law, jnp.asarray(below), jnp.asarray(above), jnp.asarray(floor)
+            separate, common = _best_scales(powers, sides, np.asarray(floor))
             bounds = [(np.log(floor), 5.0)] * 2
             best = scipy.optimize.minimize(
-                lambda s, value=value: -value(*jnp.exp(s)), np.zeros(2), method="Nelder-Mead", bounds=bounds, tol=1e-12
+                lambda s, value=value: -value(np.exp(s)), np.zeros(2), method="Nelder-Mead", bounds=bounds, tol=1e-12
             )
-            assert value(*separate_scales(*arguments)) == pytest.approx(-best.fun, abs=1e-9)
+            assert value(separate) == pytest.approx(-best.fun, abs=1e-9)
             line = scipy.optimize.minimize_scalar(
-                lambda s, value=value: -value(jnp.exp(s), jnp.exp(s)), bounds=bounds[0], method="bounded"
+                lambda s, value=value: -value(np.exp([s, s])), bounds=bounds[0], method="bounded"
             )
-            assert value(*common_scale(*arguments)) == pytest.approx(-line.fun, abs=1e-7)
+            assert value(common) == pytest.approx(-line.fun, abs=1e-7)
 
 
 @pytest.mark.parametrize("name", QUICK_FIRST)
@@ -256,19 +265,21 @@ def test_product_form_is_the_same_law(name, dtype):
     form = parts.product_form()
     x = np.random.default_rng(1).standard_normal((7, 3)).astype(dtype)
 
+    @jax.jit
     def one(k, j):
         shape = jax.tree.map(lambda leaf: leaf[k, j], form.shape)
-        z = (x[:, j] - form.loc[k, j]) / form.scale[k, j]
+        z = (jnp.asarray(x)[:, j] - form.loc[k, j]) / form.scale[k, j]
         moments = form.loc[k, j] + form.scale[k, j] * shape._mean(), form.scale[k, j] ** 2 * shape._variance()
         return jax.vmap(shape._log_density)(z) - jnp.log(form.scale[k, j]), moments, shape._knots()
 
     tolerance = 1e-4 if dtype == "float32" else 1e-12
     knots = [0, np.inf] if name == "Exponential" else [-np.inf, 0, np.inf]
+    log_prob, mean, covariance = (np.asarray(v) for v in (parts.log_prob(x), parts.mean(), parts.covariance()))
     for k in range(4):
         sides = [one(k, j) for j in range(3)]
-        np.testing.assert_allclose(sum(s[0] for s in sides), parts.log_prob(x)[:, k], rtol=tolerance)
-        np.testing.assert_allclose([s[1][0] for s in sides], parts.mean()[k], rtol=tolerance, atol=tolerance)
-        np.testing.assert_allclose([s[1][1] for s in sides], np.diag(parts.covariance()[k]), rtol=tolerance)
+        np.testing.assert_allclose(sum(np.asarray(s[0]) for s in sides), log_prob[:, k], rtol=tolerance)
+        np.testing.assert_allclose([s[1][0] for s in sides], mean[k], rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose([s[1][1] for s in sides], np.diag(covariance[k]), rtol=tolerance)
         np.testing.assert_array_equal(sides[0][2], knots)
 
 
