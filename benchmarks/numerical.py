@@ -13,7 +13,7 @@ from ott.geometry import pointcloud
 from ott.problems.linear import linear_problem
 from ott.solvers.linear import sinkhorn as ott_sinkhorn
 
-from omt_expfam._numerical_pair import interaction, sinkhorn
+from omt_expfam._numerical_sinkhorn import interaction, sinkhorn
 
 TOLERANCE, LIMIT = 1e-4, 10_000
 
@@ -29,7 +29,7 @@ def compare(dim, epsilon, num):
         start = -0.8 * jnp.sum(y * y, axis=1) / epsilon
         tolerance, limit = jnp.asarray(TOLERANCE, jnp.float32), jnp.asarray(LIMIT)
         kernel = interaction(x, y, jnp.asarray(epsilon, jnp.float32))
-        return sinkhorn(kernel, log_weight, log_weight, start, tolerance, limit)
+        return sinkhorn(kernel, log_weight, log_weight, start, tolerance, limit)[0]
 
     @jax.jit
     def theirs():

@@ -14,7 +14,8 @@ from ._couplings import AbstractComponentMaps, AbstractCouplings, PairSelection,
 from ._covariance import DenseCovariance
 from ._gaussian_pair import conditional_gain
 from ._jit import program
-from ._numerical_pair import extend, interaction, Nodes, PairSolution, Side, solve_pair
+from ._numerical_pair import Nodes, PairSolution, Side, solve_pair
+from ._numerical_sinkhorn import extend, interaction
 from ._progress import progress_bar
 from ._result import RESULTS
 

@@ -14,8 +14,6 @@ and an error of order $\delta$ in the nodes enters it in three ways, each with i
 - through moments: nodes are weighted so that their mean and covariance are exact.
 """
 
-from typing import NamedTuple
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -25,14 +23,9 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float, Int
 
 from ._arrays import unfused
+from ._numerical_sinkhorn import derivative, interaction, Potentials, sinkhorn
 
-# Scaling steps between two returns to the log domain, where what the scalings have grown to is absorbed.
-INNER_STEPS = 20
 _NEWTON_STEPS = 12
-
-
-# Relative step of the difference quotient that gives the divergence.
-STEP = 0.1
 
 
 class Nodes(eqx.Module):
@@ -70,15 +63,6 @@ class Nodes(eqx.Module):
     def total_variance(self) -> Float[Array, ""]:
         """The trace of the exact covariance."""
         return jnp.sum(self.tril**2)
-
-
-class Potentials(eqx.Module):
-    """Potentials u and v at the nodes, with the L1 error of the plan's first marginal and the steps taken."""
-
-    u: Float[Array, " N"]
-    v: Float[Array, " N"]
-    residual: Float[Array, ""]
-    num_steps: Int[Array, ""]
 
 
 class Side(eqx.Module):
@@ -158,94 +142,6 @@ def calibrated_weights(feature: Float[Array, "n p"], used: Bool[Array, " n"]) ->
     return jnp.where(usable, log_weight, equal)
 
 
-# -- the solve ---------------------------------------------------------------------------------------------------
-
-
-def interaction(x: Float[Array, "n d"], y: Float[Array, "m d"], epsilon: Float[Array, ""]) -> Float[Array, "n m"]:
-    """2 x.y / epsilon for all pairs of points."""
-    return unfused(x @ ((2 / epsilon) * y).T)
-
-
-def extend(x: Float[Array, "n d"], y: Float[Array, "m d"], log_weight: Array, v: Array, epsilon: Array) -> Array:
-    """The potential u at any points, from v at the nodes y of the other side."""
-    return -logsumexp(interaction(x, y, epsilon) + (log_weight + v)[None], axis=1)
-
-
-def sinkhorn(
-    kernel: Float[Array, "n m"],
-    log_a: Float[Array, " n"],
-    log_b: Float[Array, " m"],
-    start: Float[Array, " m"],
-    tolerance: Float[Array, ""],
-    max_steps: Int[Array, ""],
-) -> Potentials:
-    """Sinkhorn's iteration with momentum, in scalings between returns to the log domain.
-
-    Args:
-        kernel: 2 x.y / epsilon at the nodes.
-        log_a: Log-weights of the source nodes.
-        log_b: Log-weights of the target nodes.
-        start: A guess of v.
-        tolerance: Largest accepted L1 error of the first marginal; the second is exact.
-        max_steps: Limit on the steps, each an update of both potentials.
-    """
-    a, b = jnp.exp(log_a), jnp.exp(log_b)
-    tiny = jnp.asarray(jnp.finfo(kernel.dtype).tiny * 1e3, kernel.dtype)
-    infinite = jnp.asarray(jnp.inf, kernel.dtype)
-
-    def unmet(state: Potentials) -> Array:
-        return (state.residual > tolerance) & (state.num_steps < max_steps)
-
-    def absorb(state: Potentials) -> Potentials:
-        exponent = kernel + (log_b + state.v)[None]
-        top = jnp.max(exponent, axis=1)
-        density = jnp.exp(exponent - top[:, None])
-
-        def step(scaled: _Scaled) -> _Scaled:
-            plain = 1 / jnp.maximum(scaled.sums, tiny)
-            # Nesterov's momentum, which starts anew where the error has grown.
-            age = jnp.where(scaled.residual < scaled.before, scaled.age + 1, 0)
-            left = plain * (plain / scaled.plain) ** (age / (age + 3)).astype(plain.dtype)
-            mass = (a * left) @ density
-            right = b / jnp.maximum(mass, tiny)
-            sums = density @ right
-            # A column that has underflown is to be found again in the log domain.
-            lost = jnp.any((mass < tiny) & (b > 0))
-            residual = jnp.where(lost, infinite, jnp.sum(a * jnp.abs(left * sums - 1)))
-            return _Scaled(left, right, sums, residual, scaled.num_steps + 1, plain, scaled.residual, age)
-
-        def go_on(scaled: _Scaled) -> Array:
-            steps = scaled.num_steps
-            return (scaled.residual > tolerance) & (steps < INNER_STEPS) & (state.num_steps + steps < max_steps)
-
-        ones = jnp.ones_like(log_a), jnp.ones_like(log_b)
-        sums = density @ ones[1]
-        plain = 1 / jnp.maximum(sums, tiny)
-        begin = _Scaled(*ones, sums, infinite, jnp.zeros_like(max_steps), plain, infinite, jnp.zeros_like(max_steps))
-        last = jax.lax.while_loop(go_on, step, begin)
-        u, v = jnp.log(last.left) - top, state.v + jnp.log(last.right)
-        return Potentials(u, v, last.residual, state.num_steps + last.num_steps)
-
-    begin = Potentials(jnp.zeros_like(log_a), start, infinite, jnp.zeros_like(max_steps))
-    return jax.lax.while_loop(unmet, absorb, begin)
-
-
-class _Scaled(NamedTuple):
-    """Scalings of both sides, the sums of rows that the next left one comes from, and the first marginal's error.
-
-    For the momentum also the left scalings without it, the error before, and the steps since momentum began.
-    """
-
-    left: Float[Array, " n"]
-    right: Float[Array, " m"]
-    sums: Float[Array, " n"]
-    residual: Float[Array, ""]
-    num_steps: Int[Array, ""]
-    plain: Float[Array, " n"]
-    before: Float[Array, ""]
-    age: Int[Array, ""]
-
-
 # -- integrals of the potentials ------------------------------------------------------------------------------------
 
 
@@ -305,16 +201,20 @@ class Surrogate(eqx.Module):
 
 
 def integral(
-    feature: Float[Array, "N p"], log_weight: Float[Array, " N"], potential: Float[Array, " N"], surrogate: Surrogate
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The integral of a potential known at the nodes that have a weight, and its variance where all of them have."""
+    feature: Float[Array, "N p"], log_weight: Float[Array, " N"], potential: Float[Array, "N 2"], surrogate: Surrogate
+) -> tuple[Float[Array, " 2"], Float[Array, ""]]:
+    """The integrals of a potential and its derivative, known at the nodes that have a weight.
+
+    Also the variance of the first where all nodes have a weight.
+    """
     weight = jnp.exp(log_weight)
     row = jnp.concatenate([feature, surrogate.at_nodes - surrogate.mean[None]], axis=1)
-    coefficient = _solve((row * weight[:, None]).T @ row, ((row * weight[:, None]).T @ potential)[:, None])[:, 0]
+    weighted = (row * weight[:, None]).T
+    coefficient = _solve(unfused(weighted @ row), unfused(weighted @ potential))
     rest = potential - unfused(row @ coefficient)
     freedom = weight.shape[0] / max(weight.shape[0] - row.shape[1], 1)
-    variance = freedom * jnp.sum((weight * rest) ** 2)
-    own = coefficient[-2:]
+    variance = freedom * jnp.sum((weight * rest[:, 0]) ** 2)
+    own = coefficient[-2:, 0]
     return coefficient[0] + weight @ rest, variance + jnp.maximum(own @ surrogate.covariance @ own, 0)
 
 
@@ -362,88 +262,87 @@ def solve_pair(
     feature = jax.lax.map(lambda nodes: _regressors(nodes, nodes.points), both.nodes)
 
     nodes, part = both.nodes, source.nodes.part_log_weight.shape[-1]
-
-    def few(guess: Array, factor: Array) -> tuple[Array, Array]:
-        """The potentials of few nodes at a multiple of epsilon, from a guess in units of cost."""
-        own = epsilon * factor
-        kernel = interaction(nodes.points[0, :part], nodes.points[1, :part], own)
-        weights = nodes.part_log_weight
-        solved = sinkhorn(kernel, weights[0], weights[1], guess / own, tolerance, max_steps)
-        return solved.v * own, jnp.stack([solved.v, solved.u])
-
-    factors = jnp.asarray([1.0, 1 + STEP, 1 - STEP], epsilon.dtype)
-    across, above, below = jax.lax.scan(few, gauss[:part], factors)[1]
-    slope = (above - below) / (2 * STEP)
+    limits = epsilon, tolerance, max_steps
+    start = jnp.stack([gauss / epsilon, -gauss / epsilon], axis=1)
+    few, _ = solve_nodes(nodes.points[:, :part], nodes.part_log_weight, start[:part], *limits)
     other = jax.tree.map(lambda leaf: leaf[::-1], nodes)
-    cheap = jax.lax.map(lambda item: Surrogate.of(*item, epsilon=epsilon), (nodes, other, across, slope, both.draws))
-
-    def at(factor: Array) -> tuple[Array, Array, Potentials]:
-        start = cheap.at_nodes[1, :, 0] + jnp.log(factor) * cheap.at_nodes[1, :, 1]
-        return _corrected_value(nodes, feature, cheap, start, epsilon * factor, tolerance, max_steps)
-
-    (value, above, below), errors, potentials = jax.lax.map(at, factors)
+    cheap = jax.lax.map(
+        lambda item: Surrogate.of(item[0], item[1], item[2][:, 0], item[2][:, 1], item[3], epsilon),
+        (nodes, other, few[::-1], both.draws),
+    )
+    full, potentials = solve_nodes(nodes.points, nodes.log_weight, cheap.at_nodes[1], *limits)
+    halves = _solve_halves(nodes, full, *limits)
+    value, slope, error = _integrate(nodes, feature, cheap, full, halves)
+    total = source.nodes.total_variance() + target.nodes.total_variance()
     # The derivative of the value with respect to epsilon is the divergence: sampling errors that the values have in
     # common cancel, which they would not in a cost read off the plan between nodes. The value is the more accurate: the
     # divergence takes the rest. Neither it nor the trace of the cross-covariance can be negative.
-    divergence = jnp.maximum((above - below) / (2 * STEP * epsilon), 0.0)
-    total = source.nodes.total_variance() + target.nodes.total_variance()
+    divergence = jnp.maximum(value + slope, 0.0)
+    value = total + epsilon * value
     trace = 0.5 * (total - value + epsilon * divergence)
     distance = jnp.sum((source.mean - target.mean) ** 2)
     kl = jnp.maximum((value - total + 2 * trace) / epsilon, 0)
-    error = errors[0] + 16 * jnp.finfo(value.dtype).eps * distance
-    potentials = jax.tree.map(lambda leaf: leaf[0], potentials)
+    rounding = 16 * jnp.finfo(value.dtype).eps * (total + distance)
+    error = epsilon * (error + potentials.residual) + rounding
     return PairSolution(distance + value - epsilon * kl, kl, error, potentials)
 
 
-def _corrected_value(
-    nodes: Nodes,
-    feature: Float[Array, "2 N p"],
-    cheap: Surrogate,
-    start: Float[Array, " N"],
+def solve_nodes(
+    points: Float[Array, "2 n d"],
+    log_weight: Float[Array, "2 n"],
+    start: Float[Array, "n 2"],
     epsilon: Float[Array, ""],
     tolerance: Float[Array, ""],
     max_steps: Int[Array, ""],
-) -> tuple[Float[Array, ""], Float[Array, ""], Potentials]:
-    """Cost plus epsilon times KL of one pair, its error, and the potentials of all nodes."""
+) -> tuple[Float[Array, "2 n 2"], Potentials]:
+    """The potentials of both sides and their derivatives by the logarithm of epsilon, from guesses of v and its own."""
+    kernel = interaction(points[0], points[1], epsilon)
+    solved, plan = sinkhorn(kernel, log_weight[0], log_weight[1], start[:, 0], tolerance, max_steps)
+    slopes = derivative(plan, points[0], points[1], epsilon, start[:, 1])
+    sides = [jnp.stack(pair, axis=1) for pair in zip((solved.u, solved.v), slopes, strict=True)]
+    return jnp.stack(sides), solved
+
+
+def _solve_halves(nodes: Nodes, full: Float[Array, "2 N 2"], *limits: Array) -> Float[Array, "2 2 h 2"]:
+    """What either half of the nodes gives by itself; sides first."""
     half = nodes.half
-    kernel = interaction(nodes.points[0], nodes.points[1], epsilon)
-    full = sinkhorn(kernel, nodes.log_weight[0], nodes.log_weight[1], start, tolerance, max_steps)
+    points = jnp.swapaxes(nodes.points.reshape(2, 2, half, -1), 0, 1)
+    items = points, jnp.swapaxes(nodes.half_log_weight, 0, 1), full[1].reshape(2, half, 2)
+    return jnp.swapaxes(jax.lax.map(lambda item: solve_nodes(*item, *limits)[0], items), 0, 1)
 
-    def solve_half(index: Array) -> Array:
-        begin = index * half
-        block = jax.lax.dynamic_slice(kernel, (begin, begin), (half, half))
-        guess = jax.lax.dynamic_slice(full.v, (begin,), (half,))
-        weights = nodes.half_log_weight[:, index]
-        own = sinkhorn(block, weights[0], weights[1], guess, tolerance, max_steps)
-        return jnp.stack([own.u, own.v])
 
-    halves = jax.lax.map(solve_half, jnp.arange(2))
-    potentials = [jnp.stack([full.u, full.v]), *_apart(halves, 0.0)]
-    log_weights = [nodes.log_weight, *_apart(jnp.swapaxes(nodes.half_log_weight, 0, 1), -jnp.inf)]
+def _integrate(
+    nodes: Nodes,
+    feature: Float[Array, "2 N p"],
+    cheap: Surrogate,
+    full: Float[Array, "2 N 2"],
+    halves: Float[Array, "2 2 h 2"],
+) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
+    """The extrapolated integrals of both potentials, of their derivatives, and the error of the first."""
+    tables = (
+        jnp.concatenate([nodes.log_weight[:, None], _apart(nodes.half_log_weight, -jnp.inf)], axis=1),
+        jnp.concatenate([full[:, None], _apart(halves, 0.0)], axis=1),
+    )
 
-    def integrate(item: tuple[Array, Surrogate, Array, Array]) -> tuple[Array, Array]:
+    def side(item: tuple[Array, Surrogate, Array, Array]) -> tuple[Array, Array]:
         feature, surrogate, log_weight, potential = item
         return jax.lax.map(lambda own: integral(feature, own[0], own[1], surrogate), (log_weight, potential))
 
-    tables = jnp.stack(log_weights, axis=1), jnp.stack(potentials, axis=1)
-    means, variances = jax.lax.map(integrate, (feature, cheap, *tables))
+    means, variances = jax.lax.map(side, (feature, cheap, *tables))
     whole, *parts = jnp.sum(means, axis=0)
-    variance = jnp.sum(variances[:, 0])
     bias = 0.5 * (parts[0] + parts[1]) - whole
     spread = 0.5 * jnp.abs(parts[0] - parts[1])
-    total = jnp.sum(nodes.tril**2)
-    error = epsilon * reported_error(jnp.sqrt(variance), bias, spread, full.residual)
-    rounding = 16 * jnp.finfo(total.dtype).eps * total
-    return total + epsilon * (whole - bias), error + rounding, full
+    error = reported_error(jnp.sqrt(jnp.sum(variances[:, 0])), bias[0], spread[0])
+    return *(whole - bias), error
 
 
-def _apart(halves: Float[Array, "2 s h"], fill: float) -> tuple[Float[Array, "s N"], Float[Array, "s N"]]:
-    """What belongs to either half of the nodes, filled up to all of them."""
-    first, second = halves
+def _apart(halves: Float[Array, "2 2 h *c"], fill: float) -> Float[Array, "2 2 N *c"]:
+    """What belongs to either half of the nodes of each side, filled up to all of them."""
+    first, second = halves[:, 0], halves[:, 1]
     rest = jnp.full_like(first, fill)
-    return jnp.concatenate([first, rest], axis=1), jnp.concatenate([rest, second], axis=1)
+    return jnp.stack([jnp.concatenate([first, rest], axis=1), jnp.concatenate([rest, second], axis=1)], axis=1)
 
 
-def reported_error(deviation: Array, bias: Array, spread: Array, residual: Array) -> Float[Array, ""]:
-    """3.5 standard errors, the whole of the extrapolated bias, the spread of the halves and the unmet marginal."""
-    return 3.5 * deviation + jnp.abs(bias) + spread + residual
+def reported_error(deviation: Array, bias: Array, spread: Array) -> Float[Array, ""]:
+    """3.5 standard errors, the whole of the extrapolated bias and the spread of the halves."""
+    return 3.5 * deviation + jnp.abs(bias) + spread

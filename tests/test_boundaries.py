@@ -73,7 +73,8 @@ ALLOWED = {
         "_progress",
         "_result",
     },
-    "_numerical_pair": {"_arrays"},
+    "_numerical_sinkhorn": {"_arrays"},
+    "_numerical_pair": {"_arrays", "_numerical_sinkhorn"},
     "_numerical_couplings": {
         "_arrays",
         "_components",
@@ -81,6 +82,7 @@ ALLOWED = {
         "_covariance",
         "_gaussian_pair",
         "_numerical_pair",
+        "_numerical_sinkhorn",
         "_progress",
         "_result",
     },
