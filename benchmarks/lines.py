@@ -56,8 +56,7 @@ def nodes_of(source, target):
     profiles = tuple(_tabulate_all(*side) for side in shapes)
     count = int(_counts([_Bundle(0, 0, (EPSILON,))], profiles)[0])
     index = np.zeros(ROW, int)
-    laws, pair = (tuple(jax.tree.map(lambda leaf: leaf[index], s) for s in both) for both in (shapes, profiles))
-    return _place(laws, pair, jnp.full(ROW, EPSILON), count)
+    return _place(shapes, profiles, (index, index), np.full(ROW, EPSILON), count)
 
 
 def peer(lse_mode, limit):
@@ -78,11 +77,11 @@ def peer(lse_mode, limit):
 
 def speed(source, target, limit):
     nodes = nodes_of(source, target)
-    epsilons = jnp.full((ROW, 1), EPSILON)
-    first, ours = seconds(lambda: _solve(nodes, epsilons))
-    plan = _solve(nodes, epsilons)
-    value = float(plan.cost[0, 0] + EPSILON * (plan.kl[0, 0] - 0.5 * np.log(EPSILON)))
-    row = [f"{source} - {target}", nodes.x.shape[1], int(plan.num_steps[0, 0]), f"{first:.1f}", f"{ROW / ours:.0f}"]
+    problems = np.arange(ROW), np.full(ROW, EPSILON)
+    first, ours = seconds(lambda: _solve(nodes, *problems))
+    plan = _solve(nodes, *problems)
+    value = float(plan.cost[0] + EPSILON * (plan.kl[0] - 0.5 * np.log(EPSILON)))
+    row = [f"{source} - {target}", nodes.x.shape[1], int(plan.num_steps[0]), f"{first:.1f}", f"{ROW / ours:.0f}"]
     for lse_mode in (True, False):
         solve = peer(lse_mode, limit)
         few = jax.tree.map(lambda leaf: leaf[:2], nodes)

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ._line_profile import (
@@ -13,10 +14,13 @@ from ._line_profile import (
 )
 from ._product_form import AbstractShape
 
-# Length of a panel in units of the local width; mass below which the spacing may grow, and how far; second moment
-# beyond which the line is cut.
+# Length of a panel in units of the local width; mass below which the spacing may grow, and how far; second moments
+# beyond which the line may be cut.
 _PANEL_LENGTH = 9.0
-_RARE, _COARSEST, _CUT = 1e-5, 0.4, 1e-13
+_RARE, _COARSEST, _CUTS = 1e-5, 0.4, 10.0 ** np.arange(-13, -1, 0.5)
+# The line is cut at the first of these that leaves at most so many times the panels of all that is not rare: the
+# second number where that is more panels than the third, the first elsewhere.
+_LONG, _SHORT, _MANY = 8.0, 2.5, 64
 # How much of its own scale of variation a density may change within one unit of length.
 _OWN_SCALE = 0.3
 
@@ -41,29 +45,47 @@ def resolution(profile: Profile, other: Profile, epsilon: Float[Array, ""]) -> F
     return jnp.where(width > 0, coarse * unit * width, jnp.zeros_like(width))
 
 
-def kept_range(profile: Profile) -> tuple[Array, Array]:
-    """The first and last edge beyond which a negligible part of the second moment lies."""
+def kept_range(profile: Profile, length: Float[Array, " panels"]) -> tuple[Array, Array]:
+    """The first and last edge, beyond which a negligible part of the second moment lies.
+
+    Polynomial tails would take most of the panels, or more than there are: they are cut sooner.
+    """
     moment = jnp.minimum(profile.below, profile.above) * jnp.maximum(profile.edges**2, 1.0)
-    kept = moment > _CUT
     last = profile.edges.shape[0] - 1
-    first = jnp.maximum(jnp.argmax(kept) - 1, 0)
-    return first, jnp.minimum(last - jnp.argmax(kept[::-1]) + 1, last)
+
+    def cut(least: Array) -> tuple[tuple[Array, Array], Array]:
+        kept = moment > least
+        ends = jnp.maximum(jnp.argmax(kept) - 1, 0), jnp.minimum(last - jnp.argmax(kept[::-1]) + 1, last)
+        return ends, jnp.sum(jnp.where(_between(*ends, last), length, 0.0))
+
+    ends, lengths = jax.vmap(cut)(jnp.asarray(_CUTS, length.dtype))
+    tail = jnp.minimum(profile.below[1:], profile.above[:-1])
+    core = jnp.sum(jnp.where(tail > _RARE, length, 0.0))
+    allowed = jnp.maximum(_SHORT * core, jnp.minimum(_LONG * core, _MANY * _PANEL_LENGTH))
+    first, end = (end[jnp.argmax(lengths <= allowed)] for end in ends)
+    return first, end
+
+
+def _between(first: Array, last: Array, size: int) -> Array:
+    """Which panels lie between two edges."""
+    index = jnp.arange(size)
+    return (index >= first) & (index < last)
 
 
 def num_panels(profile: Profile, other: Profile, epsilon: Float[Array, ""]) -> Float[Array, ""]:
     """The number of panels that resolves the coupling on this side, not rounded."""
-    first, last = kept_range(profile)
-    index = jnp.arange(profile.edges.shape[0] - 1)
-    inside = (index >= first) & (index < last)
-    length = jnp.where(inside, resolution(profile, other, epsilon), 0.0)
+    length = resolution(profile, other, epsilon)
+    inside = _between(*kept_range(profile, length), length.shape[0])
+    length = jnp.where(inside, length, 0.0)
     # Every piece between knots has a panel of its own, however short.
     return jnp.sum(length) / _PANEL_LENGTH + profile.knots.shape[0]
 
 
 def place_panels(profile: Profile, other: Profile, epsilon: Float[Array, ""], count: int) -> Float[Array, " e"]:
     """Edges of ``count`` panels of equal length in units of the resolution, with the knots among them."""
-    first, last = kept_range(profile)
-    units = jnp.concatenate([jnp.zeros((1,), epsilon.dtype), jnp.cumsum(resolution(profile, other, epsilon))])
+    length = resolution(profile, other, epsilon)
+    first, last = kept_range(profile, length)
+    units = jnp.concatenate([jnp.zeros((1,), epsilon.dtype), jnp.cumsum(length)])
     low, high = profile.edges[first], profile.edges[last]
     knots = jnp.clip(profile.knots, low, high)
     at_knots = jnp.interp(knots, profile.edges, units)

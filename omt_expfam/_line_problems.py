@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._arrays import power_of_two, take
+from ._arrays import power_of_two, take, to_jax
 from ._jit import program
 from ._line_grid import num_panels
 from ._line_profile import Profile, tabulate
@@ -21,6 +21,8 @@ from ._progress import progress_bar
 _COUNTS = np.array([4, 8, 16, 32, 48, 64, 96, 128])
 # Panels of every problem when nothing can be looked at.
 _TRACED_COUNT = 16
+# Problems of at most so many panels are solved so many at once.
+_SMALL, _AT_ONCE = 16, 16
 # Problems that differ in the regularization only are interpolated in its logarithm, when there are more of them in an
 # interval of this ratio than it has Chebyshev nodes.
 _RATIO, _NODES = 3.0, 12
@@ -31,6 +33,8 @@ _DIRECT = 0.01
 _LADDER = np.array([1.0, 1.6, 2.56, 4.1])
 # Relative accuracy of quadrature and interpolation, on the cautious side.
 _QUADRATURE, _INTERPOLATION = 3e-7, 3e-7
+# How much larger than the second moments beyond the nodes the error that they make may be.
+_LOST = 2.0
 # Accuracy of distances by the monotone map, which is read off tabulated distribution functions.
 _MAP = 3e-6
 # How much larger the error of interpolating towards zero may be than what its last member changes.
@@ -47,8 +51,8 @@ class Standardized(NamedTuple):
         which: For each component and coordinate, its law.
     """
 
-    mean: Float[Array, "K d"]
-    scale: Float[Array, "K d"]
+    mean: np.ndarray
+    scale: np.ndarray
     shapes: Any
     which: np.ndarray
 
@@ -99,9 +103,12 @@ def _per_coordinate(function: Any, form: ProductForm) -> Array:
     return jax.vmap(jax.vmap(lambda shape, _: function(shape)))(form.shape, form.loc)
 
 
+_moments = program(moments)
+
+
 def standardize(form: ProductForm) -> Standardized:
     """Find the distinct laws among all coordinates, up to location and scale (concrete forms only)."""
-    mean, scale = moments(form)
+    mean, scale = jax.tree.map(np.asarray, _moments(form))
     size = mean.size
     leaves = [np.asarray(leaf, np.float64).reshape(size, -1) for leaf in jax.tree.leaves(form.shape)]
     if not leaves:
@@ -112,7 +119,7 @@ def standardize(form: ProductForm) -> Standardized:
     _, index, which = np.unique(_round(keys, digits), axis=0, return_index=True, return_inverse=True)
     # Padded to a power of two, so that few programs are compiled.
     index = np.pad(index, (0, power_of_two(len(index)) - len(index)), mode="edge")
-    shapes = jax.tree.map(lambda leaf: leaf.reshape(size, *leaf.shape[2:])[index], form.shape)
+    shapes = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(size, *leaf.shape[2:])[index], form.shape)
     return Standardized(mean, scale, shapes, which.reshape(mean.shape))
 
 
@@ -127,7 +134,7 @@ def _round(values: np.ndarray, digits: np.ndarray) -> np.ndarray:
 def solve_problems(source: Standardized, target: Standardized, epsilon: float, progress: bool | None) -> Solution:
     """Solve every distinct problem once, in float64 and on the host's schedule."""
     shape = (*source.mean.shape[:1], *target.mean.shape)
-    scales = np.asarray(source.scale)[:, None, :] * np.asarray(target.scale)[None, :, :]
+    scales = source.scale[:, None, :] * target.scale[None, :, :]
     epsilons = np.broadcast_to(epsilon / scales, shape).reshape(-1)
     left = np.broadcast_to(source.which[:, None, :], shape).reshape(-1)
     right = np.broadcast_to(target.which[None, :, :], shape).reshape(-1)
@@ -137,20 +144,23 @@ def solve_problems(source: Standardized, target: Standardized, epsilon: float, p
         np.stack([left, right, np.where(epsilons > 0, logs, -np.inf)]), axis=1, return_index=True, return_inverse=True
     )
     shapes = (_stacked(source), _stacked(target))
-    profiles = (_tabulate_all(*shapes[0]), _tabulate_all(*shapes[1]))
+    profiles = (_tabulated(shapes[0]), _tabulated(shapes[1]))
     distinct = [(int(keys[0, k]), int(keys[1, k]), float(epsilons[index[k]])) for k in range(keys.shape[1])]
     plan = _schedule(distinct, profiles)
     bundles = list(dict.fromkeys(bundle for bundle, _, _ in plan))
     counts = _counts(bundles, profiles)
     plans = _solve_bundles(bundles, counts, shapes, profiles, progress)
-    left_defect, right_defect = (np.asarray(p.defect) for p in profiles)
-    defects = np.array([left_defect[s] + right_defect[t] for s, t, _ in distinct])
+    defects = np.array([profiles[0].defect[s] + profiles[1].defect[t] for s, t, _ in distinct])
     return _assemble(distinct, plan, bundles, plans, defects, which.reshape(shape))
 
 
 def _stacked(side: Standardized) -> Any:
     """The distinct laws with a leading axis, which also a law without arrays gets by counting."""
-    return (side.shapes, jnp.arange(power_of_two(int(side.which.max()) + 1)))
+    return (side.shapes, np.arange(power_of_two(int(side.which.max()) + 1)))
+
+
+def _tabulated(shapes: Any) -> Profile:
+    return jax.tree.map(np.asarray, _tabulate_all(*shapes))
 
 
 @program
@@ -203,7 +213,7 @@ def _lagrange(nodes: np.ndarray, at: float) -> np.ndarray:
 
 
 @program
-def _measure(profiles: tuple[Profile, Profile], which: tuple[Array, Array], epsilon: Array) -> Array:
+def _measure(profiles: tuple[Profile, Profile], which: tuple[Any, Any], epsilon: Any) -> Array:
     def one(item: tuple[Array, Array, Array]) -> Array:
         left, right = (take(profile, k) for profile, k in zip(profiles, item[:2], strict=True))
         return jnp.maximum(num_panels(left, right, item[2]), num_panels(right, left, item[2]))
@@ -214,7 +224,7 @@ def _measure(profiles: tuple[Profile, Profile], which: tuple[Array, Array], epsi
 def _panels(pairs: list[tuple[int, int, float]], profiles: tuple[Profile, Profile]) -> np.ndarray:
     """The number of panels that each pair of laws needs at a regularization, not rounded."""
     padded = pairs + [pairs[-1]] * (power_of_two(len(pairs)) - len(pairs))
-    s, t, e = (jnp.asarray(np.array(column)) for column in zip(*padded, strict=True))
+    s, t, e = (np.array(column) for column in zip(*padded, strict=True))
     return np.asarray(_measure(profiles, (s, t), e))[: len(pairs)]
 
 
@@ -241,35 +251,34 @@ def _counts(bundles: list[_Bundle], profiles: tuple[Profile, Profile]) -> np.nda
 
 
 @program
-def _place(laws: Any, profiles: tuple[Profile, Profile], epsilon: Array, count: int) -> LineNodes:
+def _place(shapes: Any, profiles: Any, which: tuple[Any, Any], epsilon: Any, count: int) -> LineNodes:
     """The nodes of several problems; the part of the work that depends on the families."""
 
-    def one(item: Any) -> LineNodes:
-        (left, _), (right, _), pair, own_epsilon = item
-        return place_nodes((left, right), pair, own_epsilon, count)
+    def one(item: tuple[Array, Array, Array]) -> LineNodes:
+        (left, _), (right, _) = (take(side, k) for side, k in zip(shapes, item[:2], strict=True))
+        pair = tuple(take(side, k) for side, k in zip(profiles, item[:2], strict=True))
+        return place_nodes((left, right), (pair[0], pair[1]), item[2], count)
 
-    return jax.lax.map(one, (*laws, profiles, epsilon))
-
-
-@program
-def _solve(nodes: LineNodes, epsilons: Float[Array, "problems members"]) -> LinePlan:
-    """Several problems with the same number of nodes, each with several regularizations, one after the other."""
-    return jax.lax.map(lambda item: _members(*item), (nodes, epsilons))
+    return jax.lax.map(one, (*which, epsilon))
 
 
 @program
-def _limit(nodes: LineNodes, entropies: Float[Array, " problems"]) -> LinePlan:
-    """The unregularized plans of several problems, as bundles of one member."""
-    plans = jax.lax.map(lambda item: limit_nodes(*item), (nodes, entropies))
-    return jax.tree.map(lambda leaf: leaf[:, None], plans)
+def _solve(nodes: LineNodes, which: Any, epsilons: Any) -> LinePlan:
+    """Several problems, each of some nodes and a regularization."""
+    return jax.lax.map(lambda item: _resolved(take(nodes, item[0]), item[1]), (which, epsilons))
 
 
-def _members(nodes: LineNodes, epsilons: Float[Array, " members"]) -> LinePlan:
-    """The members of a bundle, with their logarithms of eps taken out."""
-    plan = jax.lax.map(lambda epsilon: solve_nodes(nodes, epsilon), epsilons)
-    shift = (epsilons * jnp.log(epsilons) / 4)[:, None]
-    potentials = tuple(f + shift for f in plan.potentials)
-    return eqx.tree_at(lambda p: (p.potentials, p.kl), plan, (potentials, plan.kl + 0.5 * jnp.log(epsilons)))
+@program
+def _limit(nodes: LineNodes) -> LinePlan:
+    """The unregularized plans of several problems."""
+    return jax.lax.map(limit_nodes, nodes)
+
+
+def _resolved(nodes: LineNodes, epsilon: Float[Array, ""]) -> LinePlan:
+    """The plan of one problem, with its logarithms of eps taken out."""
+    plan = solve_nodes(nodes, epsilon)
+    potentials = tuple(f + epsilon * jnp.log(epsilon) / 4 for f in plan.potentials)
+    return eqx.tree_at(lambda p: (p.potentials, p.kl), plan, (potentials, plan.kl + 0.5 * jnp.log(epsilon)))
 
 
 def _solve_bundles(
@@ -277,35 +286,39 @@ def _solve_bundles(
 ) -> list[LinePlan]:
     """Solve all bundles, grouped by size; results as NumPy arrays in the order of the bundles."""
     results: dict[int, LinePlan] = {}
-    sizes = np.array([len(b.epsilons) for b in bundles])
-    limits = np.array([b.epsilons[0] == 0 for b in bundles])
-    with progress_bar(int(sizes.sum()), "coordinate problems", progress) as bar:
-        for count, size, limit in sorted(set(zip(counts.tolist(), sizes.tolist(), limits.tolist(), strict=True))):
-            members = np.flatnonzero((counts == count) & (sizes == size) & (limits == limit))
-            # Few sizes of a chunk, so that few programs are compiled.
-            chunk = 1 if len(members) < 4 else 4 if len(members) < 64 else 64
+    with progress_bar(sum(len(b.epsilons) for b in bundles), "coordinate problems", progress) as bar:
+        for count in sorted(set(counts.tolist())):
+            members = np.flatnonzero(counts == count)
+            # Few sizes of a chunk, so that few programs are compiled: where problems are small, many at once.
+            chunk = _AT_ONCE if count <= _SMALL and len(members) > 1 else 1
             for start in range(0, len(members), chunk):
                 chosen = members[start : start + chunk]
-                padded = np.pad(chosen, (0, chunk - len(chosen)), mode="edge")
-                solved = _solve_chunk([bundles[k] for k in padded], int(count), shapes, profiles)
-                for position, k in enumerate(chosen):
-                    results[int(k)] = jax.tree.map(lambda leaf, p=position: leaf[p], solved)
-                bar.update(len(chosen) * size)
+                some = [bundles[k] for k in chosen]
+                results.update(zip(chosen.tolist(), _solve_chunk(some, chunk, count, shapes, profiles), strict=True))
+                bar.update(sum(len(b.epsilons) for b in some))
     return [results[k] for k in range(len(bundles))]
 
 
-def _solve_chunk(bundles: list[_Bundle], count: int, shapes: Any, profiles: tuple[Profile, Profile]) -> LinePlan:
-    """Solve bundles of one size, at once; results as NumPy arrays."""
-    which = (np.array([b.source for b in bundles]), np.array([b.target for b in bundles]))
-    laws, pair = (tuple(take(side, k) for side, k in zip(sides, which, strict=True)) for sides in (shapes, profiles))
-    epsilons = np.array([[e for e in b.epsilons if e > 0] for b in bundles])
-    nodes = _place(laws, pair, jnp.asarray([b.smallest for b in bundles]), count)
-    plans = []
-    if bundles[0].epsilons[0] == 0:
-        plans.append(_limit(nodes, pair[0].entropy + pair[1].entropy))
-    if epsilons.size:
-        plans.append(_solve(nodes, jnp.asarray(epsilons)))
-    return jax.tree.map(lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves], axis=1), *plans)
+def _solve_chunk(
+    bundles: list[_Bundle], size: int, count: int, shapes: Any, profiles: tuple[Profile, Profile]
+) -> list[LinePlan]:
+    """Solve a chunk of bundles with the same number of nodes; the plans of each as NumPy arrays."""
+    padded = bundles + bundles[-1:] * (size - len(bundles))
+    which = (np.array([b.source for b in padded]), np.array([b.target for b in padded]))
+    nodes = _place(shapes, profiles, which, np.array([b.smallest for b in padded]), count)
+    members = [(k, e) for k, bundle in enumerate(bundles) for e in bundle.epsilons if e > 0]
+    plans: list[list[LinePlan]] = [[] for _ in bundles]
+    if any(bundle.epsilons[0] == 0 for bundle in bundles):
+        limits = jax.tree.map(np.asarray, _limit(nodes))
+        for k, bundle in enumerate(bundles):
+            plans[k] += [take(limits, k)] * (bundle.epsilons[0] == 0)
+    for start in range(0, len(members), size):
+        some = members[start : start + size]
+        index, epsilons = zip(*(some + some[-1:] * (size - len(some))), strict=True)
+        solved = jax.tree.map(np.asarray, _solve(nodes, np.array(index), np.array(epsilons)))
+        for position, (k, _) in enumerate(some):
+            plans[k].append(take(solved, position))
+    return [jax.tree.map(lambda *leaves: np.stack(leaves), *own) for own in plans]
 
 
 def _assemble(
@@ -324,9 +337,8 @@ def _assemble(
     weights = np.stack([np.pad(w, (0, width - len(w))) for _, w, _ in plan])
     epsilon = np.array([e for _, _, e in distinct])
     resolved = np.array([float(r) for _, _, r in plan])
-    flat = [
-        np.concatenate([np.atleast_1d(getattr(p, name)) for p in plans]) for name in ("cost", "kl", "marginal_error")
-    ]
+    columns = [(p.cost, p.kl, p.marginal_error, p.lost_moment) for p in plans]
+    flat = [np.concatenate([np.atleast_1d(value) for value in values]) for values in zip(*columns, strict=True)]
     rows = np.minimum(first[:, None] + np.arange(width), starts[-1] - 1)
     cost, kl, residual = ((weights * f[rows]).sum(1) for f in (flat[0], flat[1], np.abs(flat[2])))
     positive = epsilon > 0
@@ -334,23 +346,25 @@ def _assemble(
     kl = np.maximum(kl - 0.5 * np.log(safe), 0.0)
     objective = np.maximum(cost, 0) + np.where(positive, epsilon * kl, 0.0)
     errors = _QUADRATURE * (objective + epsilon) + 2 * defects + 4 * np.abs(residual)
+    # The potentials there are of the order of the squares of the points.
+    errors = errors + _LOST * np.where(positive, np.max(np.where(weights != 0, flat[3][rows], 0.0), axis=1), 0.0)
     errors = errors + np.where(resolved > 0, _INTERPOLATION * (objective + epsilon), 0.0)
     # The monotone map is read off tabulated distribution functions.
     errors = errors + np.where(resolved > 0, 0.0, _MAP * (objective + 1)) + _bridge_error(plan, flat, rows, epsilon)
     problems = LineProblem(
-        jnp.asarray(first[which]),
-        jnp.asarray(weights[which]),
-        jnp.asarray(epsilon[which]),
-        jnp.asarray(resolved[which]),
+        to_jax(first[which]),
+        to_jax(weights[which]),
+        to_jax(epsilon[which]),
+        to_jax(resolved[which]),
     )
     tables = tuple(_table(plans, side) for side in (0, 1))
     return Solution(
         (tables[0], tables[1]),
         problems,
-        jnp.asarray(np.maximum(cost, 0.0)[which]),
-        jnp.asarray(np.where(positive, kl, np.inf)[which]),
-        jnp.asarray(errors[which]),
-        jnp.asarray(flat[2].max()),
+        to_jax(np.maximum(cost, 0.0)[which]),
+        to_jax(np.where(positive, kl, np.inf)[which]),
+        to_jax(errors[which]),
+        to_jax(flat[2].max()),
     )
 
 
@@ -380,7 +394,7 @@ def _table(plans: list[LinePlan], side: int) -> LineTable:
             extra = ((0, 0), (0, size - value.shape[1]))
             filled = np.pad(value, extra, mode="edge") if pad is None else np.pad(value, extra, constant_values=pad)
             rows.append(filled)
-        return jnp.asarray(np.concatenate(rows))
+        return to_jax(np.concatenate(rows))
 
     return LineTable(
         stack(lambda p: (p.x, p.y)[side]),
@@ -411,14 +425,14 @@ def solve_traced(source: ProductForm, target: ProductForm, epsilon: Float[Array,
         pair = tuple(take(profile, (k, c)) for profile, k in zip(profiles, (i, j), strict=True))
         reduced = epsilon / (sides[0][1][i, c] * sides[1][1][j, c])
         nodes = place_nodes(laws, pair, reduced, _TRACED_COUNT)
-        plan = jax.tree.map(lambda leaf: leaf[0], _members(nodes, reduced[None]))
-        return plan, reduced, pair[0].defect + pair[1].defect
+        return _resolved(nodes, reduced), reduced, pair[0].defect + pair[1].defect
 
     total = num * other * dim
     plans, reduced, defects = jax.lax.map(jax.checkpoint(one), jnp.arange(total))
     shape = (num, other, dim)
     kl = jnp.maximum(plans.kl - 0.5 * jnp.log(reduced), 0.0)
     errors = _QUADRATURE * (plans.cost + reduced * (kl + 1)) + 2 * defects + 4 * plans.marginal_error
+    errors = errors + _LOST * plans.lost_moment
     problems = LineProblem(
         jnp.arange(total).reshape(shape), jnp.ones((*shape, 1), dtype), reduced.reshape(shape), jnp.ones(shape, dtype)
     )

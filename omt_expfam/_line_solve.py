@@ -33,6 +33,7 @@ class LinePlan(eqx.Module):
         cost: Mean squared distance.
         kl: KL divergence from independence, in nats.
         marginal_error: L1 error of the source marginal.
+        lost_moment: The second moments that lie beyond the nodes, of both sides together.
         num_steps: Newton steps taken.
     """
 
@@ -46,6 +47,7 @@ class LinePlan(eqx.Module):
     cost: Float[Array, "*b"]
     kl: Float[Array, "*b"]
     marginal_error: Float[Array, "*b"]
+    lost_moment: Float[Array, "*b"]
     num_steps: Num[Array, "*b"]
 
 
@@ -91,6 +93,7 @@ class LineNodes(NamedTuple):
         x_ends: Ends of the source panels.
         y_ends: Ends of the target panels.
         distance: The squared Wasserstein distance of the two laws.
+        entropy: The sum of their differential entropies.
     """
 
     x: Float[Array, "*b n"]
@@ -102,6 +105,7 @@ class LineNodes(NamedTuple):
     x_ends: Float[Array, "*b 2"]
     y_ends: Float[Array, "*b 2"]
     distance: Float[Array, "*b"]
+    entropy: Float[Array, "*b"]
 
 
 def place_nodes(
@@ -123,7 +127,7 @@ def place_nodes(
     to_y = fixed[1].quantile(fixed[0].log_odds_at(jax.lax.stop_gradient(x)))
     to_x = fixed[0].quantile(fixed[1].log_odds_at(jax.lax.stop_gradient(y)))
     distance = squared_wasserstein(jax.lax.stop_gradient(shapes), fixed)
-    return LineNodes(x, log_a, y, log_b, to_y, to_x, x_ends, y_ends, distance)
+    return LineNodes(x, log_a, y, log_b, to_y, to_x, x_ends, y_ends, distance, fixed[0].entropy + fixed[1].entropy)
 
 
 def solve_nodes(nodes: LineNodes, epsilon: Float[Array, ""]) -> LinePlan:
@@ -137,14 +141,13 @@ def solve_nodes(nodes: LineNodes, epsilon: Float[Array, ""]) -> LinePlan:
     return _read(problem, nodes, _source_potential(problem, g), g, num_steps)
 
 
-def limit_nodes(nodes: LineNodes, entropies: Float[Array, ""]) -> LinePlan:
+def limit_nodes(nodes: LineNodes) -> LinePlan:
     """The unregularized plan, the monotone map; its KL divergence is infinite.
 
     ``kl`` holds the limit of KL + log(eps)/2, which is (h0 + h1 - log(pi) - 1) / 2 with h the differential entropies.
 
     Args:
         nodes: The nodes of the two laws.
-        entropies: The sum of the differential entropies.
     """
     sides = ((nodes.x, nodes.to_y, nodes.log_a, nodes.x_ends), (nodes.y, nodes.to_x, nodes.log_b, nodes.y_ends))
     cost = nodes.distance
@@ -159,9 +162,9 @@ def limit_nodes(nodes: LineNodes, entropies: Float[Array, ""]) -> LinePlan:
         weights = _enclose(no_weight, log_weight, no_weight)
         potential = _integrate(points, 2 * (points - means), weights) + cost / 2
         read.append(_Side(points, weights, potential, means, slopes, _derivative(points, slopes)))
-    kl = 0.5 * (entropies - jnp.log(jnp.pi).astype(cost.dtype) - 1)
+    kl = 0.5 * (nodes.entropy - jnp.log(jnp.pi).astype(cost.dtype) - 1)
     zero = jnp.zeros_like(cost)
-    return _join(read[0], read[1], cost, kl, zero, zero)
+    return _join(read[0], read[1], cost, kl, zero, zero, zero)
 
 
 def _derivative(x: Float[Array, " n"], value: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -190,11 +193,11 @@ class _Side(NamedTuple):
     bend: Array
 
 
-def _join(source: _Side, target: _Side, cost: Array, kl: Array, error: Array, num_steps: Array) -> LinePlan:
+def _join(source: _Side, target: _Side, *numbers: Array) -> LinePlan:
     """The plan that two sides describe."""
     (x, log_a, *left), (y, log_b, *right) = source, target
     both = list(zip(left, right, strict=True))
-    return LinePlan(x, y, (log_a, log_b), both[0], both[1], both[2], both[3], cost, kl, error, num_steps)
+    return LinePlan(x, y, (log_a, log_b), both[0], both[1], both[2], both[3], *numbers)
 
 
 def _read(problem: _Problem, nodes: LineNodes, f: Array, g: Array, num_steps: Array) -> LinePlan:
@@ -210,7 +213,8 @@ def _read(problem: _Problem, nodes: LineNodes, f: Array, g: Array, num_steps: Ar
     column = jnp.sum(jnp.exp(problem.exponent(f, g) + problem.log_a[:, None]), axis=0)
     source = source._replace(potential=source.potential - half)
     target = target._replace(potential=target.potential + half)
-    return _join(source, target, cost, kl, jnp.sum(b * jnp.abs(column - 1)), num_steps)
+    lost = jnp.abs(1 - jnp.sum(a * problem.x**2)) + jnp.abs(1 - jnp.sum(b * problem.y**2))
+    return _join(source, target, cost, kl, jnp.sum(b * jnp.abs(column - 1)), lost, num_steps)
 
 
 def _side(problem: _Problem, ends: Float[Array, " 2"], g: Float[Array, " m"]) -> _Side:

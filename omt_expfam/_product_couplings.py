@@ -155,7 +155,7 @@ def solve_product_couplings(
     dtype = epsilon.dtype
 
     def solve(wide_source: Any, wide_target: Any, wide_epsilon: Any) -> ProductCouplings:
-        sides = standardize(_form(wide_source)), standardize(_form(wide_target))
+        sides = standardize(_shaped(wide_source)), standardize(_shaped(wide_target))
         solution = solve_problems(*sides, float(wide_epsilon), progress)
         return _couple(wide_source, wide_target, wide_epsilon, solution)
 
@@ -167,6 +167,9 @@ def _form(components: AbstractComponents) -> ProductForm:
     form = components.product_form()
     assert form is not None  # solve_couplings has asked.
     return form
+
+
+_shaped = program(_form)
 
 
 @program

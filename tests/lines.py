@@ -1,7 +1,6 @@
 """Entropic transport between two laws on the line, solved densely with NumPy and SciPy only."""
 
 import numpy as np
-from scipy.special import logsumexp
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
 
@@ -30,8 +29,8 @@ def solve(x, a, y, b, epsilon, tolerance=1e-11):
         correlation = rate - e / (4 * np.sqrt(_var(x, a) * _var(y, b)))
         omega = 2 / (1 + np.sqrt(max(1 - correlation**2, 1e-4)))
         for sweep in range(400):
-            g = -e * logsumexp((f[:, None] - c) / e, b=a[:, None], axis=0)
-            f = -e * logsumexp((g[None] - c) / e, b=b[None], axis=1)
+            g = -e * _log_mean((f[:, None] - c) / e, a, 0)
+            f = -e * _log_mean((g[None] - c) / e, b, 1)
             kernel = np.exp((f[:, None] + g[None] - c) / e)
             u, v = np.ones_like(f), np.ones_like(g)
             for _ in range(30):
@@ -47,6 +46,13 @@ def solve(x, a, y, b, epsilon, tolerance=1e-11):
             if sweep > 5 and error > 1:
                 omega = 1.0
     return f, g
+
+
+def _log_mean(exponent, weight, axis):
+    """The logarithm of the weighted sum of exponentials along an axis."""
+    top = exponent.max(axis)
+    density = np.exp(exponent - np.expand_dims(top, axis))
+    return top + np.log(weight @ density if axis == 0 else density @ weight)
 
 
 def _var(x, a):

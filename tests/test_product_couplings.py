@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
 import scipy.stats as st
 from scipy.integrate import quad
@@ -31,6 +32,11 @@ def _row(*values):
     return [np.full((1, 3), v) for v in values]
 
 
+def _students(df):
+    """NumPyro's law, with polynomial tails."""
+    return omt.NumPyroComponents(dist.StudentT(df, np.zeros((1, 3)), 1.0).to_event(1))
+
+
 # A family, its arguments, the same law by SciPy, and where its density has kinks.
 LAWS = {
     "normal": (DiagonalGaussian, _row(0.5, 4.0), st.norm(0.5, 2.0), ()),
@@ -48,6 +54,12 @@ LAWS = {
     "lognormal": (LogNormal, _row(0.3, 0.5), st.lognorm(0.5, scale=np.exp(0.3)), ()),
     "beta": (Beta, _row(2.0, 5.0), st.beta(2.0, 5.0), ()),
     "uniform": (Beta, _row(1.0, 1.0), st.uniform(), ()),
+    "student": (
+        lambda df: omt.NumPyroComponents(dist.StudentT(df, np.zeros((1, 3)), 1.0).to_event(1)),
+        (6,),
+        st.t(6),
+        (),
+    ),
 }
 
 
@@ -115,6 +127,19 @@ def test_pairs_on_the_line(source, target, x64):
 )
 def test_more_pairs_on_the_line(source, target, x64):
     check_pair(source, target, [1.0, 0.1, 0.01])
+
+
+@pytest.mark.slow
+def test_polynomial_tails_are_cut(x64):
+    """What is cut off is reported as an error, and leaves few nodes."""
+    solution = solved("student", "student", [1.0, 2.0, 3.0])
+    assert solution.tables[0].nodes.shape[1] <= 32 * 16 + 2
+    assert float(solution.marginal_error) < 1e-9
+    _, (objective, cost, *_) = dense("student", "student", 1.0)
+    ours = float(solution.costs[0, 0, 0]), float(solution.kl[0, 0, 0])
+    np.testing.assert_allclose(ours[0], cost, rtol=1e-5)
+    assert abs(sum(ours) - objective) <= float(solution.errors[0, 0, 0]) < 1e-5
+    assert float(solution.errors[0, 0].max()) < 1e-5
 
 
 # -- against the Gaussian closed form ---------------------------------------------------------------------------------
@@ -300,9 +325,10 @@ def test_small_regularizations_against_a_fine_solve(source, target, x64):
     solution = solved(source, target, [0.002, 0.001, 0.0005])
     forms = [LAWS[n][0](*LAWS[n][1]).product_form() for n in (source, target)]
     shapes = tuple(jax.tree.map(lambda leaf: leaf[0], _stacked(standardize(form)))[0] for form in forms)
-    profiles = tuple(tabulate(shape, np.dtype(float)) for shape in shapes)
+    profiles = tuple(jax.jit(tabulate, static_argnums=1)(shape, np.dtype(float)) for shape in shapes)
+    place = jax.jit(place_nodes, static_argnums=3)
     for k, epsilon in enumerate([0.002, 0.001]):
-        fine = jax.jit(solve_nodes)(place_nodes(shapes, profiles, jnp.asarray(epsilon), 160), jnp.asarray(epsilon))
+        fine = jax.jit(solve_nodes)(place(shapes, profiles, jnp.asarray(epsilon), 160), jnp.asarray(epsilon))
         objective = float(fine.cost + epsilon * fine.kl)
         ours = float(solution.costs[0, 0, k] + epsilon * solution.kl[0, 0, k])
         assert abs(ours - objective) <= float(solution.errors[0, 0, k])
