@@ -15,6 +15,7 @@ from omt_expfam._start import merge
 from omt_expfam.families import DiagonalGaussian, Gaussian, LowRankGaussian, SphericalGaussian
 from tests.cases import CASES, mixture
 
+pytestmark = pytest.mark.optimize(False)
 FAMILIES = {
     "Gaussian": Gaussian,
     "DiagonalGaussian": DiagonalGaussian,
@@ -232,7 +233,9 @@ def test_starts_are_reproducible_and_the_best_of_several_wins(x64):
     assert float(several.log_likelihood) >= float(once.log_likelihood) - 0.05
 
 
-@pytest.mark.parametrize("criterion", ["bic", pytest.param("held_out", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "criterion", ["bic", pytest.param("held_out", marks=[pytest.mark.slow, pytest.mark.optimize(True)])]
+)
 def test_number_of_components_is_found(criterion, x64):
     centers = np.array([[0, 0], [6, 0], [0, 6], [6, 6]])
     rng = np.random.default_rng(0)
@@ -247,6 +250,7 @@ def test_number_of_components_is_found(criterion, x64):
 
 
 @pytest.mark.slow
+@pytest.mark.optimize(True)
 def test_held_out_scores_are_those_of_left_out_points(x64):
     x = drawn(num=500)
     chosen = omt.select_num_components(jax.random.key(0), x, Gaussian, [3], criterion="held_out", num_folds=4)
@@ -299,6 +303,7 @@ def test_no_convergence_raises_or_is_returned():
 
 
 @pytest.mark.slow
+@pytest.mark.optimize(True)
 def test_real_data_at_least_scikit_learns(data_dir):
     """Control cells of Kang et al. 2018, 16 principal components, K = 10: held-out likelihood over five splits."""
     sklearn = pytest.importorskip("sklearn.mixture")
