@@ -9,8 +9,8 @@ from jaxtyping import Array, Float
 from omt_expfam._arrays import ArrayLike, as_floating, check_positive, check_shape
 from omt_expfam._product_form import ProductForm
 
-from .location_form import AbstractTwoSidedFamily
-from .two_sided import product_form, TwoSided
+from ._location_base import AbstractTwoSidedFamily
+from ._two_sided import product_form, TwoSided
 
 
 class AsymmetricLaplace(AbstractTwoSidedFamily):

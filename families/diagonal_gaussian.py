@@ -13,7 +13,7 @@ from omt_expfam._covariance import DiagonalCovariance
 from omt_expfam._priors import location_prior, spread_of, variance_prior, within_scale
 from omt_expfam._product_form import NormalShape, ProductForm
 
-from .gaussian_form import AbstractMomentGaussian, LOG_2PI, Moments
+from ._gaussian_base import AbstractMomentGaussian, LOG_2PI, Moments
 
 
 class DiagonalGaussian(AbstractMomentGaussian):

@@ -14,8 +14,8 @@ from omt_expfam._em import joint_table, log_share
 from omt_expfam._priors import location_prior, positive_prior, spread_of, within_scale
 from omt_expfam._product_form import ProductForm
 
-from .location_form import AbstractLocationFamily, Membership, SortedData, unless_collapsed
-from .two_sided import ExponentialShape, LocationLaw, TwoSided
+from ._location_base import AbstractLocationFamily, Membership, SortedData, unless_collapsed
+from ._two_sided import ExponentialShape, LocationLaw, TwoSided
 
 # What EM takes off the log-density below a location: finite, so that a step can still reach a point left out.
 _OUTSIDE = 1e9

@@ -14,9 +14,9 @@ from omt_expfam._components import AbstractComponents
 from omt_expfam._covariance import AbstractCovariance, DiagonalCovariance
 from omt_expfam._product_form import ProductForm
 
-from .gaussian_form import gaussian_from_form
-from .location_form import AbstractTwoSidedFamily
-from .two_sided import AbstractTwoSidedShape, LocationLaw, product_form, TwoSided
+from ._gaussian_base import gaussian_from_form
+from ._location_base import AbstractTwoSidedFamily
+from ._two_sided import AbstractTwoSidedShape, LocationLaw, product_form, TwoSided
 
 _SCALES = ("scale_left", "scale_right")
 

@@ -20,7 +20,7 @@ from omt_expfam._conjugate import (
 from omt_expfam._covariance import DenseCovariance
 from omt_expfam._priors import covariance_prior, location_prior, spread_of, within_scale
 
-from .gaussian_form import AbstractMomentGaussian, LOG_2PI, Moments
+from ._gaussian_base import AbstractMomentGaussian, LOG_2PI, Moments
 
 
 class Gaussian(AbstractMomentGaussian):

@@ -9,8 +9,8 @@ from jaxtyping import Array, Float
 from omt_expfam._arrays import ArrayLike, as_floating, check_positive, check_shape
 from omt_expfam._product_form import ProductForm
 
-from .location_form import AbstractTwoSidedFamily, weighted_quantile
-from .two_sided import LaplaceShape, TwoSided
+from ._location_base import AbstractTwoSidedFamily, weighted_quantile
+from ._two_sided import LaplaceShape, TwoSided
 
 
 class Laplace(AbstractTwoSidedFamily):

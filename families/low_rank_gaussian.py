@@ -14,9 +14,9 @@ from omt_expfam._components import each, map_components
 from omt_expfam._covariance import AbstractCovariance, DenseCovariance, LowRankCovariance
 from omt_expfam._priors import location_prior, spread_of, variance_prior, within_scale
 
+from ._gaussian_base import AbstractGaussian
 from .diagonal_gaussian import DiagonalGaussian
 from .gaussian import Gaussian
-from .gaussian_form import AbstractGaussian
 
 
 class LowRankGaussian(AbstractGaussian):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import scipy.stats
 
-from families.gaussian_form import AbstractGaussian
+from families._gaussian_base import AbstractGaussian
 from omt_expfam import Mixture
 from omt_expfam.families import (
     AsymmetricLaplace,

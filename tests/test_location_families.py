@@ -10,8 +10,8 @@ import scipy.optimize
 import scipy.stats
 
 import omt_expfam as omt
-from families.side_scales import common_scale, expected_log_density, separate_scales
-from families.two_sided import TwoSided
+from families._side_scales import common_scale, expected_log_density, separate_scales
+from families._two_sided import TwoSided
 from omt_expfam.families import AsymmetricLaplace, DiagonalGaussian, Exponential, ExponentialPower, Laplace
 from tests.cases import CASES, components
 

@@ -14,9 +14,9 @@ from omt_expfam._em import AbstractEMFamily
 from omt_expfam._jit import program
 from omt_expfam._priors import location_prior, positive_prior, spread_of, within_scale
 
+from ._side_scales import common_scale, expected_log_density, separate_scales
+from ._two_sided import raised, TwoSided
 from .diagonal_gaussian import DiagonalGaussian
-from .side_scales import common_scale, expected_log_density, separate_scales
-from .two_sided import raised, TwoSided
 
 # Quantiles tried as first locations; an odd number, so that the median is one.
 _START_LEVELS = 17

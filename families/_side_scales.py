@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .two_sided import half_moment, TwoSided
+from ._two_sided import half_moment, TwoSided
 
 # Newton steps: the functions solved are convex or concave with slopes between fixed bounds, so that Newton's method
 # converges from anywhere; powers between 1/2 and 8 on either side need at most seven.
