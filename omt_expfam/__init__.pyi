@@ -34,7 +34,6 @@ from ._mixture_model import mixture_model as mixture_model, MixtureModel as Mixt
 from ._numerical_couplings import NumericalSettings as NumericalSettings
 from ._numpyro_components import NumPyroComponents as NumPyroComponents
 from ._nuts import NUTS as NUTS
-from ._persist import load as load, save as save
 from ._plan import TransportPlan as TransportPlan
 from ._posterior_correspondences import PosteriorCorrespondences as PosteriorCorrespondences
 from ._posterior_fit import PosteriorFit as PosteriorFit
@@ -45,6 +44,7 @@ from ._relabel import relabel as relabel
 from ._result import ConvergenceError as ConvergenceError, RESULTS as RESULTS
 from ._select import select_num_components as select_num_components, Selection as Selection
 from ._select_plan import PlanSelection as PlanSelection, select_plan as select_plan
+from ._storage import load as load, save as save
 from ._template import Template as Template, template as template
 from ._trajectory import Lineage as Lineage, Trajectory as Trajectory, trajectory as trajectory
 from ._transport import BlockStart as BlockStart, transport as transport

@@ -294,8 +294,8 @@ def _fit(arguments: argparse.Namespace) -> None:
     import families
 
     from ._fit import fit
-    from ._persist import save
     from ._points import read_points
+    from ._storage import save
     from ._template import template
 
     points = read_points(arguments.data, array=arguments.array, header=arguments.header)
@@ -329,7 +329,7 @@ def _transport(arguments: argparse.Namespace) -> None:
     _keep_programs(arguments)
     import jax
 
-    from ._persist import save
+    from ._storage import save
     from ._transport import transport
 
     with jax.enable_x64(arguments.precision == "float64"):
@@ -349,7 +349,7 @@ def _transport(arguments: argparse.Namespace) -> None:
 def _load_mixture(path: str, precision: str) -> Any:
     from ._fit import Fit
     from ._mixture import Mixture
-    from ._persist import load
+    from ._storage import load
 
     held = load(path, dtype=precision)
     mixture = held.mixture if isinstance(held, Fit) else held
@@ -369,8 +369,8 @@ def _push(arguments: argparse.Namespace) -> None:
     import jax
     import numpy as np
 
-    from ._persist import load
     from ._plan import TransportPlan
+    from ._storage import load
 
     with jax.enable_x64(arguments.precision == "float64"):
         plan = load(arguments.plan, dtype=arguments.precision)

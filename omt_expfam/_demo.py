@@ -8,8 +8,8 @@ import numpy as np
 
 from . import metrics, plot
 from ._fit import fit
-from ._persist import atomic_file, save
 from ._plan import TransportPlan
+from ._storage import atomic_file, save
 from ._template import template
 from ._transport import transport
 

@@ -10,7 +10,7 @@ import pytest
 
 import omt_expfam as omt
 from omt_expfam._cli import main
-from omt_expfam._persist import load, save
+from omt_expfam._storage import load, save
 from omt_expfam.families import DiagonalGaussian, LowRankGaussian
 
 from .cases import components, mixture

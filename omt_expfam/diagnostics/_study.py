@@ -55,7 +55,7 @@ class Checkpoint:
             self._read(os.fspath(path))
 
     def _read(self, path: str) -> None:
-        from .._persist import load
+        from .._storage import load
 
         held = load(path)
         if not isinstance(held, dict) or held.get("study") != self._kind or held.get("columns") != list(self._columns):
@@ -114,7 +114,7 @@ class Checkpoint:
     def _write(self) -> None:
         if self._path is None:
             return
-        from .._persist import save
+        from .._storage import save
 
         values = [values for values, _ in self.rows.values()]
         held = {
