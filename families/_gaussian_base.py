@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from omt_expfam._arrays import take, unfused
+from omt_expfam._base.arguments import take, unfused
 from omt_expfam._components import AbstractExponentialFamily, map_components
 from omt_expfam._covariance import AbstractCovariance, DiagonalCovariance, ScalarCovariance, to_dense
 from omt_expfam._em import AbstractEMFamily, AbstractRegularEMFamily

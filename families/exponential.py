@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
-from omt_expfam._arrays import ArrayLike, as_floating, batch_size, check_positive, check_shape
-from omt_expfam._buckets import point_bucket
+from omt_expfam._base.arguments import ArrayLike, as_floating, batch_size, check_positive, check_shape
+from omt_expfam._base.buckets import point_bucket
 from omt_expfam._components import map_components
 from omt_expfam._em import joint_table, log_share
 from omt_expfam._priors import location_prior, positive_prior, spread_of, within_scale

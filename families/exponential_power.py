@@ -9,7 +9,7 @@ import numpyro.distributions as dist
 from jax.scipy.special import gammaln
 from jaxtyping import Array, Float
 
-from omt_expfam._arrays import ArrayLike, as_floating, as_host_or_traced, check_positive, check_shape, is_traced
+from omt_expfam._base.arguments import ArrayLike, as_floating, as_host_or_traced, check_positive, check_shape, is_traced
 from omt_expfam._components import AbstractComponents
 from omt_expfam._covariance import AbstractCovariance, DiagonalCovariance
 from omt_expfam._product_form import ProductForm

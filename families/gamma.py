@@ -9,7 +9,7 @@ from jax.scipy.special import digamma, gammaln, polygamma
 from jaxtyping import Array, Float, Key
 from numpyro.distributions import constraints
 
-from omt_expfam._arrays import ArrayLike, as_floating, check_positive, check_shape
+from omt_expfam._base.arguments import ArrayLike, as_floating, check_positive, check_shape
 from omt_expfam._factorized import AbstractCoordinateFamily
 from omt_expfam._priors import positive_prior, spread_of, within_scale
 from omt_expfam._product_form import AbstractShape, ProductForm

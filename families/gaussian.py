@@ -9,7 +9,7 @@ import numpyro.distributions as dist
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Key
 
-from omt_expfam._arrays import ArrayLike, as_floating, check_shape, is_traced, to_jax
+from omt_expfam._base.arguments import ArrayLike, as_floating, check_shape, is_traced, to_jax
 from omt_expfam._conjugate import (
     check_names,
     draw_dense_location,

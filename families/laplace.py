@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
-from omt_expfam._arrays import ArrayLike, as_floating, check_positive, check_shape
+from omt_expfam._base.arguments import ArrayLike, as_floating, check_positive, check_shape
 from omt_expfam._product_form import ProductForm
 
 from ._location_base import AbstractTwoSidedFamily, weighted_quantile

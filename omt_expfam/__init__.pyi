@@ -1,8 +1,9 @@
 """The public names and where they live; `__init__.py` reads this file."""
 
 from . import diagnostics as diagnostics, metrics as metrics, plot as plot
+from ._base.cache import use_compilation_cache as use_compilation_cache
+from ._base.results import ConvergenceError as ConvergenceError, RESULTS as RESULTS
 from ._blocks import Blocks as Blocks
-from ._cache import use_compilation_cache as use_compilation_cache
 from ._components import (
     AbstractComponents as AbstractComponents,
     AbstractExponentialFamily as AbstractExponentialFamily,
@@ -41,7 +42,6 @@ from ._posterior_plan import PosteriorPlan as PosteriorPlan
 from ._priors import ConjugatePrior as ConjugatePrior
 from ._product_form import AbstractShape as AbstractShape, ProductForm as ProductForm
 from ._relabel import relabel as relabel
-from ._result import ConvergenceError as ConvergenceError, RESULTS as RESULTS
 from ._select import select_num_components as select_num_components, Selection as Selection
 from ._select_plan import PlanSelection as PlanSelection, select_plan as select_plan
 from ._storage import load as load, save as save

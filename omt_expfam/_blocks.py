@@ -9,10 +9,10 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int, Key
 
-from ._arrays import as_count, as_key, is_traced, KeyLike
+from ._base.arguments import as_count, as_key, is_traced, KeyLike
+from ._base.results import RESULTS
 from ._components import AbstractComponents, log_prob_table
 from ._couplings import AbstractComponentMaps, AbstractCouplings, PairSelection, select_pairs
-from ._result import RESULTS
 
 
 class Blocks(AbstractComponents):

@@ -8,15 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from ._arrays import ArrayLike, as_count, as_key, KeyLike, power_of_two
-from ._buckets import cut
+from ._base.arguments import ArrayLike, as_count, as_key, KeyLike, power_of_two
+from ._base.buckets import cut
+from ._base.precision import narrow
+from ._base.progress import progress_bar
+from ._base.xla import program
 from ._em import AbstractEMFamily, AbstractRegularEMFamily, chunk_data, EMState, run
 from ._fit import _as_start, Fit, read_data
 from ._fit_problem import FitProblem, moved_state, MovedStart, steps_of, working_precision
-from ._jit import program
 from ._mixture import Mixture
-from ._precision import narrow
-from ._progress import progress_bar
 from ._template import as_template, Template
 
 # A draw is settled when a step changes its whole objective (not that per point) by less than this, in nats.

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:
-    from ._result import ConvergenceError
+    from ._base.results import ConvergenceError
 
     return ValueError, TypeError, OSError, ConvergenceError, ModuleNotFoundError
 
@@ -271,7 +271,7 @@ def _nonnegative(text: str) -> float:
 def _keep_programs(arguments: argparse.Namespace) -> None:
     """Let the programs that earlier runs compiled be found."""
     if arguments.cache:
-        from ._cache import use_compilation_cache
+        from ._base.cache import use_compilation_cache
 
         use_compilation_cache()
 

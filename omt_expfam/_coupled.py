@@ -12,7 +12,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int
 from numpyro import handlers
 
-from ._arrays import (
+from ._base.arguments import (
     ArrayLike,
     as_count,
     as_host_or_traced,
@@ -24,17 +24,17 @@ from ._arrays import (
     ScalarLike,
     to_jax,
 )
+from ._base.precision import in_float64, narrow
+from ._base.results import raise_if_failed, RESULTS
+from ._base.xla import program
 from ._couplings import solve_couplings
 from ._em import AbstractEMFamily
 from ._fit import fit
-from ._jit import program
 from ._mixture import Mixture
 from ._mixture_model import mixture_model, MixtureModel
 from ._mode import find_mode, Mode
 from ._numpyro_law import relaxed
 from ._plan import TransportPlan
-from ._precision import in_float64, narrow
-from ._result import raise_if_failed, RESULTS
 from ._target import Target
 from ._template import as_template, Template
 from ._transport import transport

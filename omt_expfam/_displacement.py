@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._arrays import as_count, as_key, KeyLike, safe_log
+from ._base.arguments import as_count, as_key, KeyLike, safe_log
 from ._components import AbstractComponents
 from ._couplings import AbstractCouplings, PairSelection
 

@@ -11,7 +11,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, Key, PyTree
 from numpyro.distributions import constraints
 
-from ._arrays import after, safe_log, unfused
+from ._base.arguments import after, safe_log, unfused
 from ._components import AbstractComponents, AbstractRegularFamily, map_components
 from ._priors import ConjugatePrior, mean_statistics
 from ._support import Constraint

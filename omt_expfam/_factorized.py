@@ -12,11 +12,11 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, Key
 from numpyro.distributions import constraints
 
-from ._arrays import as_floating, is_traced
+from ._base.arguments import as_floating, is_traced
+from ._base.precision import in_float64
+from ._base.xla import program
 from ._em import AbstractRegularEMFamily
-from ._jit import program
 from ._newton import solve_dual
-from ._precision import in_float64
 from ._product_form import AbstractShape, ProductForm
 from ._quadrature import Quadrature, quadrature
 from ._support import Constraint, ends

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ._arrays import (
+from ._base.arguments import (
     ArrayLike,
     as_count,
     as_host_or_traced,
@@ -17,6 +17,8 @@ from ._arrays import (
     is_traced,
     KeyLike,
 )
+from ._base.precision import narrow
+from ._base.results import raise_if_failed, RESULTS, succeeded
 from ._em import AbstractEMFamily, EMState, verify
 from ._fit_problem import (
     fit_problem,
@@ -28,8 +30,6 @@ from ._fit_problem import (
     working_precision,
 )
 from ._mixture import Mixture
-from ._precision import narrow
-from ._result import raise_if_failed, RESULTS, succeeded
 from ._support import check_support
 from ._template import as_template, Template
 

@@ -8,7 +8,9 @@ import jax
 import numpy as np
 import numpyro.distributions as dist
 
-from ._arrays import ArrayLike, as_count, as_key, default_dtype, KeyLike, split_key
+from ._base.arguments import ArrayLike, as_count, as_key, default_dtype, KeyLike, split_key
+from ._base.precision import narrow
+from ._base.results import ConvergenceError, RESULTS
 from ._em import AbstractEMFamily
 from ._fit import _as_data, _as_start, Fit, fit
 from ._gibbs import conditional_law
@@ -19,9 +21,7 @@ from ._mixture import Mixture
 from ._mixture_model import mixture_model, MixtureModel, stacked_mixtures
 from ._numpyro_start import numpyro_start
 from ._posterior_fit import PosteriorFit, stack_chains
-from ._precision import narrow
 from ._relabel import relabel
-from ._result import ConvergenceError, RESULTS
 from ._template import as_template, Template
 
 

@@ -14,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ._arrays import power_of_two, safe_log
-from ._buckets import component_bucket, cut, pad, pad_zero, point_bucket
+from ._base.arguments import power_of_two, safe_log
+from ._base.buckets import component_bucket, cut, pad, pad_zero, point_bucket
+from ._base.progress import progress_bar
+from ._base.xla import program
 from ._em import (
     AbstractEMFamily,
     AbstractRegularEMFamily,
@@ -26,9 +28,7 @@ from ._em import (
     run,
     start_from_responsibilities,
 )
-from ._jit import program
 from ._mixture import Mixture
-from ._progress import progress_bar
 from ._start import merged_start, seed_from_kmeans, seed_from_means
 from ._template import Template
 

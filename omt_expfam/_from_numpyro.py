@@ -10,14 +10,14 @@ import numpy as np
 from jaxtyping import Array
 from numpyro.infer import MCMC
 
-from ._arrays import ArrayLike, as_count, as_key, as_points, KeyLike, take
+from ._base.arguments import ArrayLike, as_count, as_key, as_points, KeyLike, take
+from ._base.results import RESULTS
 from ._draws import check_draws
 from ._fit_posterior import assemble, raise_with
 from ._mixture import Mixture
 from ._mixture_model import stacked_mixtures
 from ._numpyro_law import relaxed
 from ._posterior_fit import PosteriorFit, stack_chains
-from ._result import RESULTS
 
 
 def posterior_from_numpyro(

@@ -9,8 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ._arrays import at_top, batch_size, on_host, power_of_two, safe_log, take, to_jax, unfused
-from ._buckets import cut, pad, pad_zero, point_bucket
+from ._base.arguments import at_top, batch_size, on_host, power_of_two, safe_log, take, to_jax, unfused
+from ._base.buckets import cut, pad, pad_zero, point_bucket
+from ._base.progress import progress_bar
+from ._base.results import RESULTS
+from ._base.xla import program
 from ._components import AbstractComponents
 from ._couplings import (
     AbstractComponentMaps,
@@ -22,9 +25,6 @@ from ._couplings import (
 )
 from ._covariance import AbstractCovariance, DenseCovariance, DiagonalCovariance, ScalarCovariance, to_dense
 from ._gaussian_pair import conditional_gain, promote, trace_and_kl
-from ._jit import program
-from ._progress import progress_bar
-from ._result import RESULTS
 
 
 class AffineMaps(AbstractComponentMaps):

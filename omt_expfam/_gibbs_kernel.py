@@ -9,7 +9,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.infer.mcmc import MCMCKernel
 
-from ._arrays import ArrayLike, as_key, as_points
+from ._base.arguments import ArrayLike, as_key, as_points
 from ._gibbs import draw_labels, draw_parameters, first_state, gibbs_problem, GibbsProblem, GibbsState, Labels
 from ._mixture import Mixture
 from ._mixture_model import mixture_model

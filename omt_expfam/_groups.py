@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
-from ._arrays import ArrayLike, as_host_or_traced
+from ._base.arguments import ArrayLike, as_host_or_traced
 from ._mixture import Mixture
 
 

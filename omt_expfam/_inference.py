@@ -9,10 +9,10 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, Key
 
-from ._buckets import pad, point_bucket
+from ._base.buckets import pad, point_bucket
+from ._base.xla import program
 from ._em import AbstractEMFamily
 from ._fit import Fit
-from ._jit import program
 from ._mixture import Mixture
 from ._mixture_model import MixtureModel
 from ._target import Target

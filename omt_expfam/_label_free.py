@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._buckets import pad, pad_zero, point_bucket
-from ._jit import program
+from ._base.buckets import pad, pad_zero, point_bucket
+from ._base.xla import program
 from ._mixture import Mixture
 from ._mixture_distribution import log_density
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from ._arrays import unfused
+from ._base.arguments import unfused
 from ._line_grid import grid
 from ._line_profile import Profile, squared_wasserstein
 from ._product_form import AbstractShape

@@ -8,9 +8,9 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from ._arrays import at_top, is_traced, on_host, to_jax
+from ._base.arguments import at_top, is_traced, on_host, to_jax
+from ._base.results import RESULTS
 from ._laplacian import solve_laplacian
-from ._result import RESULTS
 from ._weights import WeightCoupling
 
 # HiGHS works to 1e-10; a vertex that misses its marginals by more has failed.

@@ -8,15 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from ._arrays import as_count, unfused
+from ._base.arguments import as_count, unfused
+from ._base.buckets import point_bucket
+from ._base.results import RESULTS
+from ._base.xla import program
 from ._bootstrap import bootstrap_mixtures
-from ._buckets import point_bucket
 from ._gibbs import gibbs_draws
 from ._inference import AbstractMethod, PosteriorProblem, SiteDraws, sites_at
-from ._jit import program
 from ._mixture import Mixture
 from ._mode import find_mode
-from ._result import RESULTS
 from ._target import Target
 
 

@@ -8,7 +8,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
-from ._arrays import safe_log, unfused
+from ._base.arguments import safe_log, unfused
 from ._em import AbstractEMFamily, AbstractRegularEMFamily
 from ._mixture import Mixture
 from ._support import Constraint

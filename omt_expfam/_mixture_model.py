@@ -13,11 +13,11 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
-from ._arrays import ArrayLike, as_count, as_floating, as_points, as_scalar
+from ._base.arguments import ArrayLike, as_count, as_floating, as_points, as_scalar
+from ._base.xla import program
 from ._components import AbstractComponents
 from ._conjugate import without_shape
 from ._em import AbstractEMFamily
-from ._jit import program
 from ._mixture import Mixture
 from ._mixture_distribution import MixtureDistribution
 from ._numpyro_components import NumPyroComponents

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Array, Float
 
-from ._jit import program
+from ._base.xla import program
 from ._mixture_distribution import log_density
 from ._target import Target
 

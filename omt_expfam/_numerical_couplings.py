@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from ._arrays import as_count, as_scalar, batch_size, is_traced, power_of_two, safe_log, take, unfused
+from ._base.arguments import as_count, as_scalar, batch_size, is_traced, power_of_two, safe_log, take, unfused
+from ._base.progress import progress_bar
+from ._base.results import RESULTS
+from ._base.xla import program
 from ._components import AbstractComponents
 from ._couplings import AbstractComponentMaps, AbstractCouplings, PairSelection, select_pairs
 from ._covariance import DenseCovariance
 from ._gaussian_pair import conditional_gain
-from ._jit import program
 from ._numerical_pair import Nodes, PairSolution, Side, solve_pair
 from ._numerical_sinkhorn import extend, interaction
-from ._progress import progress_bar
-from ._result import RESULTS
 
 # Draws per block of the integrals.
 _BLOCK = 2048

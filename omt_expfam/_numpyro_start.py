@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
-from ._arrays import split_key
-from ._buckets import pad, point_bucket
+from ._base.arguments import split_key
+from ._base.buckets import pad, point_bucket
+from ._base.xla import program
 from ._fit import fit
-from ._jit import program
 from ._mixture import Mixture, responsibilities
 from ._mixture_distribution import density_table
 from ._mixture_model import MixtureModel

@@ -13,14 +13,14 @@ import numpyro.infer
 from jaxtyping import Array, Float, Int, Key
 from numpyro.infer.util import ParamInfo
 
-from ._arrays import as_count, as_scalar, unfused
-from ._buckets import pad, point_bucket
+from ._base.arguments import as_count, as_scalar, unfused
+from ._base.buckets import pad, point_bucket
+from ._base.progress import progress_bar
+from ._base.results import RESULTS
+from ._base.xla import program
 from ._inference import AbstractMethod, PosteriorProblem, SiteDraws, sites_at
-from ._jit import program
 from ._mode import find_mode, value_and_grad
 from ._numpyro_law import relaxed
-from ._progress import progress_bar
-from ._result import RESULTS
 from ._target import Target
 
 # Steps between two updates of the progress bar, and what is kept of each.

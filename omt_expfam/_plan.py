@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ._arrays import (
+from ._base.arguments import (
     ArrayLike,
     as_count,
     as_key,
@@ -23,14 +23,14 @@ from ._arrays import (
     ScalarLike,
     to_jax,
 )
-from ._buckets import component_bucket, cut, pad, pad_zero, point_bucket
+from ._base.buckets import component_bucket, cut, pad, pad_zero, point_bucket
+from ._base.results import RESULTS, succeeded
+from ._base.xla import program
 from ._components import log_prob_table
 from ._correspondences import Correspondences
 from ._couplings import AbstractComponentMaps, AbstractCouplings, PairSelection, select_pairs
 from ._displacement import Displacement
-from ._jit import program
 from ._mixture import check_inside, Mixture, responsibilities
-from ._result import RESULTS, succeeded
 from ._weights import WeightCoupling
 
 # Points per block when a map is applied: bounds the table of responsibilities.

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ._arrays import is_traced, kept, power_of_two, split_key, take
-from ._buckets import cut, pad, point_bucket
+from ._base.arguments import is_traced, kept, power_of_two, split_key, take
+from ._base.buckets import cut, pad, point_bucket
+from ._base.xla import program
 from ._couplings import AbstractComponentMaps
 from ._draws import draws_at_once
 from ._gaussian_couplings import GaussianCouplings
-from ._jit import program
 from ._mixture import Mixture
 from ._plan import BlockTrace, TransportPlan
 from ._weights import WeightCoupling

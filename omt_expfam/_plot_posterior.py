@@ -4,7 +4,7 @@ from typing import Any, Optional, TYPE_CHECKING
 
 import numpy as np
 
-from ._arrays import ArrayLike, as_count, as_points, spread_indices
+from ._base.arguments import ArrayLike, as_count, as_points, spread_indices
 from ._credible import check_probability
 from ._posterior_fit import PosteriorFit
 from ._posterior_plan import PosteriorPlan

@@ -5,7 +5,7 @@ from typing import Any, Optional, TYPE_CHECKING
 
 import numpy as np
 
-from ._arrays import ArrayLike, as_points, as_scalar, spread_indices
+from ._base.arguments import ArrayLike, as_points, as_scalar, spread_indices
 from ._groups import GroupFlows
 from ._trajectory import Trajectory
 

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ._arrays import ArrayLike, as_count, as_key, as_points, KeyLike, power_of_two, safe_log, take
+from ._base.arguments import ArrayLike, as_count, as_key, as_points, KeyLike, power_of_two, safe_log, take
+from ._base.results import RESULTS
+from ._base.xla import program
 from ._credible import credible_interval, CredibleInterval
 from ._draws import count_draws
-from ._jit import program
 from ._label_free import LabelFree
 from ._mixture import Mixture
 from ._mixture_distribution import log_density
-from ._result import RESULTS
 
 # Draws of the predictive law made at once.
 _BATCH = 256

@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from ._arrays import ArrayLike, as_count, as_key, KeyLike
+from ._base.arguments import ArrayLike, as_count, as_key, KeyLike
+from ._base.progress import progress_bar
 from ._em import AbstractEMFamily
 from ._fit import _as_data, _as_weight, Fit, fit
-from ._progress import progress_bar
 from ._template import Template
 
 

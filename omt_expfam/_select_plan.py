@@ -8,10 +8,19 @@ import jax
 import numpy as np
 
 from . import metrics
-from ._arrays import ArrayLike, as_count, as_host_or_traced, as_key, as_scalar, KeyLike, ScalarLike, spread_indices
+from ._base.arguments import (
+    ArrayLike,
+    as_count,
+    as_host_or_traced,
+    as_key,
+    as_scalar,
+    KeyLike,
+    ScalarLike,
+    spread_indices,
+)
+from ._base.progress import progress_bar
+from ._base.results import ConvergenceError
 from ._plan import TransportPlan
-from ._progress import progress_bar
-from ._result import ConvergenceError
 from .diagnostics import MixtureTransport
 
 

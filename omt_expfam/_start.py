@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ._arrays import after, unfused
+from ._base.arguments import after, unfused
 from ._em import (
     AbstractEMFamily,
     AbstractRegularEMFamily,

@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import __version__
-from ._arrays import is_traced
+from ._base.arguments import is_traced
+from ._base.results import RESULTS
 from ._blocks import BlockCouplings, Blocks
 from ._correspondences import Correspondences
 from ._coupled import CoupledFit
@@ -45,7 +46,6 @@ from ._posterior_correspondences import PosteriorCorrespondences
 from ._posterior_fit import PosteriorFit
 from ._posterior_plan import PosteriorPlan
 from ._product_couplings import ProductCouplings
-from ._result import RESULTS
 from ._trajectory import Lineage, Trajectory
 from ._transport import BlockStart
 from ._weights import WeightCoupling

@@ -13,8 +13,8 @@ from numpyro.distributions import biject_to
 from numpyro.infer import init_to_feasible
 from numpyro.infer.util import potential_energy
 
-from ._arrays import is_traced
-from ._jit import program
+from ._base.arguments import is_traced
+from ._base.xla import program
 from ._numpyro_law import relaxed
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ._arrays import (
+from ._base.arguments import (
     ArrayLike,
     as_count,
     as_floating,
@@ -23,12 +23,12 @@ from ._arrays import (
     safe_log,
     ScalarLike,
 )
+from ._base.results import ConvergenceError
+from ._base.xla import program
 from ._displacement import Displacement
 from ._groups import as_group_shares, GroupFlows
-from ._jit import program
 from ._mixture import Mixture
 from ._plan import TransportPlan
-from ._result import ConvergenceError
 from ._transport import transport
 
 

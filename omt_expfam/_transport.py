@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._arrays import ArrayLike, as_count, as_floating, as_scalar, at_top, is_traced, on_host, ScalarLike, to_jax
-from ._buckets import component_bucket, cut, pad, pad_zero
+from ._base.arguments import ArrayLike, as_count, as_floating, as_scalar, at_top, is_traced, on_host, ScalarLike, to_jax
+from ._base.buckets import component_bucket, cut, pad, pad_zero
+from ._base.precision import in_float64, narrow
+from ._base.results import raise_if_failed, succeeded
 from ._couplings import independent_costs, solve_couplings
 from ._gaussian_couplings import cross_covariance_terms
 from ._linear_program import exact_coupling
 from ._mixture import check_pair, Mixture
 from ._numerical_couplings import NumericalSettings
 from ._plan import BlockTrace, TransportPlan
-from ._precision import in_float64, narrow
-from ._result import raise_if_failed, succeeded
 from ._weights import entropic_coupling, WeightCoupling
 
 # float32 resolves cost differences down to 1e-7 of the largest; below this ratio the weights are solved in float64.

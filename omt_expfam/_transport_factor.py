@@ -5,13 +5,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpyro
 
-from ._arrays import as_scalar, is_traced, ScalarLike
+from ._base.arguments import as_scalar, is_traced, ScalarLike
+from ._base.results import RESULTS
 from ._blocks import as_blocks
 from ._components import AbstractComponents
 from ._mixture import Mixture
 from ._numpyro_law import relaxed
 from ._plan import TransportPlan
-from ._result import RESULTS
 from ._transport import transport
 
 

@@ -8,18 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._arrays import as_count, as_scalar, batch_size, is_traced, ScalarLike, take
-from ._buckets import point_bucket
+from ._base.arguments import as_count, as_scalar, batch_size, is_traced, ScalarLike, take
+from ._base.buckets import point_bucket
+from ._base.precision import in_float64, narrow
+from ._base.progress import progress_bar
+from ._base.results import ConvergenceError, RESULTS
+from ._base.xla import program
 from ._draws import chunks, count_draws, Draws, draws_at_once, DrawSet, evenly_spaced, numbers_per_draw, read_draws
-from ._jit import program
 from ._mixture import Mixture
 from ._numerical_couplings import NumericalSettings
 from ._plan_draws import ListedPlans, PlanNumbers, StackedPlans
 from ._posterior_plan import PosteriorPlan
-from ._precision import in_float64, narrow
-from ._progress import progress_bar
 from ._relabel import relabel as relabel_draws
-from ._result import ConvergenceError, RESULTS
 from ._transport import cast_mixture, measured_error, transport
 
 # Checked by hand, with a better message than a run-time type checker's.

@@ -14,14 +14,14 @@ from jaxtyping import Array, Float, Int, Key
 from numpyro.distributions import constraints
 from numpyro.infer import autoguide, init_to_value, Trace_ELBO
 
-from ._arrays import as_count, as_scalar, split_key, unfused
-from ._buckets import point_bucket
+from ._base.arguments import as_count, as_scalar, split_key, unfused
+from ._base.buckets import point_bucket
+from ._base.progress import progress_bar
+from ._base.results import RESULTS
+from ._base.xla import program
 from ._inference import AbstractMethod, PosteriorProblem, SiteDraws, sites_at
-from ._jit import program
 from ._mode import find_mode
 from ._numpyro_law import relaxed
-from ._progress import progress_bar
-from ._result import RESULTS
 from ._target import Target
 
 _GUIDES: dict[str, Any] = {

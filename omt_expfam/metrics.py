@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ._arrays import ArrayLike, as_count, as_floating, as_scalar, is_traced, ScalarLike
-from ._precision import in_float64, narrow
-from ._result import ConvergenceError
+from ._base.arguments import ArrayLike, as_count, as_floating, as_scalar, is_traced, ScalarLike
+from ._base.precision import in_float64, narrow
+from ._base.results import ConvergenceError
 
 # Rows and columns of a block of kernel values, and how many points at most give the median distance.
 _BLOCK, _MEDIAN_POINTS = 1024, 2000

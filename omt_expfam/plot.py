@@ -9,7 +9,16 @@ from typing import Any, Optional, TYPE_CHECKING
 
 import numpy as np
 
-from ._arrays import ArrayLike, as_count, as_floating, as_host_or_traced, as_key, as_points, KeyLike, spread_indices
+from ._base.arguments import (
+    ArrayLike,
+    as_count,
+    as_floating,
+    as_host_or_traced,
+    as_key,
+    as_points,
+    KeyLike,
+    spread_indices,
+)
 from ._fit import Fit
 from ._mixture import Mixture
 from ._plan import TransportPlan

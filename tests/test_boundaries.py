@@ -393,7 +393,7 @@ import omt_expfam as omt
 from omt_expfam.families import DiagonalGaussian
 side = omt.Mixture(np.full(2, 0.5), DiagonalGaussian(np.eye(2), np.ones((2, 2))))
 print(omt.transport(side, side, epsilon_components=0.5, epsilon_weights=0.25))
-from omt_expfam._arrays import at_top
+from omt_expfam._base.arguments import at_top
 assert at_top() and not jax.jit(lambda x: x if at_top() else x + 1)(0) == 0
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

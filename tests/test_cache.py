@@ -10,7 +10,7 @@ import platformdirs
 import pytest
 
 import omt_expfam as omt
-from omt_expfam import _cache
+from omt_expfam._base import cache as _cache
 
 pytestmark = pytest.mark.usefixtures("kept_programs")
 ROOT = Path(__file__).parents[1]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks._programs import counted
-from omt_expfam import _jit
-from omt_expfam._jit import program
+from omt_expfam._base import xla as _jit
+from omt_expfam._base.xla import program
 
 
 @program

@@ -48,7 +48,7 @@ def programs(call, *args):
 
 
 # What is called in this order, and how many programs its first call may compile beside those that are there by then.
-# Calls with another number of points, or of components, in the same bucket (`omt_expfam._buckets`) compile none.
+# Calls with another number of points, or of components, in the same bucket (`omt_expfam._base.buckets`) compile none.
 PLAN = {
     "push_forward": (3, lambda plan, num: plan.push_forward(points(num))),
     "pull_back": (0, lambda plan, num: plan.pull_back(points(num))),

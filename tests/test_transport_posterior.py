@@ -19,7 +19,7 @@ from matplotlib.patches import Ellipse
 
 import omt_expfam as omt
 from omt_expfam import plot as typed_plot
-from omt_expfam._arrays import take
+from omt_expfam._base.arguments import take
 from omt_expfam._credible import credible_interval
 from omt_expfam._relabel import permuted, relabel
 from omt_expfam._transport_posterior import transport_posterior

@@ -8,9 +8,9 @@ import scipy.special
 from jax.random import key as new_key, key_data
 from jaxtyping import Float
 
-from .._arrays import as_count, as_key, as_scalar, KeyLike, ScalarLike
+from .._base.arguments import as_count, as_key, as_scalar, KeyLike, ScalarLike
+from .._base.precision import in_float64
 from .._mixture import check_pair, Mixture
-from .._precision import in_float64
 from ._parameters import balanced, gaussians
 from ._starts import gaussian_objectives, random_couplings, random_cross_covariances
 

@@ -13,7 +13,7 @@ import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, Key
 
-from .._jit import jit_in_order, program
+from .._base.xla import jit_in_order, program
 from .._mixture import Mixture
 from .._mode import minimize
 from .._transport import objective_of

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .._arrays import spread_indices
-from .._jit import program
+from .._base.arguments import spread_indices
+from .._base.xla import program
 from .._mixture import Mixture
 from .._plan import TransportPlan
 from .._relabel import relabel

@@ -6,7 +6,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from .._arrays import as_count, as_host_or_traced, as_scalar
+from .._base.arguments import as_count, as_host_or_traced, as_scalar
 from .._credible import check_probability
 from ._stability import Stability
 

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float
 
-from .._arrays import ArrayLike, as_count, as_key, as_scalar, KeyLike, ScalarLike
+from .._base.arguments import ArrayLike, as_count, as_key, as_scalar, KeyLike, ScalarLike
 from .._fit import Fit, fit
 from .._mixture import Mixture
 from .._plan import TransportPlan

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from .._base.xla import program
 from .._components import AbstractComponents
 from .._covariance import DenseCovariance, to_dense
-from .._jit import program
 from .._mixture import Mixture
 
 Parameters = dict[str, Array]

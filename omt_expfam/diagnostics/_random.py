@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from .._arrays import is_traced
-from .._buckets import pad, point_bucket
-from .._jit import program
+from .._base.arguments import is_traced
+from .._base.buckets import pad, point_bucket
+from .._base.xla import program
 
 
 def normal(key: Key[Array, ""], shape: tuple[int, ...], dtype: Any) -> Any:

@@ -7,12 +7,12 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._arrays import ArrayLike, as_count, as_points, as_scalar, ScalarLike
-from .._buckets import pad, point_bucket
-from .._jit import jit_in_order
+from .._base.arguments import ArrayLike, as_count, as_points, as_scalar, ScalarLike
+from .._base.buckets import pad, point_bucket
+from .._base.precision import in_float64
+from .._base.xla import jit_in_order
 from .._mixture import check_pair, Mixture
 from .._numerical_couplings import NumericalSettings
-from .._precision import in_float64
 from .._transport import transport
 from ._parameters import (
     as_arrays,

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
-from .._arrays import ArrayLike, as_count, as_floating, as_key, KeyLike
+from .._base.arguments import ArrayLike, as_count, as_floating, as_key, KeyLike
 from .._fit import Fit
 from .._mixture import Mixture
 from .._plan import TransportPlan

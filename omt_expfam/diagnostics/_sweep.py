@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from .._arrays import ArrayLike, as_count, as_key, as_points, as_scalar, KeyLike
+from .._base.arguments import ArrayLike, as_count, as_key, as_points, as_scalar, KeyLike
 from .._fit import Fit
 from .._plan import TransportPlan
 from ._distances import gelbrich_distance

@@ -9,15 +9,15 @@ import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from .._arrays import as_count, as_key, as_scalar, KeyLike, safe_log, ScalarLike
+from .._base.arguments import as_count, as_key, as_scalar, KeyLike, safe_log, ScalarLike
+from .._base.precision import in_float64
+from .._base.progress import progress_bar
+from .._base.results import ConvergenceError, raise_if_failed, RESULTS
+from .._base.xla import program
 from .._couplings import independent_costs, solve_couplings
-from .._jit import program
 from .._linear_program import exact_coupling
 from .._mixture import check_pair, Mixture
 from .._numerical_couplings import NumericalSettings
-from .._precision import in_float64
-from .._progress import progress_bar
-from .._result import ConvergenceError, raise_if_failed, RESULTS
 from .._transport import objective_of, potential_of
 from .._weights import entropic_coupling
 from ._descent import descend_gaussian, GaussianProblem, mirror_descent, sample_problem, solve_samples

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from .._arrays import (
+from .._base.arguments import (
     ArrayLike,
     as_count,
     as_floating,
@@ -21,13 +21,13 @@ from .._arrays import (
     ScalarLike,
     take,
 )
-from .._buckets import pad, pad_zero, point_bucket
+from .._base.buckets import pad, pad_zero, point_bucket
+from .._base.precision import in_float64, narrow
+from .._base.progress import progress_bar
+from .._base.xla import jit_in_order, program
 from .._couplings import solve_couplings
 from .._covariance import DenseCovariance
-from .._jit import jit_in_order, program
 from .._mixture import check_pair, Mixture
-from .._precision import in_float64, narrow
-from .._progress import progress_bar
 from .._transport import transport
 from ._parameters import as_arrays, balanced
 

@@ -9,7 +9,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from ._jit import traces_nothing
+from .xla import traces_nothing
 
 if TYPE_CHECKING:
     import numpy.typing

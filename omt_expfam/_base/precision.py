@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from ._arrays import to_jax
+from .arguments import to_jax
 
 _Out = TypeVar("_Out")
 
