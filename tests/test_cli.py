@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import omt_expfam as omt
-from omt_expfam._cli import main
+from omt_expfam._cli.main import main
 from omt_expfam._storage import load, save
 from omt_expfam.families import DiagonalGaussian, LowRankGaussian
 
@@ -330,7 +330,9 @@ def test_help(command, capsys):
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("fit", "--help"), ("--version",), ("fit", "x.npy", "-K", "0")])
 def test_usage_comes_at_once(arguments):
     """Help, the version and wrong usage do not wait for JAX."""
-    code = "import sys; sys.modules.update(jax=None, numpy=None); from omt_expfam._cli import main; sys.exit(main())"
+    code = (
+        "import sys; sys.modules.update(jax=None, numpy=None); from omt_expfam._cli.main import main; sys.exit(main())"
+    )
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT)
     if arguments in ((), ("fit", "x.npy", "-K", "0")):
         assert_error((done.returncode, done.stdout, done.stderr), 2, "required: COMMAND|must be at least 1")
@@ -387,8 +389,8 @@ def test_demo(capsys, folder):
 @pytest.mark.slow
 def test_diagnose_writes_a_report(capsys, folder, monkeypatch):
     """Every section is there, every picture that it shows exists, and nothing else was left."""
-    monkeypatch.setattr("omt_expfam._diagnose._NUM_STARTS", 5)
-    monkeypatch.setattr("omt_expfam._diagnose._RADII", (0.1,))
+    monkeypatch.setattr("omt_expfam._cli.report._NUM_STARTS", 5)
+    monkeypatch.setattr("omt_expfam._cli.report._RADII", (0.1,))
     arguments = ("diagnose", "source.npy", "target.csv", "-K", 2, *EPSILONS, "--repeats", 2, "--out", "report")
     status, text, error = run(capsys, *arguments)
     assert status == 0, error

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from . import diagnostics, plot
-from ._plan import TransportPlan
-from ._storage import atomic_file
+from .. import diagnostics, plot
+from .._plan import TransportPlan
+from .._storage import atomic_file
 
 REPORT = "report.md"
 # Disturbances, in mean standard deviations of the data or as shares of the points.

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:
-    from ._base.results import ConvergenceError
+    from .._base.results import ConvergenceError
 
     return ValueError, TypeError, OSError, ConvergenceError, ModuleNotFoundError
 
@@ -81,7 +81,7 @@ class _Version(argparse.Action):
     """Prints the version; asks for it only then."""
 
     def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
-        from . import __version__
+        from .. import __version__
 
         print(f"{PROG} {__version__}")
         parser.exit()
@@ -271,14 +271,14 @@ def _nonnegative(text: str) -> float:
 def _keep_programs(arguments: argparse.Namespace) -> None:
     """Let the programs that earlier runs compiled be found."""
     if arguments.cache:
-        from ._base.cache import use_compilation_cache
+        from .._base.cache import use_compilation_cache
 
         use_compilation_cache()
 
 
 def _demo(arguments: argparse.Namespace) -> None:
     _keep_programs(arguments)
-    from ._demo import run_demo
+    from .demo import run_demo
 
     run_demo(arguments.out, arguments.seed)
 
@@ -293,10 +293,10 @@ def _fit(arguments: argparse.Namespace) -> None:
 
     import families
 
-    from ._fit import fit
-    from ._points import read_points
-    from ._storage import save
-    from ._template import template
+    from .._fit import fit
+    from .._points import read_points
+    from .._storage import save
+    from .._template import template
 
     points = read_points(arguments.data, array=arguments.array, header=arguments.header)
     chosen = getattr(families, _FAMILIES[arguments.family])
@@ -329,8 +329,8 @@ def _transport(arguments: argparse.Namespace) -> None:
     _keep_programs(arguments)
     import jax
 
-    from ._storage import save
-    from ._transport import transport
+    from .._storage import save
+    from .._transport import transport
 
     with jax.enable_x64(arguments.precision == "float64"):
         plan = transport(
@@ -347,9 +347,9 @@ def _transport(arguments: argparse.Namespace) -> None:
 
 
 def _load_mixture(path: str, precision: str) -> Any:
-    from ._fit import Fit
-    from ._mixture import Mixture
-    from ._storage import load
+    from .._fit import Fit
+    from .._mixture import Mixture
+    from .._storage import load
 
     held = load(path, dtype=precision)
     mixture = held.mixture if isinstance(held, Fit) else held
@@ -361,7 +361,7 @@ def _load_mixture(path: str, precision: str) -> Any:
 
 
 def _push(arguments: argparse.Namespace) -> None:
-    from ._points import check_extension, read_points, write_points
+    from .._points import check_extension, read_points, write_points
 
     check_extension(arguments.out)
     _check_output(arguments)
@@ -369,8 +369,8 @@ def _push(arguments: argparse.Namespace) -> None:
     import jax
     import numpy as np
 
-    from ._plan import TransportPlan
-    from ._storage import load
+    from .._plan import TransportPlan
+    from .._storage import load
 
     with jax.enable_x64(arguments.precision == "float64"):
         plan = load(arguments.plan, dtype=arguments.precision)
@@ -405,9 +405,9 @@ def _diagnose(arguments: argparse.Namespace) -> None:
 
     import families
 
-    from ._diagnose import run_diagnose, Study
-    from ._points import read_points
-    from .diagnostics import MixtureTransport
+    from .._points import read_points
+    from ..diagnostics import MixtureTransport
+    from .report import run_diagnose, Study
 
     x, y = (
         read_points(path, array=arguments.array, header=arguments.header).astype(arguments.precision)

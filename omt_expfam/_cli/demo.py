@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from . import metrics, plot
-from ._fit import fit
-from ._plan import TransportPlan
-from ._storage import atomic_file, save
-from ._template import template
-from ._transport import transport
+from .. import metrics, plot
+from .._fit import fit
+from .._plan import TransportPlan
+from .._storage import atomic_file, save
+from .._template import template
+from .._transport import transport
 
 SOURCE_DIGIT, TARGET_DIGIT = 4, 9
 NUM_FEATURES, NUM_COMPONENTS, RANK = 10, 4, 3
