@@ -10,7 +10,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int, Key
 
 from omt_expfam._base.xla import program
-from omt_expfam._components import map_components
+from omt_expfam._components.interface import map_components
 from omt_expfam._em import AbstractEMFamily
 from omt_expfam._priors import location_prior, positive_prior, spread_of, within_scale
 

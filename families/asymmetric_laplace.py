@@ -7,7 +7,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
 from omt_expfam._base.arguments import ArrayLike, as_floating, check_positive, check_shape
-from omt_expfam._product_form import ProductForm
+from omt_expfam._components.product_form import ProductForm
 
 from ._location_base import AbstractTwoSidedFamily
 from ._two_sided import product_form, TwoSided

@@ -10,9 +10,9 @@ from jax.scipy.special import gammaln
 from jaxtyping import Array, Float
 
 from omt_expfam._base.arguments import ArrayLike, as_floating, as_host_or_traced, check_positive, check_shape, is_traced
-from omt_expfam._components import AbstractComponents
-from omt_expfam._covariance import AbstractCovariance, DiagonalCovariance
-from omt_expfam._product_form import ProductForm
+from omt_expfam._components.covariance import AbstractCovariance, DiagonalCovariance
+from omt_expfam._components.interface import AbstractComponents
+from omt_expfam._components.product_form import ProductForm
 
 from ._gaussian_base import gaussian_from_form
 from ._location_base import AbstractTwoSidedFamily

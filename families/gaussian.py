@@ -10,6 +10,7 @@ from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Key
 
 from omt_expfam._base.arguments import ArrayLike, as_floating, check_shape, is_traced, to_jax
+from omt_expfam._components.covariance import DenseCovariance
 from omt_expfam._conjugate import (
     check_names,
     draw_dense_location,
@@ -17,7 +18,6 @@ from omt_expfam._conjugate import (
     read_inverse_wishart,
     read_normal,
 )
-from omt_expfam._covariance import DenseCovariance
 from omt_expfam._priors import covariance_prior, location_prior, spread_of, within_scale
 
 from ._gaussian_base import AbstractMomentGaussian, LOG_2PI, Moments

@@ -10,8 +10,8 @@ from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Float, Key
 
 from omt_expfam._base.arguments import ArrayLike, as_count, as_floating, check_positive, check_shape, is_traced, to_jax
-from omt_expfam._components import each, map_components
-from omt_expfam._covariance import AbstractCovariance, DenseCovariance, LowRankCovariance
+from omt_expfam._components.covariance import AbstractCovariance, DenseCovariance, LowRankCovariance
+from omt_expfam._components.interface import each, map_components
 from omt_expfam._priors import location_prior, spread_of, variance_prior, within_scale
 
 from ._gaussian_base import AbstractGaussian

@@ -4,19 +4,23 @@ from . import diagnostics as diagnostics, metrics as metrics, plot as plot
 from ._base.cache import use_compilation_cache as use_compilation_cache
 from ._base.results import ConvergenceError as ConvergenceError, RESULTS as RESULTS
 from ._blocks import Blocks as Blocks
-from ._components import (
-    AbstractComponents as AbstractComponents,
-    AbstractExponentialFamily as AbstractExponentialFamily,
-    AbstractRegularFamily as AbstractRegularFamily,
-)
-from ._coupled import CoupledFit as CoupledFit, fit_coupled as fit_coupled
-from ._covariance import (
+from ._components.covariance import (
     AbstractCovariance as AbstractCovariance,
     DenseCovariance as DenseCovariance,
     DiagonalCovariance as DiagonalCovariance,
     LowRankCovariance as LowRankCovariance,
     ScalarCovariance as ScalarCovariance,
 )
+from ._components.interface import (
+    AbstractComponents as AbstractComponents,
+    AbstractExponentialFamily as AbstractExponentialFamily,
+    AbstractRegularFamily as AbstractRegularFamily,
+)
+from ._components.mixture import Mixture as Mixture
+from ._components.numpyro_components import NumPyroComponents as NumPyroComponents
+from ._components.product_form import AbstractShape as AbstractShape, ProductForm as ProductForm
+from ._components.relabel import relabel as relabel
+from ._coupled import CoupledFit as CoupledFit, fit_coupled as fit_coupled
 from ._credible import credible_interval as credible_interval, CredibleInterval as CredibleInterval
 from ._displacement import Displacement as Displacement
 from ._em import AbstractEMFamily as AbstractEMFamily, AbstractRegularEMFamily as AbstractRegularEMFamily
@@ -29,19 +33,15 @@ from ._groups import group_shares as group_shares, GroupFlows as GroupFlows, Gro
 from ._inference import AbstractMethod as AbstractMethod
 from ._label_free import LabelFree as LabelFree
 from ._methods import Bootstrap as Bootstrap, Gibbs as Gibbs, LaplaceApproximation as LaplaceApproximation
-from ._mixture import Mixture as Mixture
 from ._mixture_distribution import MixtureDistribution as MixtureDistribution
 from ._mixture_model import mixture_model as mixture_model, MixtureModel as MixtureModel
 from ._numerical_couplings import NumericalSettings as NumericalSettings
-from ._numpyro_components import NumPyroComponents as NumPyroComponents
 from ._nuts import NUTS as NUTS
 from ._plan import TransportPlan as TransportPlan
 from ._posterior_correspondences import PosteriorCorrespondences as PosteriorCorrespondences
 from ._posterior_fit import PosteriorFit as PosteriorFit
 from ._posterior_plan import PosteriorPlan as PosteriorPlan
 from ._priors import ConjugatePrior as ConjugatePrior
-from ._product_form import AbstractShape as AbstractShape, ProductForm as ProductForm
-from ._relabel import relabel as relabel
 from ._select import select_num_components as select_num_components, Selection as Selection
 from ._select_plan import PlanSelection as PlanSelection, select_plan as select_plan
 from ._storage import load as load, save as save

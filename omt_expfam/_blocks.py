@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from ._base.arguments import as_count, as_key, is_traced, KeyLike
 from ._base.results import RESULTS
-from ._components import AbstractComponents, log_prob_table
+from ._components.interface import AbstractComponents, log_prob_table
 from ._couplings import AbstractComponentMaps, AbstractCouplings, PairSelection, select_pairs
 
 

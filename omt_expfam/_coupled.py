@@ -27,13 +27,13 @@ from ._base.arguments import (
 from ._base.precision import in_float64, narrow
 from ._base.results import raise_if_failed, RESULTS
 from ._base.xla import program
+from ._components.mixture import Mixture
+from ._components.numpyro_laws import relaxed
 from ._couplings import solve_couplings
 from ._em import AbstractEMFamily
 from ._fit import fit
-from ._mixture import Mixture
 from ._mixture_model import mixture_model, MixtureModel
 from ._mode import find_mode, Mode
-from ._numpyro_law import relaxed
 from ._plan import TransportPlan
 from ._target import Target
 from ._template import as_template, Template

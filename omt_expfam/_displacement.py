@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ._base.arguments import as_count, as_key, KeyLike, safe_log
-from ._components import AbstractComponents
+from ._components.interface import AbstractComponents
 from ._couplings import AbstractCouplings, PairSelection
 
 

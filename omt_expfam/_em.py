@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from numpyro.distributions import constraints
 
 from ._base.arguments import after, safe_log, unfused
-from ._components import AbstractComponents, AbstractRegularFamily, map_components
+from ._components.interface import AbstractComponents, AbstractRegularFamily, map_components
 from ._priors import ConjugatePrior, mean_statistics
 from ._support import Constraint
 

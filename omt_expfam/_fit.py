@@ -19,6 +19,7 @@ from ._base.arguments import (
 )
 from ._base.precision import narrow
 from ._base.results import raise_if_failed, RESULTS, succeeded
+from ._components.mixture import Mixture
 from ._em import AbstractEMFamily, EMState, verify
 from ._fit_problem import (
     fit_problem,
@@ -29,7 +30,6 @@ from ._fit_problem import (
     StartKey,
     working_precision,
 )
-from ._mixture import Mixture
 from ._support import check_support
 from ._template import as_template, Template
 

@@ -11,17 +11,17 @@ import numpyro.distributions as dist
 from ._base.arguments import ArrayLike, as_count, as_key, default_dtype, KeyLike, split_key
 from ._base.precision import narrow
 from ._base.results import ConvergenceError, RESULTS
+from ._components.mixture import Mixture
+from ._components.relabel import relabel
 from ._em import AbstractEMFamily
 from ._fit import _as_data, _as_start, Fit, fit
 from ._gibbs import conditional_law
 from ._inference import AbstractMethod, PosteriorProblem, SiteDraws
 from ._label_free import LabelFree, LARGEST_R_HAT
 from ._methods import Bootstrap, Gibbs, LaplaceApproximation
-from ._mixture import Mixture
 from ._mixture_model import mixture_model, MixtureModel, stacked_mixtures
 from ._numpyro_start import numpyro_start
 from ._posterior_fit import PosteriorFit, stack_chains
-from ._relabel import relabel
 from ._template import as_template, Template
 
 

@@ -18,6 +18,7 @@ from ._base.arguments import power_of_two, safe_log
 from ._base.buckets import component_bucket, cut, pad, pad_zero, point_bucket
 from ._base.progress import progress_bar
 from ._base.xla import program
+from ._components.mixture import Mixture
 from ._em import (
     AbstractEMFamily,
     AbstractRegularEMFamily,
@@ -28,7 +29,6 @@ from ._em import (
     run,
     start_from_responsibilities,
 )
-from ._mixture import Mixture
 from ._start import merged_start, seed_from_kmeans, seed_from_means
 from ._template import Template
 

@@ -12,11 +12,11 @@ from numpyro.infer import MCMC
 
 from ._base.arguments import ArrayLike, as_count, as_key, as_points, KeyLike, take
 from ._base.results import RESULTS
-from ._draws import check_draws
+from ._components.draws import check_draws
+from ._components.mixture import Mixture
+from ._components.numpyro_laws import relaxed
 from ._fit_posterior import assemble, raise_with
-from ._mixture import Mixture
 from ._mixture_model import stacked_mixtures
-from ._numpyro_law import relaxed
 from ._posterior_fit import PosteriorFit, stack_chains
 
 

@@ -14,7 +14,8 @@ from ._base.buckets import cut, pad, pad_zero, point_bucket
 from ._base.progress import progress_bar
 from ._base.results import RESULTS
 from ._base.xla import program
-from ._components import AbstractComponents
+from ._components.covariance import AbstractCovariance, DenseCovariance, DiagonalCovariance, ScalarCovariance, to_dense
+from ._components.interface import AbstractComponents
 from ._couplings import (
     AbstractComponentMaps,
     AbstractCouplings,
@@ -23,7 +24,6 @@ from ._couplings import (
     select_pairs,
     squared_distances,
 )
-from ._covariance import AbstractCovariance, DenseCovariance, DiagonalCovariance, ScalarCovariance, to_dense
 from ._gaussian_pair import conditional_gain, promote, trace_and_kl
 
 

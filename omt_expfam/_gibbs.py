@@ -16,9 +16,9 @@ from ._base.precision import in_float64
 from ._base.progress import progress_bar
 from ._base.results import ConvergenceError
 from ._base.xla import program
+from ._components.mixture import Mixture
 from ._em import AbstractEMFamily, AbstractRegularEMFamily
 from ._metropolis import Metropolis
-from ._mixture import Mixture
 
 # Numbers in one chunk of the data, which should stay in the processor's cache; and the most that are kept prepared.
 _CHUNK, _PREPARED = 2**15, 2**26

@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 from numpyro.infer.mcmc import MCMCKernel
 
 from ._base.arguments import ArrayLike, as_key, as_points
+from ._components.mixture import Mixture
 from ._gibbs import draw_labels, draw_parameters, first_state, gibbs_problem, GibbsProblem, GibbsState, Labels
-from ._mixture import Mixture
 from ._mixture_model import mixture_model
 
 

@@ -7,7 +7,7 @@ import equinox as eqx
 import numpy as np
 
 from ._base.arguments import ArrayLike, as_host_or_traced
-from ._mixture import Mixture
+from ._components.mixture import Mixture
 
 
 class GroupShares(eqx.Module):

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from ._base.buckets import pad, pad_zero, point_bucket
 from ._base.xla import program
-from ._mixture import Mixture
+from ._components.mixture import Mixture
 from ._mixture_distribution import log_density
 
 # Points at which the log-likelihood is followed, at most.

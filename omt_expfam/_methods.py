@@ -13,9 +13,9 @@ from ._base.buckets import point_bucket
 from ._base.results import RESULTS
 from ._base.xla import program
 from ._bootstrap import bootstrap_mixtures
+from ._components.mixture import Mixture
 from ._gibbs import gibbs_draws
 from ._inference import AbstractMethod, PosteriorProblem, SiteDraws, sites_at
-from ._mixture import Mixture
 from ._mode import find_mode
 from ._target import Target
 

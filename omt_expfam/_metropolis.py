@@ -11,10 +11,10 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Bool, Float, Key
 from numpyro.distributions import biject_to
 
+from ._components.numpyro_laws import relaxed
 from ._conjugate import without_shape
 from ._em import AbstractRegularEMFamily
 from ._factorized import AbstractCoordinateFamily
-from ._numpyro_law import relaxed
 from ._priors import ConjugatePrior
 
 # Half the degrees of freedom of proposals, and the length of the walk in standard deviations (Roberts et al., 1997).

@@ -9,8 +9,8 @@ from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
 from ._base.arguments import safe_log, unfused
+from ._components.mixture import Mixture
 from ._em import AbstractEMFamily, AbstractRegularEMFamily
-from ._mixture import Mixture
 from ._support import Constraint
 
 

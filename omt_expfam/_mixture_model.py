@@ -15,13 +15,13 @@ from numpyro.distributions import constraints
 
 from ._base.arguments import ArrayLike, as_count, as_floating, as_points, as_scalar
 from ._base.xla import program
-from ._components import AbstractComponents
+from ._components.interface import AbstractComponents
+from ._components.mixture import Mixture
+from ._components.numpyro_components import NumPyroComponents
+from ._components.numpyro_laws import relaxed
 from ._conjugate import without_shape
 from ._em import AbstractEMFamily
-from ._mixture import Mixture
 from ._mixture_distribution import MixtureDistribution
-from ._numpyro_components import NumPyroComponents
-from ._numpyro_law import relaxed
 from ._priors import ConjugatePrior
 from ._support import check_support, in_words
 from ._template import as_template, Template

@@ -12,9 +12,9 @@ from ._base.arguments import as_count, as_scalar, batch_size, is_traced, power_o
 from ._base.progress import progress_bar
 from ._base.results import RESULTS
 from ._base.xla import program
-from ._components import AbstractComponents
+from ._components.covariance import DenseCovariance
+from ._components.interface import AbstractComponents
 from ._couplings import AbstractComponentMaps, AbstractCouplings, PairSelection, select_pairs
-from ._covariance import DenseCovariance
 from ._gaussian_pair import conditional_gain
 from ._numerical_pair import Nodes, PairSolution, Side, solve_pair
 from ._numerical_sinkhorn import extend, interaction

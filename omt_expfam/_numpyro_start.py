@@ -10,12 +10,12 @@ from jaxtyping import Array, Bool, Float, Key
 from ._base.arguments import split_key
 from ._base.buckets import pad, point_bucket
 from ._base.xla import program
+from ._components.mixture import Mixture, responsibilities
+from ._components.numpyro_laws import relaxed
 from ._fit import fit
-from ._mixture import Mixture, responsibilities
 from ._mixture_distribution import density_table
 from ._mixture_model import MixtureModel
 from ._mode import minimize
-from ._numpyro_law import relaxed
 from ._target import Target
 
 _NUM_PRIOR_DRAWS = 512

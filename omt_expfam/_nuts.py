@@ -18,9 +18,9 @@ from ._base.buckets import pad, point_bucket
 from ._base.progress import progress_bar
 from ._base.results import RESULTS
 from ._base.xla import program
+from ._components.numpyro_laws import relaxed
 from ._inference import AbstractMethod, PosteriorProblem, SiteDraws, sites_at
 from ._mode import find_mode, value_and_grad
-from ._numpyro_law import relaxed
 from ._target import Target
 
 # Steps between two updates of the progress bar, and what is kept of each.

@@ -26,11 +26,11 @@ from ._base.arguments import (
 from ._base.buckets import component_bucket, cut, pad, pad_zero, point_bucket
 from ._base.results import RESULTS, succeeded
 from ._base.xla import program
-from ._components import log_prob_table
+from ._components.interface import log_prob_table
+from ._components.mixture import check_inside, Mixture, responsibilities
 from ._correspondences import Correspondences
 from ._couplings import AbstractComponentMaps, AbstractCouplings, PairSelection, select_pairs
 from ._displacement import Displacement
-from ._mixture import check_inside, Mixture, responsibilities
 from ._weights import WeightCoupling
 
 # Points per block when a map is applied: bounds the table of responsibilities.

@@ -14,10 +14,10 @@ from jaxtyping import Array, Float, Int, Key
 from ._base.arguments import is_traced, kept, power_of_two, split_key, take
 from ._base.buckets import cut, pad, point_bucket
 from ._base.xla import program
+from ._components.draws import draws_at_once
+from ._components.mixture import Mixture
 from ._couplings import AbstractComponentMaps
-from ._draws import draws_at_once
 from ._gaussian_couplings import GaussianCouplings
-from ._mixture import Mixture
 from ._plan import BlockTrace, TransportPlan
 from ._weights import WeightCoupling
 

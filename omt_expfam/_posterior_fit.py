@@ -11,10 +11,10 @@ from jaxtyping import Array, Float, Int, Key
 from ._base.arguments import ArrayLike, as_count, as_key, as_points, KeyLike, power_of_two, safe_log, take
 from ._base.results import RESULTS
 from ._base.xla import program
+from ._components.draws import count_draws
+from ._components.mixture import Mixture
 from ._credible import credible_interval, CredibleInterval
-from ._draws import count_draws
 from ._label_free import LabelFree
-from ._mixture import Mixture
 from ._mixture_distribution import log_density
 
 # Draws of the predictive law made at once.

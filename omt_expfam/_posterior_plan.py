@@ -10,10 +10,10 @@ from jaxtyping import Array, Bool, Float
 
 from ._base.arguments import ArrayLike, as_count, as_key, as_points, as_scalar, is_traced, kept, KeyLike, ScalarLike
 from ._base.results import RESULTS
-from ._components import AbstractComponents
+from ._components.interface import AbstractComponents
+from ._components.mixture import Mixture
 from ._couplings import select_pairs
 from ._credible import credible_interval, CredibleInterval, IntervalKind
-from ._mixture import Mixture
 from ._plan import TransportPlan
 from ._plan_draws import AbstractPlanDraws
 from ._posterior_correspondences import PosteriorCorrespondences

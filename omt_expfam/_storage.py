@@ -26,6 +26,8 @@ from . import __version__
 from ._base.arguments import is_traced
 from ._base.results import RESULTS
 from ._blocks import BlockCouplings, Blocks
+from ._components.mixture import Mixture
+from ._components.numpyro_components import NumPyroComponents
 from ._correspondences import Correspondences
 from ._coupled import CoupledFit
 from ._couplings import PairSelection
@@ -36,10 +38,8 @@ from ._gaussian_couplings import GaussianCouplings
 from ._groups import GroupFlows, GroupShares
 from ._label_free import LabelFree
 from ._line_table import LineProblem, LineTable
-from ._mixture import Mixture
 from ._numerical_couplings import NumericalCouplings, NumericalSettings
 from ._numerical_pair import Nodes
-from ._numpyro_components import NumPyroComponents
 from ._plan import BlockTrace, TransportPlan
 from ._plan_draws import ListedPlans, PlanNumbers, StackedPlans
 from ._posterior_correspondences import PosteriorCorrespondences

@@ -15,7 +15,7 @@ from numpyro.infer.util import potential_energy
 
 from ._base.arguments import is_traced
 from ._base.xla import program
-from ._numpyro_law import relaxed
+from ._components.numpyro_laws import relaxed
 
 
 class Target(eqx.Module):

@@ -25,9 +25,9 @@ from ._base.arguments import (
 )
 from ._base.results import ConvergenceError
 from ._base.xla import program
+from ._components.mixture import Mixture
 from ._displacement import Displacement
 from ._groups import as_group_shares, GroupFlows
-from ._mixture import Mixture
 from ._plan import TransportPlan
 from ._transport import transport
 

@@ -14,12 +14,21 @@ from ._base.precision import in_float64, narrow
 from ._base.progress import progress_bar
 from ._base.results import ConvergenceError, RESULTS
 from ._base.xla import program
-from ._draws import chunks, count_draws, Draws, draws_at_once, DrawSet, evenly_spaced, numbers_per_draw, read_draws
-from ._mixture import Mixture
+from ._components.draws import (
+    chunks,
+    count_draws,
+    Draws,
+    draws_at_once,
+    DrawSet,
+    evenly_spaced,
+    numbers_per_draw,
+    read_draws,
+)
+from ._components.mixture import Mixture
+from ._components.relabel import relabel as relabel_draws
 from ._numerical_couplings import NumericalSettings
 from ._plan_draws import ListedPlans, PlanNumbers, StackedPlans
 from ._posterior_plan import PosteriorPlan
-from ._relabel import relabel as relabel_draws
 from ._transport import cast_mixture, measured_error, transport
 
 # Checked by hand, with a better message than a run-time type checker's.

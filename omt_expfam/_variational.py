@@ -19,9 +19,9 @@ from ._base.buckets import point_bucket
 from ._base.progress import progress_bar
 from ._base.results import RESULTS
 from ._base.xla import program
+from ._components.numpyro_laws import relaxed
 from ._inference import AbstractMethod, PosteriorProblem, SiteDraws, sites_at
 from ._mode import find_mode
-from ._numpyro_law import relaxed
 from ._target import Target
 
 _GUIDES: dict[str, Any] = {

@@ -19,8 +19,8 @@ from ._base.arguments import (
     KeyLike,
     spread_indices,
 )
+from ._components.mixture import Mixture
 from ._fit import Fit
-from ._mixture import Mixture
 from ._plan import TransportPlan
 from ._plot_diagnostics import (
     sensitivity_map as sensitivity_map,

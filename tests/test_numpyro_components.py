@@ -7,7 +7,7 @@ import numpyro.distributions as dist
 import pytest
 
 import omt_expfam as omt
-from omt_expfam._covariance import DenseCovariance, DiagonalCovariance
+from omt_expfam._components.covariance import DenseCovariance, DiagonalCovariance
 
 pytestmark = pytest.mark.optimize(False)
 NUM, DIM = 3, 2

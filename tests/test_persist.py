@@ -20,9 +20,9 @@ import pytest
 import omt_expfam as omt
 from families import REGISTRY
 from omt_expfam import _storage as _persist
+from omt_expfam._components.numpyro_components import NumPyroComponents
+from omt_expfam._components.numpyro_laws import Laws
 from omt_expfam._couplings import AbstractCouplings
-from omt_expfam._numpyro_components import NumPyroComponents
-from omt_expfam._numpyro_law import Laws
 from omt_expfam._storage import load, save
 from omt_expfam._weights import WeightCoupling
 from omt_expfam.families import DiagonalGaussian, Gaussian

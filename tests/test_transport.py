@@ -592,8 +592,8 @@ def test_giving_up_raises_or_returns():
 
 def test_no_matrix_per_pair_is_held():
     """The compiled blocks for K = 600, d = 40 need a few megabytes: 360,000 matrices would take 2.3 GB."""
+    from omt_expfam._components.covariance import DenseCovariance
     from omt_expfam._couplings import PairSelection
-    from omt_expfam._covariance import DenseCovariance
     from omt_expfam._gaussian_couplings import _collapse, _couple, _Sides
 
     num, dim = 600, 40

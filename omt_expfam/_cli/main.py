@@ -347,8 +347,8 @@ def _transport(arguments: argparse.Namespace) -> None:
 
 
 def _load_mixture(path: str, precision: str) -> Any:
+    from .._components.mixture import Mixture
     from .._fit import Fit
-    from .._mixture import Mixture
     from .._storage import load
 
     held = load(path, dtype=precision)

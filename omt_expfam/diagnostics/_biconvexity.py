@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from .._base.arguments import as_count, as_key, as_scalar, KeyLike, ScalarLike
 from .._base.precision import in_float64
-from .._mixture import check_pair, Mixture
+from .._components.mixture import check_pair, Mixture
 from ._parameters import balanced, gaussians
 from ._starts import gaussian_objectives, random_couplings, random_cross_covariances
 

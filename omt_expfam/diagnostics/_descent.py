@@ -14,7 +14,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, Key
 
 from .._base.xla import jit_in_order, program
-from .._mixture import Mixture
+from .._components.mixture import Mixture
 from .._mode import minimize
 from .._transport import objective_of
 from .._weights import entropic_coupling

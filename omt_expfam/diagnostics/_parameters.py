@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Array
 
 from .._base.xla import program
-from .._components import AbstractComponents
-from .._covariance import DenseCovariance, to_dense
-from .._mixture import Mixture
+from .._components.covariance import DenseCovariance, to_dense
+from .._components.interface import AbstractComponents
+from .._components.mixture import Mixture
 
 Parameters = dict[str, Array]
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from .._base.arguments import as_count, as_scalar, is_traced
-from .._mixture import Mixture
+from .._components.mixture import Mixture
 from ._random import bernoulli, categorical, normal, permutation, uniform
 
 

@@ -11,7 +11,7 @@ from .._base.arguments import ArrayLike, as_count, as_points, as_scalar, ScalarL
 from .._base.buckets import pad, point_bucket
 from .._base.precision import in_float64
 from .._base.xla import jit_in_order
-from .._mixture import check_pair, Mixture
+from .._components.mixture import check_pair, Mixture
 from .._numerical_couplings import NumericalSettings
 from .._transport import transport
 from ._parameters import (

@@ -25,9 +25,9 @@ from .._base.buckets import pad, pad_zero, point_bucket
 from .._base.precision import in_float64, narrow
 from .._base.progress import progress_bar
 from .._base.xla import jit_in_order, program
+from .._components.covariance import DenseCovariance
+from .._components.mixture import check_pair, Mixture
 from .._couplings import solve_couplings
-from .._covariance import DenseCovariance
-from .._mixture import check_pair, Mixture
 from .._transport import transport
 from ._parameters import as_arrays, balanced
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array
 
-from ._base.arguments import default_dtype, is_traced
+from .._base.arguments import default_dtype, is_traced
 
 # How an array of the distribution relates to the batch axis: it has that axis, has one of length one, or has none.
 _BATCHED, _SINGLE, _SHARED = "batched", "single", "shared"

@@ -10,7 +10,7 @@ import numpyro.distributions as dist
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, Key
 
-from ._base.arguments import (
+from .._base.arguments import (
     ArrayLike,
     as_count,
     as_floating,
@@ -23,9 +23,9 @@ from ._base.arguments import (
     safe_log,
     to_jax,
 )
-from ._base.buckets import cut, pad, pad_zero, point_bucket
-from ._base.xla import program
-from ._components import AbstractComponents, call, log_prob_table
+from .._base.buckets import cut, pad, pad_zero, point_bucket
+from .._base.xla import program
+from .interface import AbstractComponents, call, log_prob_table
 
 # Weights may be off one by this much (rounding in float32, in files) and are then renormalized.
 WEIGHT_TOLERANCE = 1e-5

@@ -7,14 +7,14 @@ import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
-from ._base.arguments import batch_size, safe_log, take
-from ._base.buckets import point_bucket
-from ._base.precision import in_float64
-from ._base.xla import program
-from ._blocks import Blocks
-from ._components import AbstractComponents, log_prob_table
-from ._draws import check_draws, chunks, count_draws, draws_at_once, numbers_per_draw
-from ._mixture import Mixture
+from .._base.arguments import batch_size, safe_log, take
+from .._base.buckets import point_bucket
+from .._base.precision import in_float64
+from .._base.xla import program
+from .._blocks import Blocks
+from .draws import check_draws, chunks, count_draws, draws_at_once, numbers_per_draw
+from .interface import AbstractComponents, log_prob_table
+from .mixture import Mixture
 
 _NUM_POINTS = 1000
 # Responsibilities below this are all the same: a component that explains nothing is matched by elimination.

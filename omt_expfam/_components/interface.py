@@ -11,14 +11,14 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int, Key
 
-from ._base.arguments import ArrayLike, as_count, as_key, as_points, at_top, batch_size, is_traced, KeyLike
-from ._base.buckets import cut, pad, point_bucket, small_component_bucket
-from ._base.precision import in_float64, narrow
-from ._base.results import ConvergenceError
-from ._base.xla import program
-from ._covariance import AbstractCovariance
-from ._newton import solve_dual
-from ._product_form import ProductForm
+from .._base.arguments import ArrayLike, as_count, as_key, as_points, at_top, batch_size, is_traced, KeyLike
+from .._base.buckets import cut, pad, point_bucket, small_component_bucket
+from .._base.precision import in_float64, narrow
+from .._base.results import ConvergenceError
+from .._base.xla import program
+from .._newton import solve_dual
+from .covariance import AbstractCovariance
+from .product_form import ProductForm
 
 _Out = TypeVar("_Out")
 _Components = TypeVar("_Components", bound="AbstractComponents")

@@ -9,10 +9,10 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, Key
 from numpyro.distributions import constraints, transforms
 
-from ._components import AbstractComponents
-from ._covariance import AbstractCovariance, DenseCovariance, DiagonalCovariance
-from ._numpyro_law import Laws, leading, relaxed
-from ._product_form import AbstractShape, ProductForm
+from .covariance import AbstractCovariance, DenseCovariance, DiagonalCovariance
+from .interface import AbstractComponents
+from .numpyro_laws import Laws, leading, relaxed
+from .product_form import AbstractShape, ProductForm
 
 # Draws for moments without a formula.
 _NUM_DRAWS = 2**17

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._base.arguments import batch_size, is_traced, take
-from ._mixture import Mixture, WEIGHT_TOLERANCE
+from .._base.arguments import batch_size, is_traced, take
+from .mixture import Mixture, WEIGHT_TOLERANCE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
