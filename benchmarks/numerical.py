@@ -13,7 +13,7 @@ from ott.geometry import pointcloud
 from ott.problems.linear import linear_problem
 from ott.solvers.linear import sinkhorn as ott_sinkhorn
 
-from omt_expfam._numerical_sinkhorn import interaction, sinkhorn
+from omt_expfam._couplings.numerical_sinkhorn import interaction, sinkhorn
 
 TOLERANCE, LIMIT = 1e-4, 10_000
 

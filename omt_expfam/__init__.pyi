@@ -3,7 +3,6 @@
 from . import diagnostics as diagnostics, metrics as metrics, plot as plot
 from ._base.cache import use_compilation_cache as use_compilation_cache
 from ._base.results import ConvergenceError as ConvergenceError, RESULTS as RESULTS
-from ._blocks import Blocks as Blocks
 from ._components.covariance import (
     AbstractCovariance as AbstractCovariance,
     DenseCovariance as DenseCovariance,
@@ -21,6 +20,8 @@ from ._components.numpyro_components import NumPyroComponents as NumPyroComponen
 from ._components.product_form import AbstractShape as AbstractShape, ProductForm as ProductForm
 from ._components.relabel import relabel as relabel
 from ._coupled import CoupledFit as CoupledFit, fit_coupled as fit_coupled
+from ._couplings.joined import Blocks as Blocks
+from ._couplings.numerical import NumericalSettings as NumericalSettings
 from ._credible import credible_interval as credible_interval, CredibleInterval as CredibleInterval
 from ._displacement import Displacement as Displacement
 from ._em import AbstractEMFamily as AbstractEMFamily, AbstractRegularEMFamily as AbstractRegularEMFamily
@@ -35,7 +36,6 @@ from ._label_free import LabelFree as LabelFree
 from ._methods import Bootstrap as Bootstrap, Gibbs as Gibbs, LaplaceApproximation as LaplaceApproximation
 from ._mixture_distribution import MixtureDistribution as MixtureDistribution
 from ._mixture_model import mixture_model as mixture_model, MixtureModel as MixtureModel
-from ._numerical_couplings import NumericalSettings as NumericalSettings
 from ._nuts import NUTS as NUTS
 from ._plan import TransportPlan as TransportPlan
 from ._posterior_correspondences import PosteriorCorrespondences as PosteriorCorrespondences

@@ -29,7 +29,7 @@ from ._base.results import raise_if_failed, RESULTS
 from ._base.xla import program
 from ._components.mixture import Mixture
 from ._components.numpyro_laws import relaxed
-from ._couplings import solve_couplings
+from ._couplings.interface import solve_couplings
 from ._em import AbstractEMFamily
 from ._fit import fit
 from ._mixture_model import mixture_model, MixtureModel

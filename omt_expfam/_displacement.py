@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from ._base.arguments import as_count, as_key, KeyLike, safe_log
 from ._components.interface import AbstractComponents
-from ._couplings import AbstractCouplings, PairSelection
+from ._couplings.interface import AbstractCouplings, PairSelection
 
 
 class Displacement(eqx.Module):

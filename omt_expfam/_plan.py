@@ -29,7 +29,7 @@ from ._base.xla import program
 from ._components.interface import log_prob_table
 from ._components.mixture import check_inside, Mixture, responsibilities
 from ._correspondences import Correspondences
-from ._couplings import AbstractComponentMaps, AbstractCouplings, PairSelection, select_pairs
+from ._couplings.interface import AbstractComponentMaps, AbstractCouplings, PairSelection, select_pairs
 from ._displacement import Displacement
 from ._weights import WeightCoupling
 

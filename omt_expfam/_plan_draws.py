@@ -16,8 +16,8 @@ from ._base.buckets import cut, pad, point_bucket
 from ._base.xla import program
 from ._components.draws import draws_at_once
 from ._components.mixture import Mixture
-from ._couplings import AbstractComponentMaps
-from ._gaussian_couplings import GaussianCouplings
+from ._couplings.gaussian import GaussianCouplings
+from ._couplings.interface import AbstractComponentMaps
 from ._plan import BlockTrace, TransportPlan
 from ._weights import WeightCoupling
 

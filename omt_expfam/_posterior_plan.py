@@ -12,7 +12,7 @@ from ._base.arguments import ArrayLike, as_count, as_key, as_points, as_scalar, 
 from ._base.results import RESULTS
 from ._components.interface import AbstractComponents
 from ._components.mixture import Mixture
-from ._couplings import select_pairs
+from ._couplings.interface import select_pairs
 from ._credible import credible_interval, CredibleInterval, IntervalKind
 from ._plan import TransportPlan
 from ._plan_draws import AbstractPlanDraws

@@ -25,27 +25,27 @@ import numpy as np
 from . import __version__
 from ._base.arguments import is_traced
 from ._base.results import RESULTS
-from ._blocks import BlockCouplings, Blocks
 from ._components.mixture import Mixture
 from ._components.numpyro_components import NumPyroComponents
 from ._correspondences import Correspondences
 from ._coupled import CoupledFit
-from ._couplings import PairSelection
+from ._couplings.gaussian import GaussianCouplings
+from ._couplings.interface import PairSelection
+from ._couplings.joined import BlockCouplings, Blocks
+from ._couplings.numerical import NumericalCouplings, NumericalSettings
+from ._couplings.numerical_pair import Nodes
+from ._couplings.product import ProductCouplings
 from ._credible import CredibleInterval
 from ._displacement import Displacement
 from ._fit import Fit
-from ._gaussian_couplings import GaussianCouplings
 from ._groups import GroupFlows, GroupShares
 from ._label_free import LabelFree
 from ._line_table import LineProblem, LineTable
-from ._numerical_couplings import NumericalCouplings, NumericalSettings
-from ._numerical_pair import Nodes
 from ._plan import BlockTrace, TransportPlan
 from ._plan_draws import ListedPlans, PlanNumbers, StackedPlans
 from ._posterior_correspondences import PosteriorCorrespondences
 from ._posterior_fit import PosteriorFit
 from ._posterior_plan import PosteriorPlan
-from ._product_couplings import ProductCouplings
 from ._trajectory import Lineage, Trajectory
 from ._transport import BlockStart
 from ._weights import WeightCoupling

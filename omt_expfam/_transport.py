@@ -14,10 +14,10 @@ from ._base.buckets import component_bucket, cut, pad, pad_zero
 from ._base.precision import in_float64, narrow
 from ._base.results import raise_if_failed, succeeded
 from ._components.mixture import check_pair, Mixture
-from ._couplings import independent_costs, solve_couplings
-from ._gaussian_couplings import cross_covariance_terms
+from ._couplings.gaussian import cross_covariance_terms
+from ._couplings.interface import independent_costs, solve_couplings
+from ._couplings.numerical import NumericalSettings
 from ._linear_program import exact_coupling
-from ._numerical_couplings import NumericalSettings
 from ._plan import BlockTrace, TransportPlan
 from ._weights import entropic_coupling, WeightCoupling
 

@@ -7,10 +7,10 @@ import numpyro
 
 from ._base.arguments import as_scalar, is_traced, ScalarLike
 from ._base.results import RESULTS
-from ._blocks import as_blocks
 from ._components.interface import AbstractComponents
 from ._components.mixture import Mixture
 from ._components.numpyro_laws import relaxed
+from ._couplings.joined import as_blocks
 from ._plan import TransportPlan
 from ._transport import transport
 

@@ -26,7 +26,7 @@ from ._components.draws import (
 )
 from ._components.mixture import Mixture
 from ._components.relabel import relabel as relabel_draws
-from ._numerical_couplings import NumericalSettings
+from ._couplings.numerical import NumericalSettings
 from ._plan_draws import ListedPlans, PlanNumbers, StackedPlans
 from ._posterior_plan import PosteriorPlan
 from ._transport import cast_mixture, measured_error, transport

@@ -22,7 +22,7 @@ from families import REGISTRY
 from omt_expfam import _storage as _persist
 from omt_expfam._components.numpyro_components import NumPyroComponents
 from omt_expfam._components.numpyro_laws import Laws
-from omt_expfam._couplings import AbstractCouplings
+from omt_expfam._couplings.interface import AbstractCouplings
 from omt_expfam._storage import load, save
 from omt_expfam._weights import WeightCoupling
 from omt_expfam.families import DiagonalGaussian, Gaussian

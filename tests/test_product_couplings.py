@@ -9,10 +9,10 @@ import scipy.stats as st
 from scipy.integrate import quad
 
 import omt_expfam as omt
-from omt_expfam._couplings import select_pairs
-from omt_expfam._gaussian_couplings import solve_gaussian_couplings
+from omt_expfam._couplings.gaussian import solve_gaussian_couplings
+from omt_expfam._couplings.interface import select_pairs
+from omt_expfam._couplings.product import solve_product_couplings
 from omt_expfam._line_problems import solve_problems, standardize
-from omt_expfam._product_couplings import solve_product_couplings
 from omt_expfam.families import (
     AsymmetricLaplace,
     Beta,

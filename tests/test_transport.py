@@ -593,8 +593,8 @@ def test_giving_up_raises_or_returns():
 def test_no_matrix_per_pair_is_held():
     """The compiled blocks for K = 600, d = 40 need a few megabytes: 360,000 matrices would take 2.3 GB."""
     from omt_expfam._components.covariance import DenseCovariance
-    from omt_expfam._couplings import PairSelection
-    from omt_expfam._gaussian_couplings import _collapse, _couple, _Sides
+    from omt_expfam._couplings.gaussian import _collapse, _couple, _Sides
+    from omt_expfam._couplings.interface import PairSelection
 
     num, dim = 600, 40
 
@@ -621,7 +621,7 @@ def test_no_matrix_per_pair_is_held():
 
 def test_many_pairs_are_solved_in_slices(monkeypatch, capsys, x64):
     """The same numbers, and a progress bar."""
-    import omt_expfam._gaussian_couplings as module
+    import omt_expfam._couplings.gaussian as module
 
     source, target = random_pair(2, 37, 3)
     whole = omt.transport(source, target, epsilon_components=0.1, epsilon_weights=0.1)

@@ -85,7 +85,7 @@ FAULTS = {
         "interpolation",
     ),
     "twice the KL of a pair": Fault(
-        "omt_expfam/_gaussian_pair.py",
+        "omt_expfam/_couplings/gaussian_pair.py",
         "0.5 * jnp.sum(jnp.log1p(r / safe))",
         "jnp.sum(jnp.log1p(r / safe))",
         "tests/test_transport.py",

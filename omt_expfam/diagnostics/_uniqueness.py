@@ -15,9 +15,9 @@ from .._base.progress import progress_bar
 from .._base.results import ConvergenceError, raise_if_failed, RESULTS
 from .._base.xla import program
 from .._components.mixture import check_pair, Mixture
-from .._couplings import independent_costs, solve_couplings
+from .._couplings.interface import independent_costs, solve_couplings
+from .._couplings.numerical import NumericalSettings
 from .._linear_program import exact_coupling
-from .._numerical_couplings import NumericalSettings
 from .._transport import objective_of, potential_of
 from .._weights import entropic_coupling
 from ._descent import descend_gaussian, GaussianProblem, mirror_descent, sample_problem, solve_samples

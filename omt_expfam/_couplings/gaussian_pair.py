@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
-from ._components.covariance import (
+from .._components.covariance import (
     AbstractCovariance,
     DenseCovariance,
     DiagonalCovariance,

@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from ._base.arguments import as_count, as_scalar, batch_size, is_traced, power_of_two, safe_log, take, unfused
-from ._base.progress import progress_bar
-from ._base.results import RESULTS
-from ._base.xla import program
-from ._components.covariance import DenseCovariance
-from ._components.interface import AbstractComponents
-from ._couplings import AbstractComponentMaps, AbstractCouplings, PairSelection, select_pairs
-from ._gaussian_pair import conditional_gain
-from ._numerical_pair import Nodes, PairSolution, Side, solve_pair
-from ._numerical_sinkhorn import extend, interaction
+from .._base.arguments import as_count, as_scalar, batch_size, is_traced, power_of_two, safe_log, take, unfused
+from .._base.progress import progress_bar
+from .._base.results import RESULTS
+from .._base.xla import program
+from .._components.covariance import DenseCovariance
+from .._components.interface import AbstractComponents
+from .gaussian_pair import conditional_gain
+from .interface import AbstractComponentMaps, AbstractCouplings, PairSelection, select_pairs
+from .numerical_pair import Nodes, PairSolution, Side, solve_pair
+from .numerical_sinkhorn import extend, interaction
 
 # Draws per block of the integrals.
 _BLOCK = 2048

@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from ._base.arguments import batch_size, is_traced, safe_log
-from ._base.precision import in_float64, narrow
-from ._base.results import RESULTS
-from ._base.xla import program
-from ._components.interface import AbstractComponents
-from ._components.product_form import ProductForm
-from ._couplings import AbstractComponentMaps, AbstractCouplings, PairSelection, squared_distances
-from ._line_problems import moments, Solution, solve_problems, solve_traced, standardize
-from ._line_profile import standard_log_density
-from ._line_table import draw, evaluate, LineProblem, LineTable, locate, potential, quintic
+from .._base.arguments import batch_size, is_traced, safe_log
+from .._base.precision import in_float64, narrow
+from .._base.results import RESULTS
+from .._base.xla import program
+from .._components.interface import AbstractComponents
+from .._components.product_form import ProductForm
+from .._line_problems import moments, Solution, solve_problems, solve_traced, standardize
+from .._line_profile import standard_log_density
+from .._line_table import draw, evaluate, LineProblem, LineTable, locate, potential, quintic
+from .interface import AbstractComponentMaps, AbstractCouplings, PairSelection, squared_distances
 
 # Largest accepted marginal error (L1) of a one-dimensional problem, and shares that a map may leave out.
 _TOLERANCE = {"float64": 1e-9, "float32": 1e-3}

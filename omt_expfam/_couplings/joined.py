@@ -9,10 +9,10 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int, Key
 
-from ._base.arguments import as_count, as_key, is_traced, KeyLike
-from ._base.results import RESULTS
-from ._components.interface import AbstractComponents, log_prob_table
-from ._couplings import AbstractComponentMaps, AbstractCouplings, PairSelection, select_pairs
+from .._base.arguments import as_count, as_key, is_traced, KeyLike
+from .._base.results import RESULTS
+from .._components.interface import AbstractComponents, log_prob_table
+from .interface import AbstractComponentMaps, AbstractCouplings, PairSelection, select_pairs
 
 
 class Blocks(AbstractComponents):
@@ -337,7 +337,7 @@ def solve_block_couplings(
         epsilon: Regularization, units of squared distance.
         options: Passed on to `solve_couplings`.
     """
-    from ._couplings import solve_couplings
+    from .interface import solve_couplings
 
     # Blocks in the order of the set, each component once per place: indices of couplings are then ranks.
     source, target = (_unrolled(as_blocks(components)) for components in (source, target))

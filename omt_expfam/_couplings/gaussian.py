@@ -9,14 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ._base.arguments import at_top, batch_size, on_host, power_of_two, safe_log, take, to_jax, unfused
-from ._base.buckets import cut, pad, pad_zero, point_bucket
-from ._base.progress import progress_bar
-from ._base.results import RESULTS
-from ._base.xla import program
-from ._components.covariance import AbstractCovariance, DenseCovariance, DiagonalCovariance, ScalarCovariance, to_dense
-from ._components.interface import AbstractComponents
-from ._couplings import (
+from .._base.arguments import at_top, batch_size, on_host, power_of_two, safe_log, take, to_jax, unfused
+from .._base.buckets import cut, pad, pad_zero, point_bucket
+from .._base.progress import progress_bar
+from .._base.results import RESULTS
+from .._base.xla import program
+from .._components.covariance import AbstractCovariance, DenseCovariance, DiagonalCovariance, ScalarCovariance, to_dense
+from .._components.interface import AbstractComponents
+from .gaussian_pair import conditional_gain, promote, trace_and_kl
+from .interface import (
     AbstractComponentMaps,
     AbstractCouplings,
     independent_costs,
@@ -24,7 +25,6 @@ from ._couplings import (
     select_pairs,
     squared_distances,
 )
-from ._gaussian_pair import conditional_gain, promote, trace_and_kl
 
 
 class AffineMaps(AbstractComponentMaps):

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ._base.arguments import at_top, batch_size, is_traced, on_host, power_of_two, to_jax
-from ._base.buckets import cut, LITTLE, pad
-from ._base.xla import program
-from ._components.interface import AbstractComponents
+from .._base.arguments import at_top, batch_size, is_traced, on_host, power_of_two, to_jax
+from .._base.buckets import cut, LITTLE, pad
+from .._base.xla import program
+from .._components.interface import AbstractComponents
 
 
 class PairSelection(eqx.Module):
@@ -181,10 +181,10 @@ def solve_couplings(
     Gaussian components are coupled in closed form, components with independent coordinates coordinate by coordinate,
     and all others numerically; sets of several families are coupled block by block.
     """
-    from ._blocks import Blocks, solve_block_couplings
-    from ._gaussian_couplings import solve_gaussian_couplings
-    from ._numerical_couplings import solve_numerical_couplings
-    from ._product_couplings import solve_product_couplings
+    from .gaussian import solve_gaussian_couplings
+    from .joined import Blocks, solve_block_couplings
+    from .numerical import solve_numerical_couplings
+    from .product import solve_product_couplings
 
     if isinstance(source, Blocks) or isinstance(target, Blocks):
         return solve_block_couplings(source, target, epsilon, progress, numerical)
