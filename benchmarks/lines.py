@@ -16,16 +16,8 @@ from ott.problems.linear import linear_problem
 from ott.solvers.linear import sinkhorn
 
 import omt_expfam as omt
-from omt_expfam._line_problems import (
-    _counts,
-    _place,
-    _solve,
-    _stacked,
-    _tabulate_all,
-    _Bundle,
-    standardize,
-)
-from omt_expfam._line_table import evaluate
+from omt_expfam._couplings.line.problems import _counts, _place, _solve, _stacked, _tabulate_all, _Bundle, standardize
+from omt_expfam._couplings.line.table import evaluate
 from omt_expfam.families import Laplace
 from tests.test_product_couplings import LAWS, dense, solved
 

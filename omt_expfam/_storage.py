@@ -32,6 +32,7 @@ from ._coupled import CoupledFit
 from ._couplings.gaussian import GaussianCouplings
 from ._couplings.interface import PairSelection
 from ._couplings.joined import BlockCouplings, Blocks
+from ._couplings.line.table import LineProblem, LineTable
 from ._couplings.numerical import NumericalCouplings, NumericalSettings
 from ._couplings.numerical_pair import Nodes
 from ._couplings.product import ProductCouplings
@@ -40,7 +41,6 @@ from ._displacement import Displacement
 from ._fit import Fit
 from ._groups import GroupFlows, GroupShares
 from ._label_free import LabelFree
-from ._line_table import LineProblem, LineTable
 from ._plan import BlockTrace, TransportPlan
 from ._plan_draws import ListedPlans, PlanNumbers, StackedPlans
 from ._posterior_correspondences import PosteriorCorrespondences

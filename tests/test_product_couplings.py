@@ -11,8 +11,8 @@ from scipy.integrate import quad
 import omt_expfam as omt
 from omt_expfam._couplings.gaussian import solve_gaussian_couplings
 from omt_expfam._couplings.interface import select_pairs
+from omt_expfam._couplings.line.problems import solve_problems, standardize
 from omt_expfam._couplings.product import solve_product_couplings
-from omt_expfam._line_problems import solve_problems, standardize
 from omt_expfam.families import (
     AsymmetricLaplace,
     Beta,
@@ -100,7 +100,7 @@ def check_pair(source, target, reduced):
 
 
 def _conditional(solution, problem, x):
-    from omt_expfam._line_table import evaluate
+    from omt_expfam._couplings.line.table import evaluate
 
     each = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(x), *leaf.shape)), problem)
     return [np.asarray(v) for v in evaluate(solution.tables[0], each, jnp.asarray(x))]
@@ -318,9 +318,9 @@ def test_the_limit_is_the_quantile_coupling(source, target, x64):
 @pytest.mark.parametrize(("source", "target"), [("laplace", "gamma"), ("exponential", "laplace")])
 def test_small_regularizations_against_a_fine_solve(source, target, x64):
     """Below the smallest problem that is solved, interpolation towards zero keeps its reported error."""
-    from omt_expfam._line_problems import _stacked
-    from omt_expfam._line_profile import tabulate
-    from omt_expfam._line_solve import place_nodes, solve_nodes
+    from omt_expfam._couplings.line.problems import _stacked
+    from omt_expfam._couplings.line.profile import tabulate
+    from omt_expfam._couplings.line.solve import place_nodes, solve_nodes
 
     solution = solved(source, target, [0.002, 0.001, 0.0005])
     forms = [LAWS[n][0](*LAWS[n][1]).product_form() for n in (source, target)]

@@ -13,10 +13,10 @@ from .._base.results import RESULTS
 from .._base.xla import program
 from .._components.interface import AbstractComponents
 from .._components.product_form import ProductForm
-from .._line_problems import moments, Solution, solve_problems, solve_traced, standardize
-from .._line_profile import standard_log_density
-from .._line_table import draw, evaluate, LineProblem, LineTable, locate, potential, quintic
 from .interface import AbstractComponentMaps, AbstractCouplings, PairSelection, squared_distances
+from .line.problems import moments, Solution, solve_problems, solve_traced, standardize
+from .line.profile import standard_log_density
+from .line.table import draw, evaluate, LineProblem, LineTable, locate, potential, quintic
 
 # Largest accepted marginal error (L1) of a one-dimensional problem, and shares that a map may leave out.
 _TOLERANCE = {"float64": 1e-9, "float32": 1e-3}

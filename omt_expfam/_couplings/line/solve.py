@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from ._base.arguments import unfused
-from ._components.product_form import AbstractShape
-from ._line_grid import grid
-from ._line_profile import Profile, squared_wasserstein
+from ..._base.arguments import unfused
+from ..._components.product_form import AbstractShape
+from .grid import grid
+from .profile import Profile, squared_wasserstein
 
 MAX_STEPS = 40
 # The log-weight of a point that is no quadrature node.

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._base.arguments import power_of_two, take, to_jax
-from ._base.progress import progress_bar
-from ._base.xla import program
-from ._components.product_form import ProductForm
-from ._line_grid import num_panels
-from ._line_profile import Profile, tabulate
-from ._line_solve import limit_nodes, LineNodes, LinePlan, NO_WEIGHT, place_nodes, solve_nodes
-from ._line_table import LineProblem, LineTable
+from ..._base.arguments import power_of_two, take, to_jax
+from ..._base.progress import progress_bar
+from ..._base.xla import program
+from ..._components.product_form import ProductForm
+from .grid import num_panels
+from .profile import Profile, tabulate
+from .solve import limit_nodes, LineNodes, LinePlan, NO_WEIGHT, place_nodes, solve_nodes
+from .table import LineProblem, LineTable
 
 # Panels per side that a problem may have; rounded up to one of these, so that few programs are compiled.
 _COUNTS = np.array([4, 8, 16, 32, 48, 64, 96, 128])

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._components.product_form import AbstractShape
+from ..._components.product_form import AbstractShape
 
 # Gauss-Legendre nodes and weights of a panel, on [-1, 1].
 PANEL_NODES, PANEL_WEIGHTS = np.polynomial.legendre.leggauss(16)

@@ -5,14 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._components.product_form import AbstractShape
-from ._line_profile import (
-    clip_ends,
-    panel_quadrature,
-    Profile,
-    standard_knots,
-    standard_log_density,
-)
+from ..._components.product_form import AbstractShape
+from .profile import clip_ends, panel_quadrature, Profile, standard_knots, standard_log_density
 
 # Length of a panel in units of the local width; mass below which the spacing may grow, and how far; second moments
 # beyond which the line may be cut.

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ._base.arguments import take
-from ._line_profile import PANEL_NODES, PANEL_WEIGHTS
+from ..._base.arguments import take
+from .profile import PANEL_NODES, PANEL_WEIGHTS
 
 
 class LineTable(eqx.Module):
