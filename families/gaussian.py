@@ -11,14 +11,14 @@ from jaxtyping import Array, Float, Key
 
 from omt_expfam._base.arguments import ArrayLike, as_floating, check_shape, is_traced, to_jax
 from omt_expfam._components.covariance import DenseCovariance
-from omt_expfam._conjugate import (
+from omt_expfam._family.conjugate import (
     check_names,
     draw_dense_location,
     draw_scale_tril,
     read_inverse_wishart,
     read_normal,
 )
-from omt_expfam._priors import covariance_prior, location_prior, spread_of, within_scale
+from omt_expfam._family.priors import covariance_prior, location_prior, spread_of, within_scale
 
 from ._gaussian_base import AbstractMomentGaussian, LOG_2PI, Moments
 

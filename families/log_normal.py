@@ -12,9 +12,9 @@ from numpyro.distributions import constraints
 
 from omt_expfam._base.arguments import ArrayLike, as_floating, check_positive, check_shape
 from omt_expfam._components.product_form import AbstractShape, ProductForm
-from omt_expfam._conjugate import check_names, draw_location, draw_variance, read_inverse_gamma, read_normal
-from omt_expfam._factorized import AbstractCoordinateFamily
-from omt_expfam._priors import location_prior, scale_prior, spread_of, within_scale
+from omt_expfam._family.conjugate import check_names, draw_location, draw_variance, read_inverse_gamma, read_normal
+from omt_expfam._family.coordinates import AbstractCoordinateFamily
+from omt_expfam._family.priors import location_prior, scale_prior, spread_of, within_scale
 
 _LOG_2PI = math.log(2 * math.pi)
 

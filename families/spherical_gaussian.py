@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Key
 from omt_expfam._base.arguments import ArrayLike, as_floating, check_positive, check_shape
 from omt_expfam._components.covariance import ScalarCovariance
 from omt_expfam._components.product_form import NormalShape, ProductForm
-from omt_expfam._conjugate import draw_location, draw_variance, read_moments
-from omt_expfam._priors import location_prior, spread_of, variance_prior, within_scale
+from omt_expfam._family.conjugate import draw_location, draw_variance, read_moments
+from omt_expfam._family.priors import location_prior, spread_of, variance_prior, within_scale
 
 from ._gaussian_base import AbstractMomentGaussian, LOG_2PI, Moments
 

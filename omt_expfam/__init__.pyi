@@ -25,7 +25,9 @@ from ._couplings.numerical import NumericalSettings as NumericalSettings
 from ._credible import credible_interval as credible_interval, CredibleInterval as CredibleInterval
 from ._displacement import Displacement as Displacement
 from ._em import AbstractEMFamily as AbstractEMFamily, AbstractRegularEMFamily as AbstractRegularEMFamily
-from ._factorized import AbstractFactorizedFamily as AbstractFactorizedFamily
+from ._family.coordinates import AbstractFactorizedFamily as AbstractFactorizedFamily
+from ._family.priors import ConjugatePrior as ConjugatePrior
+from ._family.template import Template as Template, template as template
 from ._fit import Fit as Fit, fit as fit
 from ._fit_posterior import fit_posterior as fit_posterior
 from ._from_numpyro import posterior_from_numpyro as posterior_from_numpyro
@@ -41,11 +43,9 @@ from ._plan import TransportPlan as TransportPlan
 from ._posterior_correspondences import PosteriorCorrespondences as PosteriorCorrespondences
 from ._posterior_fit import PosteriorFit as PosteriorFit
 from ._posterior_plan import PosteriorPlan as PosteriorPlan
-from ._priors import ConjugatePrior as ConjugatePrior
 from ._select import select_num_components as select_num_components, Selection as Selection
 from ._select_plan import PlanSelection as PlanSelection, select_plan as select_plan
 from ._storage import load as load, save as save
-from ._template import Template as Template, template as template
 from ._trajectory import Lineage as Lineage, Trajectory as Trajectory, trajectory as trajectory
 from ._transport import BlockStart as BlockStart, transport as transport
 from ._transport_factor import transport_factor as transport_factor

@@ -15,9 +15,9 @@ from ._base.progress import progress_bar
 from ._base.xla import program
 from ._components.mixture import Mixture
 from ._em import AbstractEMFamily, AbstractRegularEMFamily, chunk_data, EMState, run
+from ._family.template import as_template, Template
 from ._fit import _as_start, Fit, read_data
 from ._fit_problem import FitProblem, moved_state, MovedStart, steps_of, working_precision
-from ._template import as_template, Template
 
 # A draw is settled when a step changes its whole objective (not that per point) by less than this, in nats.
 _TOLERANCE = 1e-5

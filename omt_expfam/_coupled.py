@@ -31,12 +31,12 @@ from ._components.mixture import Mixture
 from ._components.numpyro_laws import relaxed
 from ._couplings.interface import solve_couplings
 from ._em import AbstractEMFamily
+from ._family.template import as_template, Template
 from ._fit import fit
 from ._mixture_model import mixture_model, MixtureModel
 from ._mode import find_mode, Mode
 from ._plan import TransportPlan
 from ._target import Target
-from ._template import as_template, Template
 from ._transport import transport
 from ._transport_factor import check_differentiable, check_epsilon_weights
 

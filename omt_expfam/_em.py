@@ -13,7 +13,7 @@ from numpyro.distributions import constraints
 
 from ._base.arguments import after, safe_log, unfused
 from ._components.interface import AbstractComponents, AbstractRegularFamily, map_components
-from ._priors import ConjugatePrior, mean_statistics
+from ._family.priors import ConjugatePrior, mean_statistics
 from ._support import Constraint
 
 

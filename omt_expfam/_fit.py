@@ -21,6 +21,7 @@ from ._base.precision import narrow
 from ._base.results import raise_if_failed, RESULTS, succeeded
 from ._components.mixture import Mixture
 from ._em import AbstractEMFamily, EMState, verify
+from ._family.template import as_template, Template
 from ._fit_problem import (
     fit_problem,
     FitProblem,
@@ -31,7 +32,6 @@ from ._fit_problem import (
     working_precision,
 )
 from ._support import check_support
-from ._template import as_template, Template
 
 
 class Fit(eqx.Module):

@@ -14,6 +14,7 @@ from ._base.results import ConvergenceError, RESULTS
 from ._components.mixture import Mixture
 from ._components.relabel import relabel
 from ._em import AbstractEMFamily
+from ._family.template import as_template, Template
 from ._fit import _as_data, _as_start, Fit, fit
 from ._gibbs import conditional_law
 from ._inference import AbstractMethod, PosteriorProblem, SiteDraws
@@ -22,7 +23,6 @@ from ._methods import Bootstrap, Gibbs, LaplaceApproximation
 from ._mixture_model import mixture_model, MixtureModel, stacked_mixtures
 from ._numpyro_start import numpyro_start
 from ._posterior_fit import PosteriorFit, stack_chains
-from ._template import as_template, Template
 
 
 def fit_posterior(

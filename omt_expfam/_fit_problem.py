@@ -29,8 +29,8 @@ from ._em import (
     run,
     start_from_responsibilities,
 )
+from ._family.template import Template
 from ._start import merged_start, seed_from_kmeans, seed_from_means
-from ._template import Template
 
 # Numbers held at once by an E-step before the data are cut into chunks, and the size of a chunk then.
 _WHOLE, _CHUNK = 2**25, 2**21

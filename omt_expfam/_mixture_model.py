@@ -19,12 +19,12 @@ from ._components.interface import AbstractComponents
 from ._components.mixture import Mixture
 from ._components.numpyro_components import NumPyroComponents
 from ._components.numpyro_laws import relaxed
-from ._conjugate import without_shape
 from ._em import AbstractEMFamily
+from ._family.conjugate import without_shape
+from ._family.priors import ConjugatePrior
+from ._family.template import as_template, Template
 from ._mixture_distribution import MixtureDistribution
-from ._priors import ConjugatePrior
 from ._support import check_support, in_words
-from ._template import as_template, Template
 
 # Draws from a prior that must all be values which its parameter may have.
 _NUM_CHECKS = 256

@@ -10,8 +10,8 @@ import numpy as np
 from ._base.arguments import ArrayLike, as_count, as_key, KeyLike
 from ._base.progress import progress_bar
 from ._em import AbstractEMFamily
+from ._family.template import Template
 from ._fit import _as_data, _as_weight, Fit, fit
-from ._template import Template
 
 
 @dataclasses.dataclass(frozen=True)

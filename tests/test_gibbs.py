@@ -10,11 +10,11 @@ from numpyro.distributions import constraints, transforms
 
 from omt_expfam import _gibbs, AbstractFactorizedFamily, Mixture
 from omt_expfam._components.numpyro_laws import relaxed
+from omt_expfam._family.priors import ConjugatePrior
 from omt_expfam._gibbs import gibbs_draws
 from omt_expfam._gibbs_kernel import MixtureGibbs
 from omt_expfam._metropolis import Metropolis
 from omt_expfam._mixture_model import mixture_model
-from omt_expfam._priors import ConjugatePrior
 from omt_expfam.families import (
     DiagonalGaussian,
     Exponential,

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 
 from .. import metrics, plot
+from .._family.template import template
 from .._fit import fit
 from .._plan import TransportPlan
 from .._storage import atomic_file, save
-from .._template import template
 from .._transport import transport
 
 SOURCE_DIGIT, TARGET_DIGIT = 4, 9

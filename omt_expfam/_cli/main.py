@@ -293,10 +293,10 @@ def _fit(arguments: argparse.Namespace) -> None:
 
     import families
 
+    from .._family.template import template
     from .._fit import fit
     from .._points import read_points
     from .._storage import save
-    from .._template import template
 
     points = read_points(arguments.data, array=arguments.array, header=arguments.header)
     chosen = getattr(families, _FAMILIES[arguments.family])

@@ -13,9 +13,9 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints, transforms
 
-from ._base.arguments import ArrayLike
-from ._base.buckets import pad, pad_zero, point_bucket
-from ._base.xla import program
+from .._base.arguments import ArrayLike
+from .._base.buckets import pad, pad_zero, point_bucket
+from .._base.xla import program
 
 # The prior standard deviation of a location, in those of the data; and of the logarithm of a positive parameter.
 _LOCATION_SPREAD, _LOG_SPREAD = 2.0, 1.0

@@ -12,7 +12,7 @@ from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Key
 from numpyro.distributions import transforms
 
-from ._base.arguments import ArrayLike
+from .._base.arguments import ArrayLike
 
 
 class NormalPrior(NamedTuple):
