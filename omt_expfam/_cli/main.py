@@ -294,8 +294,8 @@ def _fit(arguments: argparse.Namespace) -> None:
     import families
 
     from .._family.template import template
+    from .._files.points import read_points
     from .._fit import fit
-    from .._points import read_points
     from .._storage import save
 
     points = read_points(arguments.data, array=arguments.array, header=arguments.header)
@@ -361,7 +361,7 @@ def _load_mixture(path: str, precision: str) -> Any:
 
 
 def _push(arguments: argparse.Namespace) -> None:
-    from .._points import check_extension, read_points, write_points
+    from .._files.points import check_extension, read_points, write_points
 
     check_extension(arguments.out)
     _check_output(arguments)
@@ -405,7 +405,7 @@ def _diagnose(arguments: argparse.Namespace) -> None:
 
     import families
 
-    from .._points import read_points
+    from .._files.points import read_points
     from ..diagnostics import MixtureTransport
     from .report import run_diagnose, Study
 
