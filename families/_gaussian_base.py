@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 from omt_expfam._base.arguments import take, unfused
 from omt_expfam._components.covariance import AbstractCovariance, DiagonalCovariance, ScalarCovariance, to_dense
 from omt_expfam._components.interface import AbstractExponentialFamily, map_components
-from omt_expfam._em import AbstractEMFamily, AbstractRegularEMFamily
+from omt_expfam._fitting.em import AbstractEMFamily, AbstractRegularEMFamily
 
 LOG_2PI = math.log(2 * math.pi)
 

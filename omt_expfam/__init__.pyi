@@ -24,12 +24,13 @@ from ._couplings.joined import Blocks as Blocks
 from ._couplings.numerical import NumericalSettings as NumericalSettings
 from ._credible import credible_interval as credible_interval, CredibleInterval as CredibleInterval
 from ._displacement import Displacement as Displacement
-from ._em import AbstractEMFamily as AbstractEMFamily, AbstractRegularEMFamily as AbstractRegularEMFamily
 from ._family.coordinates import AbstractFactorizedFamily as AbstractFactorizedFamily
 from ._family.priors import ConjugatePrior as ConjugatePrior
 from ._family.template import Template as Template, template as template
-from ._fit import Fit as Fit, fit as fit
 from ._fit_posterior import fit_posterior as fit_posterior
+from ._fitting.em import AbstractEMFamily as AbstractEMFamily, AbstractRegularEMFamily as AbstractRegularEMFamily
+from ._fitting.fit import Fit as Fit, fit as fit
+from ._fitting.select import select_num_components as select_num_components, Selection as Selection
 from ._from_numpyro import posterior_from_numpyro as posterior_from_numpyro
 from ._gibbs_kernel import MixtureGibbs as MixtureGibbs
 from ._groups import group_shares as group_shares, GroupFlows as GroupFlows, GroupShares as GroupShares
@@ -43,7 +44,6 @@ from ._plan import TransportPlan as TransportPlan
 from ._posterior_correspondences import PosteriorCorrespondences as PosteriorCorrespondences
 from ._posterior_fit import PosteriorFit as PosteriorFit
 from ._posterior_plan import PosteriorPlan as PosteriorPlan
-from ._select import select_num_components as select_num_components, Selection as Selection
 from ._select_plan import PlanSelection as PlanSelection, select_plan as select_plan
 from ._storage import load as load, save as save
 from ._trajectory import Lineage as Lineage, Trajectory as Trajectory, trajectory as trajectory

@@ -30,9 +30,9 @@ from ._base.xla import program
 from ._components.mixture import Mixture
 from ._components.numpyro_laws import relaxed
 from ._couplings.interface import solve_couplings
-from ._em import AbstractEMFamily
 from ._family.template import as_template, Template
-from ._fit import fit
+from ._fitting.em import AbstractEMFamily
+from ._fitting.fit import fit
 from ._mixture_model import mixture_model, MixtureModel
 from ._mode import find_mode, Mode
 from ._plan import TransportPlan

@@ -13,9 +13,9 @@ from ._base.precision import narrow
 from ._base.results import ConvergenceError, RESULTS
 from ._components.mixture import Mixture
 from ._components.relabel import relabel
-from ._em import AbstractEMFamily
 from ._family.template import as_template, Template
-from ._fit import _as_data, _as_start, Fit, fit
+from ._fitting.em import AbstractEMFamily
+from ._fitting.fit import _as_data, _as_start, Fit, fit
 from ._gibbs import conditional_law
 from ._inference import AbstractMethod, PosteriorProblem, SiteDraws
 from ._label_free import LabelFree, LARGEST_R_HAT

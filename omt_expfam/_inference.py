@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Key
 from ._base.buckets import pad, point_bucket
 from ._base.xla import program
 from ._components.mixture import Mixture
-from ._em import AbstractEMFamily
-from ._fit import Fit
+from ._fitting.em import AbstractEMFamily
+from ._fitting.fit import Fit
 from ._mixture_model import MixtureModel
 from ._target import Target
 

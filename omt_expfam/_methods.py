@@ -12,8 +12,8 @@ from ._base.arguments import as_count, unfused
 from ._base.buckets import point_bucket
 from ._base.results import RESULTS
 from ._base.xla import program
-from ._bootstrap import bootstrap_mixtures
 from ._components.mixture import Mixture
+from ._fitting.bootstrap import bootstrap_mixtures
 from ._gibbs import gibbs_draws
 from ._inference import AbstractMethod, PosteriorProblem, SiteDraws, sites_at
 from ._mode import find_mode

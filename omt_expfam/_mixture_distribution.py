@@ -10,7 +10,7 @@ from numpyro.distributions import constraints
 
 from ._base.arguments import safe_log, unfused
 from ._components.mixture import Mixture
-from ._em import AbstractEMFamily, AbstractRegularEMFamily
+from ._fitting.em import AbstractEMFamily, AbstractRegularEMFamily
 from ._support import Constraint
 
 

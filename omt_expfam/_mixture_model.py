@@ -19,10 +19,10 @@ from ._components.interface import AbstractComponents
 from ._components.mixture import Mixture
 from ._components.numpyro_components import NumPyroComponents
 from ._components.numpyro_laws import relaxed
-from ._em import AbstractEMFamily
 from ._family.conjugate import without_shape
 from ._family.priors import ConjugatePrior
 from ._family.template import as_template, Template
+from ._fitting.em import AbstractEMFamily
 from ._mixture_distribution import MixtureDistribution
 from ._support import check_support, in_words
 

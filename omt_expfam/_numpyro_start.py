@@ -12,7 +12,7 @@ from ._base.buckets import pad, point_bucket
 from ._base.xla import program
 from ._components.mixture import Mixture, responsibilities
 from ._components.numpyro_laws import relaxed
-from ._fit import fit
+from ._fitting.fit import fit
 from ._mixture_distribution import density_table
 from ._mixture_model import MixtureModel
 from ._mode import minimize

@@ -38,7 +38,7 @@ from ._couplings.numerical_pair import Nodes
 from ._couplings.product import ProductCouplings
 from ._credible import CredibleInterval
 from ._displacement import Displacement
-from ._fit import Fit
+from ._fitting.fit import Fit
 from ._groups import GroupFlows, GroupShares
 from ._label_free import LabelFree
 from ._plan import BlockTrace, TransportPlan

@@ -20,7 +20,7 @@ from ._base.arguments import (
     spread_indices,
 )
 from ._components.mixture import Mixture
-from ._fit import Fit
+from ._fitting.fit import Fit
 from ._plan import TransportPlan
 from ._plot_diagnostics import (
     sensitivity_map as sensitivity_map,

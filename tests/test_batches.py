@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import omt_expfam as omt
-from omt_expfam._em import chunk_data, initial_state, run
+from omt_expfam._fitting.em import chunk_data, initial_state, run
 from tests.cases import GAUSSIANS, mixture
 
 SIZES = [17_000, 40_366]

@@ -8,7 +8,7 @@ import scipy.stats
 from numpyro.distributions import constraints
 
 import omt_expfam as omt
-from omt_expfam._bootstrap import _random_weight, bootstrap_mixtures
+from omt_expfam._fitting.bootstrap import _random_weight, bootstrap_mixtures
 from omt_expfam.families import Gaussian, Laplace, LowRankGaussian
 
 PLAIN = {"covariance_prior": 0.0, "regularization": 0.0}
@@ -143,7 +143,7 @@ def test_several_draws_at_once_are_the_same_draws(x64, monkeypatch):
     x, key = points(4), jax.random.key(4)
     fitted = omt.fit(jax.random.key(0), x, Gaussian, 2)
     draws = bootstrap_mixtures(key, x, fitted, num_draws=10)
-    monkeypatch.setattr("omt_expfam._bootstrap._BATCH_TABLE", 0)
+    monkeypatch.setattr("omt_expfam._fitting.bootstrap._BATCH_TABLE", 0)
     batched = bootstrap_mixtures(key, x, fitted, num_draws=10)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), draws, batched)
 

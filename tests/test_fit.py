@@ -10,8 +10,8 @@ import pytest
 import scipy.stats
 
 import omt_expfam as omt
-from omt_expfam import _fit_problem
-from omt_expfam._start import merge
+from omt_expfam._fitting import problem as _fit_problem
+from omt_expfam._fitting.start import merge
 from omt_expfam.families import DiagonalGaussian, Gaussian, LowRankGaussian, SphericalGaussian
 from tests.cases import CASES, mixture
 

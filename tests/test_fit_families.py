@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 
 import omt_expfam as omt
-from omt_expfam import _fit_problem
+from omt_expfam._fitting import problem as _fit_problem
 from omt_expfam.families import Beta, Exponential, Gamma, Laplace, LogNormal
 from tests.test_factorized import InverseGaussian, NATURAL, VonMises, Weibull
 

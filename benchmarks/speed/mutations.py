@@ -43,14 +43,14 @@ class Fault:
 
 FAULTS = {
     "errors over folds divide by n": Fault(
-        "omt_expfam/_select.py",
+        "omt_expfam/_fitting/select.py",
         "np.std(folds, ddof=1)",
         "np.std(folds, ddof=0)",
         "tests/test_fit.py",
         "held_out or leaving_one",
     ),
     "half the prior in EM's objective": Fault(
-        "omt_expfam/_em.py",
+        "omt_expfam/_fitting/em.py",
         "penalty = jnp.sum(jnp.where(counts > 0, penalties, 0.0)) / total",
         "penalty = 0.5 * jnp.sum(jnp.where(counts > 0, penalties, 0.0)) / total",
         "tests/test_fit.py",
@@ -99,14 +99,14 @@ FAULTS = {
         "cheap_forms",
     ),
     "EM counts every point once": Fault(
-        "omt_expfam/_em.py",
+        "omt_expfam/_fitting/em.py",
         "jnp.where(used, weight * (peak + jnp.log(total))",
         "jnp.where(used, (peak + jnp.log(total))",
         "tests/test_fit.py",
         "sample_weights_are and Spherical",
     ),
     "padded points count": Fault(
-        "omt_expfam/_em.py",
+        "omt_expfam/_fitting/em.py",
         "jnp.pad(weight, (0, pad))",
         'jnp.pad(weight, (0, pad), mode="edge")',
         "tests/test_fit.py",

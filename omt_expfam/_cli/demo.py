@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import metrics, plot
 from .._family.template import template
-from .._fit import fit
+from .._fitting.fit import fit
 from .._plan import TransportPlan
 from .._storage import atomic_file, save
 from .._transport import transport

@@ -295,7 +295,7 @@ def _fit(arguments: argparse.Namespace) -> None:
 
     from .._family.template import template
     from .._files.points import read_points
-    from .._fit import fit
+    from .._fitting.fit import fit
     from .._storage import save
 
     points = read_points(arguments.data, array=arguments.array, header=arguments.header)
@@ -348,7 +348,7 @@ def _transport(arguments: argparse.Namespace) -> None:
 
 def _load_mixture(path: str, precision: str) -> Any:
     from .._components.mixture import Mixture
-    from .._fit import Fit
+    from .._fitting.fit import Fit
     from .._storage import load
 
     held = load(path, dtype=precision)

@@ -16,7 +16,7 @@ from .._base.arguments import as_floating, is_traced
 from .._base.precision import in_float64
 from .._base.xla import program
 from .._components.product_form import AbstractShape, ProductForm
-from .._em import AbstractRegularEMFamily
+from .._fitting.em import AbstractRegularEMFamily
 from .._newton import solve_dual
 from .._quadrature import Quadrature, quadrature
 from .._support import Constraint, ends

@@ -5,7 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 
-from .._em import AbstractEMFamily
+from .._fitting.em import AbstractEMFamily
 
 
 class Template(eqx.Module):

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from .._base.arguments import ArrayLike, as_count, as_key, as_scalar, KeyLike, ScalarLike
 from .._components.mixture import Mixture
-from .._fit import Fit, fit
+from .._fitting.fit import Fit, fit
 from .._plan import TransportPlan
 from .._transport import transport
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from .._base.arguments import ArrayLike, as_count, as_floating, as_key, KeyLike
 from .._components.mixture import Mixture
-from .._fit import Fit
+from .._fitting.fit import Fit
 from .._plan import TransportPlan
 from ._distances import cloud_distances, Distances, mixture_distances, weights_change
 from ._method import MixtureTransport

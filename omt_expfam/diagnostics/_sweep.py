@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from .._base.arguments import ArrayLike, as_count, as_key, as_points, as_scalar, KeyLike
-from .._fit import Fit
+from .._fitting.fit import Fit
 from .._plan import TransportPlan
 from ._distances import gelbrich_distance
 from ._method import _pair, MixtureTransport

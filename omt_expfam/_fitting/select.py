@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from ._base.arguments import ArrayLike, as_count, as_key, KeyLike
-from ._base.progress import progress_bar
-from ._em import AbstractEMFamily
-from ._family.template import Template
-from ._fit import _as_data, _as_weight, Fit, fit
+from .._base.arguments import ArrayLike, as_count, as_key, KeyLike
+from .._base.progress import progress_bar
+from .._family.template import Template
+from .em import AbstractEMFamily
+from .fit import _as_data, _as_weight, Fit, fit
 
 
 @dataclasses.dataclass(frozen=True)

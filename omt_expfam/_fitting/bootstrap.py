@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from ._base.arguments import ArrayLike, as_count, as_key, KeyLike, power_of_two
-from ._base.buckets import cut
-from ._base.precision import narrow
-from ._base.progress import progress_bar
-from ._base.xla import program
-from ._components.mixture import Mixture
-from ._em import AbstractEMFamily, AbstractRegularEMFamily, chunk_data, EMState, run
-from ._family.template import as_template, Template
-from ._fit import _as_start, Fit, read_data
-from ._fit_problem import FitProblem, moved_state, MovedStart, steps_of, working_precision
+from .._base.arguments import ArrayLike, as_count, as_key, KeyLike, power_of_two
+from .._base.buckets import cut
+from .._base.precision import narrow
+from .._base.progress import progress_bar
+from .._base.xla import program
+from .._components.mixture import Mixture
+from .._family.template import as_template, Template
+from .em import AbstractEMFamily, AbstractRegularEMFamily, chunk_data, EMState, run
+from .fit import _as_start, Fit, read_data
+from .problem import FitProblem, moved_state, MovedStart, steps_of, working_precision
 
 # A draw is settled when a step changes its whole objective (not that per point) by less than this, in nats.
 _TOLERANCE = 1e-5

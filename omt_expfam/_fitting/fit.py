@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ._base.arguments import (
+from .._base.arguments import (
     ArrayLike,
     as_count,
     as_host_or_traced,
@@ -17,21 +17,13 @@ from ._base.arguments import (
     is_traced,
     KeyLike,
 )
-from ._base.precision import narrow
-from ._base.results import raise_if_failed, RESULTS, succeeded
-from ._components.mixture import Mixture
-from ._em import AbstractEMFamily, EMState, verify
-from ._family.template import as_template, Template
-from ._fit_problem import (
-    fit_problem,
-    FitProblem,
-    MovedStart,
-    solve_once,
-    standardization,
-    StartKey,
-    working_precision,
-)
-from ._support import check_support
+from .._base.precision import narrow
+from .._base.results import raise_if_failed, RESULTS, succeeded
+from .._components.mixture import Mixture
+from .._family.template import as_template, Template
+from .._support import check_support
+from .em import AbstractEMFamily, EMState, verify
+from .problem import fit_problem, FitProblem, MovedStart, solve_once, standardization, StartKey, working_precision
 
 
 class Fit(eqx.Module):

@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ._base.arguments import power_of_two, safe_log
-from ._base.buckets import component_bucket, cut, pad, pad_zero, point_bucket
-from ._base.progress import progress_bar
-from ._base.xla import program
-from ._components.mixture import Mixture
-from ._em import (
+from .._base.arguments import power_of_two, safe_log
+from .._base.buckets import component_bucket, cut, pad, pad_zero, point_bucket
+from .._base.progress import progress_bar
+from .._base.xla import program
+from .._components.mixture import Mixture
+from .._family.template import Template
+from .em import (
     AbstractEMFamily,
     AbstractRegularEMFamily,
     chunk_data,
@@ -29,8 +30,7 @@ from ._em import (
     run,
     start_from_responsibilities,
 )
-from ._family.template import Template
-from ._start import merged_start, seed_from_kmeans, seed_from_means
+from .start import merged_start, seed_from_kmeans, seed_from_means
 
 # Numbers held at once by an E-step before the data are cut into chunks, and the size of a chunk then.
 _WHOLE, _CHUNK = 2**25, 2**21
