@@ -11,7 +11,7 @@ from numpyro.distributions import constraints
 from ._base.arguments import safe_log, unfused
 from ._components.mixture import Mixture
 from ._fitting.em import AbstractEMFamily, AbstractRegularEMFamily
-from ._support import Constraint
+from ._numerics.support import Constraint
 
 
 class MixtureDistribution(dist.Distribution):

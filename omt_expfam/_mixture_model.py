@@ -24,7 +24,7 @@ from ._family.priors import ConjugatePrior
 from ._family.template import as_template, Template
 from ._fitting.em import AbstractEMFamily
 from ._mixture_distribution import MixtureDistribution
-from ._support import check_support, in_words
+from ._numerics.support import check_support, in_words
 
 # Draws from a prior that must all be values which its parameter may have.
 _NUM_CHECKS = 256

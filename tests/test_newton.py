@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.scipy.special import digamma, gammaln
 
-from omt_expfam._newton import solve_dual
+from omt_expfam._numerics.newton import solve_dual
 
 
 @pytest.mark.parametrize("start", [(1.0, -1.0), (50.0, -1e-3), (-0.9, -1e4)])

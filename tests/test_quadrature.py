@@ -11,7 +11,7 @@ import scipy.special
 import scipy.stats
 from numpyro.distributions import constraints
 
-from omt_expfam._quadrature import quadrature
+from omt_expfam._numerics.quadrature import quadrature
 
 pytestmark = pytest.mark.optimize(False)
 PROBABILITIES = np.array([1e-12, 1e-6, 0.01, 0.3, 0.5, 0.9, 0.999])

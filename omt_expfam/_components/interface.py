@@ -16,7 +16,7 @@ from .._base.buckets import cut, pad, point_bucket, small_component_bucket
 from .._base.precision import in_float64, narrow
 from .._base.results import ConvergenceError
 from .._base.xla import program
-from .._newton import solve_dual
+from .._numerics.newton import solve_dual
 from .covariance import AbstractCovariance
 from .product_form import ProductForm
 

@@ -14,7 +14,7 @@ from numpyro.distributions import constraints
 from .._base.arguments import after, safe_log, unfused
 from .._components.interface import AbstractComponents, AbstractRegularFamily, map_components
 from .._family.priors import ConjugatePrior, mean_statistics
-from .._support import Constraint
+from .._numerics.support import Constraint
 
 
 class AbstractEMFamily(AbstractComponents):

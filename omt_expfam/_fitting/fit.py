@@ -21,7 +21,7 @@ from .._base.precision import narrow
 from .._base.results import raise_if_failed, RESULTS, succeeded
 from .._components.mixture import Mixture
 from .._family.template import as_template, Template
-from .._support import check_support
+from .._numerics.support import check_support
 from .em import AbstractEMFamily, EMState, verify
 from .problem import fit_problem, FitProblem, MovedStart, solve_once, standardization, StartKey, working_precision
 

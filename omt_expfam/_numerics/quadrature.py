@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._support import Constraint, ends
+from .support import Constraint, ends
 
 # Panels on each side of the mode, and nodes per panel.
 _PANELS, _ORDER = 28, 16

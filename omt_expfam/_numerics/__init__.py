@@ -1,0 +1,4 @@
+"""Plain numerical methods that know nothing of mixtures: Newton, quadrature, minimization, supports.
+
+May import `_base`.
+"""
