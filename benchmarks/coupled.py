@@ -17,7 +17,7 @@ import numpy as np
 from ott.tools.gaussian_mixture import fit_gmm_pair, gaussian_mixture, gaussian_mixture_pair
 
 import omt_expfam as omt
-from omt_expfam._coupled import fit_coupled
+from omt_expfam._pipelines.coupled import fit_coupled
 from omt_expfam.families import Gaussian
 
 NUM_COMPONENTS, DIM = 4, 2

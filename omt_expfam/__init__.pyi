@@ -19,7 +19,6 @@ from ._components.mixture import Mixture as Mixture
 from ._components.numpyro_components import NumPyroComponents as NumPyroComponents
 from ._components.product_form import AbstractShape as AbstractShape, ProductForm as ProductForm
 from ._components.relabel import relabel as relabel
-from ._coupled import CoupledFit as CoupledFit, fit_coupled as fit_coupled
 from ._couplings.joined import Blocks as Blocks
 from ._couplings.numerical import NumericalSettings as NumericalSettings
 from ._credible import credible_interval as credible_interval, CredibleInterval as CredibleInterval
@@ -40,15 +39,16 @@ from ._methods import Bootstrap as Bootstrap, Gibbs as Gibbs, LaplaceApproximati
 from ._mixture_distribution import MixtureDistribution as MixtureDistribution
 from ._mixture_model import mixture_model as mixture_model, MixtureModel as MixtureModel
 from ._nuts import NUTS as NUTS
+from ._pipelines.coupled import CoupledFit as CoupledFit, fit_coupled as fit_coupled
+from ._pipelines.factor import transport_factor as transport_factor
+from ._pipelines.select_plan import PlanSelection as PlanSelection, select_plan as select_plan
 from ._plan import TransportPlan as TransportPlan
 from ._posterior_correspondences import PosteriorCorrespondences as PosteriorCorrespondences
 from ._posterior_fit import PosteriorFit as PosteriorFit
 from ._posterior_plan import PosteriorPlan as PosteriorPlan
-from ._select_plan import PlanSelection as PlanSelection, select_plan as select_plan
 from ._storage import load as load, save as save
 from ._trajectory import Lineage as Lineage, Trajectory as Trajectory, trajectory as trajectory
 from ._transport import BlockStart as BlockStart, transport as transport
-from ._transport_factor import transport_factor as transport_factor
 from ._transport_posterior import transport_posterior as transport_posterior
 from ._variational import SVI as SVI
 

@@ -28,7 +28,6 @@ from ._base.results import RESULTS
 from ._components.mixture import Mixture
 from ._components.numpyro_components import NumPyroComponents
 from ._correspondences import Correspondences
-from ._coupled import CoupledFit
 from ._couplings.gaussian import GaussianCouplings
 from ._couplings.interface import PairSelection
 from ._couplings.joined import BlockCouplings, Blocks
@@ -41,6 +40,7 @@ from ._displacement import Displacement
 from ._fitting.fit import Fit
 from ._groups import GroupFlows, GroupShares
 from ._label_free import LabelFree
+from ._pipelines.coupled import CoupledFit
 from ._plan import BlockTrace, TransportPlan
 from ._plan_draws import ListedPlans, PlanNumbers, StackedPlans
 from ._posterior_correspondences import PosteriorCorrespondences

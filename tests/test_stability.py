@@ -164,7 +164,7 @@ METHOD = MixtureTransport(
 
 
 def test_a_mixture_is_refitted_on_the_disturbed_side_only(monkeypatch):
-    from omt_expfam.diagnostics import _method
+    from omt_expfam._pipelines import mixture_transport as _method
 
     fitted, original = [], _method.fit
 

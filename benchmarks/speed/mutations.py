@@ -148,7 +148,7 @@ FAULTS = {
         "intervals_are_numpys",
     ),
     "the worst plan is chosen": Fault(
-        "omt_expfam/_select_plan.py",
+        "omt_expfam/_pipelines/select_plan.py",
         "np.nanargmin(means)",
         "np.nanargmax(means)",
         "tests/test_select_plan.py",

@@ -1,8 +1,8 @@
 """Diagnostics: whether the minimizer is unique, how far the map moves when its inputs do, and what it hangs on."""
 
+from .._pipelines.mixture_transport import MixtureTransport as MixtureTransport
 from ._biconvexity import Biconvexity as Biconvexity, biconvexity as biconvexity
 from ._envelope import Envelope as Envelope, fit_envelope as fit_envelope, Violation as Violation
-from ._method import MixtureTransport as MixtureTransport
 from ._perturbations import (
     AbstractPerturbation as AbstractPerturbation,
     Dropout as Dropout,

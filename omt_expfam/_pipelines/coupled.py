@@ -12,7 +12,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int
 from numpyro import handlers
 
-from ._base.arguments import (
+from .._base.arguments import (
     ArrayLike,
     as_count,
     as_host_or_traced,
@@ -24,21 +24,21 @@ from ._base.arguments import (
     ScalarLike,
     to_jax,
 )
-from ._base.precision import in_float64, narrow
-from ._base.results import raise_if_failed, RESULTS
-from ._base.xla import program
-from ._components.mixture import Mixture
-from ._components.numpyro_laws import relaxed
-from ._couplings.interface import solve_couplings
-from ._family.template import as_template, Template
-from ._fitting.em import AbstractEMFamily
-from ._fitting.fit import fit
-from ._mixture_model import mixture_model, MixtureModel
-from ._mode import find_mode, Mode
-from ._plan import TransportPlan
-from ._target import Target
-from ._transport import transport
-from ._transport_factor import check_differentiable, check_epsilon_weights
+from .._base.precision import in_float64, narrow
+from .._base.results import raise_if_failed, RESULTS
+from .._base.xla import program
+from .._components.mixture import Mixture
+from .._components.numpyro_laws import relaxed
+from .._couplings.interface import solve_couplings
+from .._family.template import as_template, Template
+from .._fitting.em import AbstractEMFamily
+from .._fitting.fit import fit
+from .._mixture_model import mixture_model, MixtureModel
+from .._mode import find_mode, Mode
+from .._plan import TransportPlan
+from .._target import Target
+from .._transport import transport
+from .factor import check_differentiable, check_epsilon_weights
 
 # Couplings below this share of all mass count as zero in the search: the logarithm of the weights stays finite.
 _NO_MASS = 1e-12

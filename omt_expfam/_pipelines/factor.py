@@ -5,14 +5,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpyro
 
-from ._base.arguments import as_scalar, is_traced, ScalarLike
-from ._base.results import RESULTS
-from ._components.interface import AbstractComponents
-from ._components.mixture import Mixture
-from ._components.numpyro_laws import relaxed
-from ._couplings.joined import as_blocks
-from ._plan import TransportPlan
-from ._transport import transport
+from .._base.arguments import as_scalar, is_traced, ScalarLike
+from .._base.results import RESULTS
+from .._components.interface import AbstractComponents
+from .._components.mixture import Mixture
+from .._components.numpyro_laws import relaxed
+from .._couplings.joined import as_blocks
+from .._plan import TransportPlan
+from .._transport import transport
 
 
 def transport_factor(

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from . import metrics
-from ._base.arguments import (
+from .. import metrics
+from .._base.arguments import (
     ArrayLike,
     as_count,
     as_host_or_traced,
@@ -18,10 +18,10 @@ from ._base.arguments import (
     ScalarLike,
     spread_indices,
 )
-from ._base.progress import progress_bar
-from ._base.results import ConvergenceError
-from ._plan import TransportPlan
-from .diagnostics import MixtureTransport
+from .._base.progress import progress_bar
+from .._base.results import ConvergenceError
+from .._plan import TransportPlan
+from ..diagnostics import MixtureTransport
 
 
 @dataclasses.dataclass(frozen=True)
