@@ -22,7 +22,6 @@ from ._components.relabel import relabel as relabel
 from ._couplings.joined import Blocks as Blocks
 from ._couplings.numerical import NumericalSettings as NumericalSettings
 from ._credible import credible_interval as credible_interval, CredibleInterval as CredibleInterval
-from ._displacement import Displacement as Displacement
 from ._family.coordinates import AbstractFactorizedFamily as AbstractFactorizedFamily
 from ._family.priors import ConjugatePrior as ConjugatePrior
 from ._family.template import Template as Template, template as template
@@ -42,13 +41,14 @@ from ._nuts import NUTS as NUTS
 from ._pipelines.coupled import CoupledFit as CoupledFit, fit_coupled as fit_coupled
 from ._pipelines.factor import transport_factor as transport_factor
 from ._pipelines.select_plan import PlanSelection as PlanSelection, select_plan as select_plan
-from ._plan import TransportPlan as TransportPlan
+from ._plans.displacement import Displacement as Displacement
+from ._plans.plan import TransportPlan as TransportPlan
+from ._plans.transport import BlockStart as BlockStart, transport as transport
 from ._posterior_correspondences import PosteriorCorrespondences as PosteriorCorrespondences
 from ._posterior_fit import PosteriorFit as PosteriorFit
 from ._posterior_plan import PosteriorPlan as PosteriorPlan
 from ._storage import load as load, save as save
 from ._trajectory import Lineage as Lineage, Trajectory as Trajectory, trajectory as trajectory
-from ._transport import BlockStart as BlockStart, transport as transport
 from ._transport_posterior import transport_posterior as transport_posterior
 from ._variational import SVI as SVI
 

@@ -18,7 +18,7 @@ from ._components.draws import draws_at_once
 from ._components.mixture import Mixture
 from ._couplings.gaussian import GaussianCouplings
 from ._couplings.interface import AbstractComponentMaps
-from ._plan import BlockTrace, TransportPlan
+from ._plans.plan import BlockTrace, TransportPlan
 from ._weights import WeightCoupling
 
 # Collapsed maps of all draws are kept up to this many numbers; beyond, they are computed in every call.

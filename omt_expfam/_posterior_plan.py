@@ -14,8 +14,8 @@ from ._components.interface import AbstractComponents
 from ._components.mixture import Mixture
 from ._couplings.interface import select_pairs
 from ._credible import credible_interval, CredibleInterval, IntervalKind
-from ._plan import TransportPlan
 from ._plan_draws import AbstractPlanDraws
+from ._plans.plan import TransportPlan
 from ._posterior_correspondences import PosteriorCorrespondences
 
 

@@ -27,7 +27,6 @@ from ._base.arguments import is_traced
 from ._base.results import RESULTS
 from ._components.mixture import Mixture
 from ._components.numpyro_components import NumPyroComponents
-from ._correspondences import Correspondences
 from ._couplings.gaussian import GaussianCouplings
 from ._couplings.interface import PairSelection
 from ._couplings.joined import BlockCouplings, Blocks
@@ -36,18 +35,19 @@ from ._couplings.numerical import NumericalCouplings, NumericalSettings
 from ._couplings.numerical_pair import Nodes
 from ._couplings.product import ProductCouplings
 from ._credible import CredibleInterval
-from ._displacement import Displacement
 from ._fitting.fit import Fit
 from ._groups import GroupFlows, GroupShares
 from ._label_free import LabelFree
 from ._pipelines.coupled import CoupledFit
-from ._plan import BlockTrace, TransportPlan
 from ._plan_draws import ListedPlans, PlanNumbers, StackedPlans
+from ._plans.correspondences import Correspondences
+from ._plans.displacement import Displacement
+from ._plans.plan import BlockTrace, TransportPlan
+from ._plans.transport import BlockStart
 from ._posterior_correspondences import PosteriorCorrespondences
 from ._posterior_fit import PosteriorFit
 from ._posterior_plan import PosteriorPlan
 from ._trajectory import Lineage, Trajectory
-from ._transport import BlockStart
 from ._weights import WeightCoupling
 from .diagnostics import Biconvexity, Envelope, Sensitivity, SideSensitivity, Stability, Sweep, Uniqueness, WorstCase
 

@@ -26,10 +26,10 @@ from ._base.arguments import (
 from ._base.results import ConvergenceError
 from ._base.xla import program
 from ._components.mixture import Mixture
-from ._displacement import Displacement
 from ._groups import as_group_shares, GroupFlows
-from ._plan import TransportPlan
-from ._transport import transport
+from ._plans.displacement import Displacement
+from ._plans.plan import TransportPlan
+from ._plans.transport import transport
 
 
 class Lineage(eqx.Module):

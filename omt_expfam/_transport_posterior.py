@@ -28,8 +28,8 @@ from ._components.mixture import Mixture
 from ._components.relabel import relabel as relabel_draws
 from ._couplings.numerical import NumericalSettings
 from ._plan_draws import ListedPlans, PlanNumbers, StackedPlans
+from ._plans.transport import cast_mixture, measured_error, transport
 from ._posterior_plan import PosteriorPlan
-from ._transport import cast_mixture, measured_error, transport
 
 # Checked by hand, with a better message than a run-time type checker's.
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from ._base.arguments import (
 )
 from ._components.mixture import Mixture
 from ._fitting.fit import Fit
-from ._plan import TransportPlan
+from ._plans.plan import TransportPlan
 from ._plot_diagnostics import (
     sensitivity_map as sensitivity_map,
     uniqueness_histogram as uniqueness_histogram,

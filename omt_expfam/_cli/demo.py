@@ -9,9 +9,9 @@ import numpy as np
 from .. import metrics, plot
 from .._family.template import template
 from .._fitting.fit import fit
-from .._plan import TransportPlan
+from .._plans.plan import TransportPlan
+from .._plans.transport import transport
 from .._storage import atomic_file, save
-from .._transport import transport
 
 SOURCE_DIGIT, TARGET_DIGIT = 4, 9
 NUM_FEATURES, NUM_COMPONENTS, RANK = 10, 4, 3

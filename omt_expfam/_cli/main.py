@@ -329,8 +329,8 @@ def _transport(arguments: argparse.Namespace) -> None:
     _keep_programs(arguments)
     import jax
 
+    from .._plans.transport import transport
     from .._storage import save
-    from .._transport import transport
 
     with jax.enable_x64(arguments.precision == "float64"):
         plan = transport(
@@ -369,7 +369,7 @@ def _push(arguments: argparse.Namespace) -> None:
     import jax
     import numpy as np
 
-    from .._plan import TransportPlan
+    from .._plans.plan import TransportPlan
     from .._storage import load
 
     with jax.enable_x64(arguments.precision == "float64"):

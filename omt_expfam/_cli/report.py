@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from .. import diagnostics, plot
-from .._plan import TransportPlan
+from .._plans.plan import TransportPlan
 from .._storage import atomic_file
 
 REPORT = "report.md"

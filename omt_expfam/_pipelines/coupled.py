@@ -35,9 +35,9 @@ from .._fitting.em import AbstractEMFamily
 from .._fitting.fit import fit
 from .._mixture_model import mixture_model, MixtureModel
 from .._mode import find_mode, Mode
-from .._plan import TransportPlan
+from .._plans.plan import TransportPlan
+from .._plans.transport import transport
 from .._target import Target
-from .._transport import transport
 from .factor import check_differentiable, check_epsilon_weights
 
 # Couplings below this share of all mass count as zero in the search: the logarithm of the weights stays finite.

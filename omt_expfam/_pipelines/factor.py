@@ -11,8 +11,8 @@ from .._components.interface import AbstractComponents
 from .._components.mixture import Mixture
 from .._components.numpyro_laws import relaxed
 from .._couplings.joined import as_blocks
-from .._plan import TransportPlan
-from .._transport import transport
+from .._plans.plan import TransportPlan
+from .._plans.transport import transport
 
 
 def transport_factor(

@@ -9,8 +9,8 @@ from jaxtyping import Array, Float
 from .._base.arguments import ArrayLike, as_count, as_key, as_scalar, KeyLike, ScalarLike
 from .._components.mixture import Mixture
 from .._fitting.fit import Fit, fit
-from .._plan import TransportPlan
-from .._transport import transport
+from .._plans.plan import TransportPlan
+from .._plans.transport import transport
 
 
 class MixtureTransport(eqx.Module):

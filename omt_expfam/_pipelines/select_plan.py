@@ -20,7 +20,7 @@ from .._base.arguments import (
 )
 from .._base.progress import progress_bar
 from .._base.results import ConvergenceError
-from .._plan import TransportPlan
+from .._plans.plan import TransportPlan
 from ..diagnostics import MixtureTransport
 
 

@@ -11,8 +11,8 @@ from .._base.arguments import spread_indices
 from .._base.xla import program
 from .._components.mixture import Mixture
 from .._components.relabel import relabel
-from .._plan import TransportPlan
-from .._transport import cast_mixture, transport
+from .._plans.plan import TransportPlan
+from .._plans.transport import cast_mixture, transport
 
 # Pairs of points that are matched anew for the estimate of W2: the matching takes a tenth of a second.
 _NUM_PAIRS = 1000

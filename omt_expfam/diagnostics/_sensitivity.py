@@ -13,7 +13,7 @@ from .._base.precision import in_float64
 from .._base.xla import jit_in_order
 from .._components.mixture import check_pair, Mixture
 from .._couplings.numerical import NumericalSettings
-from .._transport import transport
+from .._plans.transport import transport
 from ._parameters import (
     as_arrays,
     balanced,

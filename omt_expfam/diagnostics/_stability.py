@@ -16,7 +16,7 @@ from .._base.arguments import ArrayLike, as_count, as_floating, as_key, KeyLike
 from .._components.mixture import Mixture
 from .._fitting.fit import Fit
 from .._pipelines.mixture_transport import MixtureTransport
-from .._plan import TransportPlan
+from .._plans.plan import TransportPlan
 from ._distances import cloud_distances, Distances, mixture_distances, weights_change
 from ._perturbations import AbstractPerturbation, Reseeding
 from ._study import (

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from .._base.arguments import ArrayLike, as_floating, as_points, default_dtype
 from .._base.progress import progress_bar
 from .._base.results import RESULTS
-from .._plan import TransportPlan
+from .._plans.plan import TransportPlan
 
 # What a fit or a solve that fails raises; mistakes in a program (TypeError and the like) are none of these.
 FAILURES = (RuntimeError, ValueError, ArithmeticError)

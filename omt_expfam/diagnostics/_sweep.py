@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 from .._base.arguments import ArrayLike, as_count, as_key, as_points, as_scalar, KeyLike
 from .._fitting.fit import Fit
 from .._pipelines.mixture_transport import _pair, MixtureTransport
-from .._plan import TransportPlan
+from .._plans.plan import TransportPlan
 from ._distances import gelbrich_distance
 from ._random import permutation
 from ._study import (

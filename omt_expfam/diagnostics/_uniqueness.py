@@ -18,7 +18,7 @@ from .._components.mixture import check_pair, Mixture
 from .._couplings.interface import independent_costs, solve_couplings
 from .._couplings.numerical import NumericalSettings
 from .._linear_program import exact_coupling
-from .._transport import objective_of, potential_of
+from .._plans.transport import objective_of, potential_of
 from .._weights import entropic_coupling
 from ._descent import descend_gaussian, GaussianProblem, mirror_descent, sample_problem, solve_samples
 from ._parameters import balanced, Gaussians, gaussians

@@ -28,7 +28,7 @@ from .._base.xla import jit_in_order, program
 from .._components.covariance import DenseCovariance
 from .._components.mixture import check_pair, Mixture
 from .._couplings.interface import solve_couplings
-from .._transport import transport
+from .._plans.transport import transport
 from ._parameters import as_arrays, balanced
 
 # Regularization of the weights that gives the search a slope where there is none, in units of the largest cost.

@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._base.arguments import as_count, as_key, KeyLike, safe_log
-from ._components.interface import AbstractComponents
-from ._couplings.interface import AbstractCouplings, PairSelection
+from .._base.arguments import as_count, as_key, KeyLike, safe_log
+from .._components.interface import AbstractComponents
+from .._couplings.interface import AbstractCouplings, PairSelection
 
 
 class Displacement(eqx.Module):

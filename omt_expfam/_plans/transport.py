@@ -9,17 +9,27 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._base.arguments import ArrayLike, as_count, as_floating, as_scalar, at_top, is_traced, on_host, ScalarLike, to_jax
-from ._base.buckets import component_bucket, cut, pad, pad_zero
-from ._base.precision import in_float64, narrow
-from ._base.results import raise_if_failed, succeeded
-from ._components.mixture import check_pair, Mixture
-from ._couplings.gaussian import cross_covariance_terms
-from ._couplings.interface import independent_costs, solve_couplings
-from ._couplings.numerical import NumericalSettings
-from ._linear_program import exact_coupling
-from ._plan import BlockTrace, TransportPlan
-from ._weights import entropic_coupling, WeightCoupling
+from .._base.arguments import (
+    ArrayLike,
+    as_count,
+    as_floating,
+    as_scalar,
+    at_top,
+    is_traced,
+    on_host,
+    ScalarLike,
+    to_jax,
+)
+from .._base.buckets import component_bucket, cut, pad, pad_zero
+from .._base.precision import in_float64, narrow
+from .._base.results import raise_if_failed, succeeded
+from .._components.mixture import check_pair, Mixture
+from .._couplings.gaussian import cross_covariance_terms
+from .._couplings.interface import independent_costs, solve_couplings
+from .._couplings.numerical import NumericalSettings
+from .._linear_program import exact_coupling
+from .._weights import entropic_coupling, WeightCoupling
+from .plan import BlockTrace, TransportPlan
 
 # float32 resolves cost differences down to 1e-7 of the largest; below this ratio the weights are solved in float64.
 _FLOAT32_RATIO = 1e-4

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ._base.arguments import (
+from .._base.arguments import (
     ArrayLike,
     as_count,
     as_key,
@@ -23,15 +23,15 @@ from ._base.arguments import (
     ScalarLike,
     to_jax,
 )
-from ._base.buckets import component_bucket, cut, pad, pad_zero, point_bucket
-from ._base.results import RESULTS, succeeded
-from ._base.xla import program
-from ._components.interface import log_prob_table
-from ._components.mixture import check_inside, Mixture, responsibilities
-from ._correspondences import Correspondences
-from ._couplings.interface import AbstractComponentMaps, AbstractCouplings, PairSelection, select_pairs
-from ._displacement import Displacement
-from ._weights import WeightCoupling
+from .._base.buckets import component_bucket, cut, pad, pad_zero, point_bucket
+from .._base.results import RESULTS, succeeded
+from .._base.xla import program
+from .._components.interface import log_prob_table
+from .._components.mixture import check_inside, Mixture, responsibilities
+from .._couplings.interface import AbstractComponentMaps, AbstractCouplings, PairSelection, select_pairs
+from .._weights import WeightCoupling
+from .correspondences import Correspondences
+from .displacement import Displacement
 
 # Points per block when a map is applied: bounds the table of responsibilities.
 _BLOCK = 2**25
