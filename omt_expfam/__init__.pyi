@@ -44,12 +44,12 @@ from ._pipelines.select_plan import PlanSelection as PlanSelection, select_plan 
 from ._plans.displacement import Displacement as Displacement
 from ._plans.plan import TransportPlan as TransportPlan
 from ._plans.transport import BlockStart as BlockStart, transport as transport
-from ._posterior_correspondences import PosteriorCorrespondences as PosteriorCorrespondences
 from ._posterior_fit import PosteriorFit as PosteriorFit
-from ._posterior_plan import PosteriorPlan as PosteriorPlan
+from ._posterior_plans.correspondences import PosteriorCorrespondences as PosteriorCorrespondences
+from ._posterior_plans.plan import PosteriorPlan as PosteriorPlan
+from ._posterior_plans.transport import transport_posterior as transport_posterior
 from ._storage import load as load, save as save
 from ._trajectory import Lineage as Lineage, Trajectory as Trajectory, trajectory as trajectory
-from ._transport_posterior import transport_posterior as transport_posterior
 from ._variational import SVI as SVI
 
 __version__: str

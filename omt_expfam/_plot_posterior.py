@@ -7,7 +7,7 @@ import numpy as np
 from ._base.arguments import ArrayLike, as_count, as_points, spread_indices
 from ._credible import check_probability
 from ._posterior_fit import PosteriorFit
-from ._posterior_plan import PosteriorPlan
+from ._posterior_plans.plan import PosteriorPlan
 
 if TYPE_CHECKING:
     import matplotlib.axes

@@ -11,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ._base.arguments import is_traced, kept, power_of_two, split_key, take
-from ._base.buckets import cut, pad, point_bucket
-from ._base.xla import program
-from ._components.draws import draws_at_once
-from ._components.mixture import Mixture
-from ._couplings.gaussian import GaussianCouplings
-from ._couplings.interface import AbstractComponentMaps
-from ._plans.plan import BlockTrace, TransportPlan
-from ._weights import WeightCoupling
+from .._base.arguments import is_traced, kept, power_of_two, split_key, take
+from .._base.buckets import cut, pad, point_bucket
+from .._base.xla import program
+from .._components.draws import draws_at_once
+from .._components.mixture import Mixture
+from .._couplings.gaussian import GaussianCouplings
+from .._couplings.interface import AbstractComponentMaps
+from .._plans.plan import BlockTrace, TransportPlan
+from .._weights import WeightCoupling
 
 # Collapsed maps of all draws are kept up to this many numbers; beyond, they are computed in every call.
 _MAX_KEPT = 2**25

@@ -8,15 +8,15 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ._base.arguments import ArrayLike, as_count, as_key, as_points, as_scalar, is_traced, kept, KeyLike, ScalarLike
-from ._base.results import RESULTS
-from ._components.interface import AbstractComponents
-from ._components.mixture import Mixture
-from ._couplings.interface import select_pairs
-from ._credible import credible_interval, CredibleInterval, IntervalKind
-from ._plan_draws import AbstractPlanDraws
-from ._plans.plan import TransportPlan
-from ._posterior_correspondences import PosteriorCorrespondences
+from .._base.arguments import ArrayLike, as_count, as_key, as_points, as_scalar, is_traced, kept, KeyLike, ScalarLike
+from .._base.results import RESULTS
+from .._components.interface import AbstractComponents
+from .._components.mixture import Mixture
+from .._couplings.interface import select_pairs
+from .._credible import credible_interval, CredibleInterval, IntervalKind
+from .._plans.plan import TransportPlan
+from .correspondences import PosteriorCorrespondences
+from .draws import AbstractPlanDraws
 
 
 class PosteriorPlan(eqx.Module):

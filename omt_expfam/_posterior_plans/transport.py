@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._base.arguments import as_count, as_scalar, batch_size, is_traced, ScalarLike, take
-from ._base.buckets import point_bucket
-from ._base.precision import in_float64, narrow
-from ._base.progress import progress_bar
-from ._base.results import ConvergenceError, RESULTS
-from ._base.xla import program
-from ._components.draws import (
+from .._base.arguments import as_count, as_scalar, batch_size, is_traced, ScalarLike, take
+from .._base.buckets import point_bucket
+from .._base.precision import in_float64, narrow
+from .._base.progress import progress_bar
+from .._base.results import ConvergenceError, RESULTS
+from .._base.xla import program
+from .._components.draws import (
     chunks,
     count_draws,
     Draws,
@@ -24,12 +24,12 @@ from ._components.draws import (
     numbers_per_draw,
     read_draws,
 )
-from ._components.mixture import Mixture
-from ._components.relabel import relabel as relabel_draws
-from ._couplings.numerical import NumericalSettings
-from ._plan_draws import ListedPlans, PlanNumbers, StackedPlans
-from ._plans.transport import cast_mixture, measured_error, transport
-from ._posterior_plan import PosteriorPlan
+from .._components.mixture import Mixture
+from .._components.relabel import relabel as relabel_draws
+from .._couplings.numerical import NumericalSettings
+from .._plans.transport import cast_mixture, measured_error, transport
+from .draws import ListedPlans, PlanNumbers, StackedPlans
+from .plan import PosteriorPlan
 
 # Checked by hand, with a better message than a run-time type checker's.
 if TYPE_CHECKING:
