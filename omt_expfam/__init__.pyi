@@ -21,22 +21,16 @@ from ._components.product_form import AbstractShape as AbstractShape, ProductFor
 from ._components.relabel import relabel as relabel
 from ._couplings.joined import Blocks as Blocks
 from ._couplings.numerical import NumericalSettings as NumericalSettings
-from ._credible import credible_interval as credible_interval, CredibleInterval as CredibleInterval
 from ._family.coordinates import AbstractFactorizedFamily as AbstractFactorizedFamily
 from ._family.priors import ConjugatePrior as ConjugatePrior
 from ._family.template import Template as Template, template as template
-from ._fit_posterior import fit_posterior as fit_posterior
 from ._fitting.em import AbstractEMFamily as AbstractEMFamily, AbstractRegularEMFamily as AbstractRegularEMFamily
 from ._fitting.fit import Fit as Fit, fit as fit
 from ._fitting.select import select_num_components as select_num_components, Selection as Selection
-from ._from_numpyro import posterior_from_numpyro as posterior_from_numpyro
 from ._gibbs_kernel import MixtureGibbs as MixtureGibbs
 from ._groups import group_shares as group_shares, GroupFlows as GroupFlows, GroupShares as GroupShares
 from ._inference import AbstractMethod as AbstractMethod
-from ._label_free import LabelFree as LabelFree
 from ._methods import Bootstrap as Bootstrap, Gibbs as Gibbs, LaplaceApproximation as LaplaceApproximation
-from ._mixture_distribution import MixtureDistribution as MixtureDistribution
-from ._mixture_model import mixture_model as mixture_model, MixtureModel as MixtureModel
 from ._nuts import NUTS as NUTS
 from ._pipelines.coupled import CoupledFit as CoupledFit, fit_coupled as fit_coupled
 from ._pipelines.factor import transport_factor as transport_factor
@@ -44,10 +38,16 @@ from ._pipelines.select_plan import PlanSelection as PlanSelection, select_plan 
 from ._plans.displacement import Displacement as Displacement
 from ._plans.plan import TransportPlan as TransportPlan
 from ._plans.transport import BlockStart as BlockStart, transport as transport
-from ._posterior_fit import PosteriorFit as PosteriorFit
 from ._posterior_plans.correspondences import PosteriorCorrespondences as PosteriorCorrespondences
 from ._posterior_plans.plan import PosteriorPlan as PosteriorPlan
 from ._posterior_plans.transport import transport_posterior as transport_posterior
+from ._posteriors.credible import credible_interval as credible_interval, CredibleInterval as CredibleInterval
+from ._posteriors.distribution import MixtureDistribution as MixtureDistribution
+from ._posteriors.fit import fit_posterior as fit_posterior
+from ._posteriors.from_numpyro import posterior_from_numpyro as posterior_from_numpyro
+from ._posteriors.label_free import LabelFree as LabelFree
+from ._posteriors.model import mixture_model as mixture_model, MixtureModel as MixtureModel
+from ._posteriors.posterior import PosteriorFit as PosteriorFit
 from ._storage import load as load, save as save
 from ._trajectory import Lineage as Lineage, Trajectory as Trajectory, trajectory as trajectory
 from ._variational import SVI as SVI

@@ -12,7 +12,7 @@ from numpyro.infer.mcmc import MCMCKernel
 from ._base.arguments import ArrayLike, as_key, as_points
 from ._components.mixture import Mixture
 from ._gibbs import draw_labels, draw_parameters, first_state, gibbs_problem, GibbsProblem, GibbsState, Labels
-from ._mixture_model import mixture_model
+from ._posteriors.model import mixture_model
 
 
 class MixtureGibbsState(NamedTuple):

@@ -14,7 +14,7 @@ from ._base.xla import program
 from ._components.mixture import Mixture
 from ._fitting.em import AbstractEMFamily
 from ._fitting.fit import Fit
-from ._mixture_model import MixtureModel
+from ._posteriors.model import MixtureModel
 from ._target import Target
 
 # NumPyro's distributions whose log-densities have kinks in the parameters, or jump.

@@ -11,7 +11,7 @@ import scipy.linalg
 from jaxtyping import Array, Float
 
 from ._base.xla import program
-from ._mixture_distribution import log_density
+from ._posteriors.distribution import log_density
 from ._target import Target
 
 # A mode is found when a Newton step would lower the potential by less than this, in nats: 0.01 posterior deviations.

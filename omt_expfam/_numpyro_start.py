@@ -13,9 +13,9 @@ from ._base.xla import program
 from ._components.mixture import Mixture, responsibilities
 from ._components.numpyro_laws import relaxed
 from ._fitting.fit import fit
-from ._mixture_distribution import density_table
-from ._mixture_model import MixtureModel
 from ._mode import minimize
+from ._posteriors.distribution import density_table
+from ._posteriors.model import MixtureModel
 from ._target import Target
 
 _NUM_PRIOR_DRAWS = 512

@@ -5,9 +5,9 @@ from typing import Any, Optional, TYPE_CHECKING
 import numpy as np
 
 from ._base.arguments import ArrayLike, as_count, as_points, spread_indices
-from ._credible import check_probability
-from ._posterior_fit import PosteriorFit
 from ._posterior_plans.plan import PosteriorPlan
+from ._posteriors.credible import check_probability
+from ._posteriors.posterior import PosteriorFit
 
 if TYPE_CHECKING:
     import matplotlib.axes

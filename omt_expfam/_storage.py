@@ -34,19 +34,19 @@ from ._couplings.line.table import LineProblem, LineTable
 from ._couplings.numerical import NumericalCouplings, NumericalSettings
 from ._couplings.numerical_pair import Nodes
 from ._couplings.product import ProductCouplings
-from ._credible import CredibleInterval
 from ._fitting.fit import Fit
 from ._groups import GroupFlows, GroupShares
-from ._label_free import LabelFree
 from ._pipelines.coupled import CoupledFit
 from ._plans.correspondences import Correspondences
 from ._plans.displacement import Displacement
 from ._plans.plan import BlockTrace, TransportPlan
 from ._plans.transport import BlockStart
-from ._posterior_fit import PosteriorFit
 from ._posterior_plans.correspondences import PosteriorCorrespondences
 from ._posterior_plans.draws import ListedPlans, PlanNumbers, StackedPlans
 from ._posterior_plans.plan import PosteriorPlan
+from ._posteriors.credible import CredibleInterval
+from ._posteriors.label_free import LabelFree
+from ._posteriors.posterior import PosteriorFit
 from ._trajectory import Lineage, Trajectory
 from ._weights import WeightCoupling
 from .diagnostics import Biconvexity, Envelope, Sensitivity, SideSensitivity, Stability, Sweep, Uniqueness, WorstCase

@@ -85,7 +85,7 @@ def test_switched_labels_are_brought_back():
 def test_label_free_quantities_need_no_labels():
     """Before any relabelling: means, variances, log-likelihood and largest weight of permuted draws."""
     draws = sites()
-    from omt_expfam._label_free import LabelFree
+    from omt_expfam._posteriors.label_free import LabelFree
 
     quantities = []
     for given in (draws, shuffled(draws)[0]):

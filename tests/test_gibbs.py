@@ -14,7 +14,7 @@ from omt_expfam._family.priors import ConjugatePrior
 from omt_expfam._gibbs import gibbs_draws
 from omt_expfam._gibbs_kernel import MixtureGibbs
 from omt_expfam._metropolis import Metropolis
-from omt_expfam._mixture_model import mixture_model
+from omt_expfam._posteriors.model import mixture_model
 from omt_expfam.families import (
     DiagonalGaussian,
     Exponential,

@@ -134,14 +134,14 @@ FAULTS = {
         "moments_are_numpys and LogNormal",
     ),
     "an interval with both tails on each side": Fault(
-        "omt_expfam/_credible.py",
+        "omt_expfam/_posteriors/credible.py",
         "tail = (1 - probability) / 2",
         "tail = 1 - probability",
         "tests/test_transport_posterior.py",
         "intervals_are_numpys",
     ),
     "the longest interval": Fault(
-        "omt_expfam/_credible.py",
+        "omt_expfam/_posteriors/credible.py",
         "names.argmin(widths",
         "names.argmax(widths",
         "tests/test_transport_posterior.py",

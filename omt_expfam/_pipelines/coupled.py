@@ -33,10 +33,10 @@ from .._couplings.interface import solve_couplings
 from .._family.template import as_template, Template
 from .._fitting.em import AbstractEMFamily
 from .._fitting.fit import fit
-from .._mixture_model import mixture_model, MixtureModel
 from .._mode import find_mode, Mode
 from .._plans.plan import TransportPlan
 from .._plans.transport import transport
+from .._posteriors.model import mixture_model, MixtureModel
 from .._target import Target
 from .factor import check_differentiable, check_epsilon_weights
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from .._credible import CredibleInterval
+from .._posteriors.credible import CredibleInterval
 
 
 @dataclasses.dataclass(frozen=True)

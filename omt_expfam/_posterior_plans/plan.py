@@ -13,8 +13,8 @@ from .._base.results import RESULTS
 from .._components.interface import AbstractComponents
 from .._components.mixture import Mixture
 from .._couplings.interface import select_pairs
-from .._credible import credible_interval, CredibleInterval, IntervalKind
 from .._plans.plan import TransportPlan
+from .._posteriors.credible import credible_interval, CredibleInterval, IntervalKind
 from .correspondences import PosteriorCorrespondences
 from .draws import AbstractPlanDraws
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from .._base.arguments import as_count, as_host_or_traced, as_scalar
-from .._credible import check_probability
+from .._posteriors.credible import check_probability
 from ._stability import Stability
 
 if TYPE_CHECKING:

@@ -10,14 +10,14 @@ import numpy as np
 from jaxtyping import Array
 from numpyro.infer import MCMC
 
-from ._base.arguments import ArrayLike, as_count, as_key, as_points, KeyLike, take
-from ._base.results import RESULTS
-from ._components.draws import check_draws
-from ._components.mixture import Mixture
-from ._components.numpyro_laws import relaxed
-from ._fit_posterior import assemble, raise_with
-from ._mixture_model import stacked_mixtures
-from ._posterior_fit import PosteriorFit, stack_chains
+from .._base.arguments import ArrayLike, as_count, as_key, as_points, KeyLike, take
+from .._base.results import RESULTS
+from .._components.draws import check_draws
+from .._components.mixture import Mixture
+from .._components.numpyro_laws import relaxed
+from .fit import assemble, raise_with
+from .model import stacked_mixtures
+from .posterior import PosteriorFit, stack_chains
 
 
 def posterior_from_numpyro(

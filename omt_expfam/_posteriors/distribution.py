@@ -8,10 +8,10 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
-from ._base.arguments import safe_log, unfused
-from ._components.mixture import Mixture
-from ._fitting.em import AbstractEMFamily, AbstractRegularEMFamily
-from ._numerics.support import Constraint
+from .._base.arguments import safe_log, unfused
+from .._components.mixture import Mixture
+from .._fitting.em import AbstractEMFamily, AbstractRegularEMFamily
+from .._numerics.support import Constraint
 
 
 class MixtureDistribution(dist.Distribution):

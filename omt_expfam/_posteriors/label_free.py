@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._base.buckets import pad, pad_zero, point_bucket
-from ._base.xla import program
-from ._components.mixture import Mixture
-from ._mixture_distribution import log_density
+from .._base.buckets import pad, pad_zero, point_bucket
+from .._base.xla import program
+from .._components.mixture import Mixture
+from .distribution import log_density
 
 # Points at which the log-likelihood is followed, at most.
 _NUM_POINTS = 2000
@@ -96,7 +96,7 @@ class LabelFree(eqx.Module):
 
 def _diagnose(draws: np.ndarray, num_chains: int) -> tuple[np.ndarray, np.ndarray]:
     """Effective sizes and r-hats; a single chain is compared with itself, first half against second."""
-    from ._arviz import effective_size, r_hat
+    from .arviz import effective_size, r_hat
 
     chains = draws.reshape(len(draws), num_chains, -1)
     if num_chains == 1:

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ._base.arguments import ArrayLike, as_count, as_key, as_points, KeyLike, power_of_two, safe_log, take
-from ._base.results import RESULTS
-from ._base.xla import program
-from ._components.draws import count_draws
-from ._components.mixture import Mixture
-from ._credible import credible_interval, CredibleInterval
-from ._label_free import LabelFree
-from ._mixture_distribution import log_density
+from .._base.arguments import ArrayLike, as_count, as_key, as_points, KeyLike, power_of_two, safe_log, take
+from .._base.results import RESULTS
+from .._base.xla import program
+from .._components.draws import count_draws
+from .._components.mixture import Mixture
+from .credible import credible_interval, CredibleInterval
+from .distribution import log_density
+from .label_free import LabelFree
 
 # Draws of the predictive law made at once.
 _BATCH = 256
@@ -137,7 +137,7 @@ class PosteriorFit(eqx.Module):
         Raises:
             ValueError: If the data are needed and were not kept.
         """
-        from ._arviz import inference_data
+        from .arviz import inference_data
 
         return inference_data(self, log_likelihood, None if predictive is None else as_key(predictive))
 
@@ -151,7 +151,7 @@ class PosteriorFit(eqx.Module):
         Raises:
             ValueError: If the data were not kept.
         """
-        from ._arviz import leave_one_out
+        from .arviz import leave_one_out
 
         return leave_one_out(self.to_arviz(log_likelihood=True))
 

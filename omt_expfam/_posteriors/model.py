@@ -13,18 +13,18 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
-from ._base.arguments import ArrayLike, as_count, as_floating, as_points, as_scalar
-from ._base.xla import program
-from ._components.interface import AbstractComponents
-from ._components.mixture import Mixture
-from ._components.numpyro_components import NumPyroComponents
-from ._components.numpyro_laws import relaxed
-from ._family.conjugate import without_shape
-from ._family.priors import ConjugatePrior
-from ._family.template import as_template, Template
-from ._fitting.em import AbstractEMFamily
-from ._mixture_distribution import MixtureDistribution
-from ._numerics.support import check_support, in_words
+from .._base.arguments import ArrayLike, as_count, as_floating, as_points, as_scalar
+from .._base.xla import program
+from .._components.interface import AbstractComponents
+from .._components.mixture import Mixture
+from .._components.numpyro_components import NumPyroComponents
+from .._components.numpyro_laws import relaxed
+from .._family.conjugate import without_shape
+from .._family.priors import ConjugatePrior
+from .._family.template import as_template, Template
+from .._fitting.em import AbstractEMFamily
+from .._numerics.support import check_support, in_words
+from .distribution import MixtureDistribution
 
 # Draws from a prior that must all be values which its parameter may have.
 _NUM_CHECKS = 256

@@ -8,21 +8,21 @@ import jax
 import numpy as np
 import numpyro.distributions as dist
 
-from ._base.arguments import ArrayLike, as_count, as_key, default_dtype, KeyLike, split_key
-from ._base.precision import narrow
-from ._base.results import ConvergenceError, RESULTS
-from ._components.mixture import Mixture
-from ._components.relabel import relabel
-from ._family.template import as_template, Template
-from ._fitting.em import AbstractEMFamily
-from ._fitting.fit import _as_data, _as_start, Fit, fit
-from ._gibbs import conditional_law
-from ._inference import AbstractMethod, PosteriorProblem, SiteDraws
-from ._label_free import LabelFree, LARGEST_R_HAT
-from ._methods import Bootstrap, Gibbs, LaplaceApproximation
-from ._mixture_model import mixture_model, MixtureModel, stacked_mixtures
-from ._numpyro_start import numpyro_start
-from ._posterior_fit import PosteriorFit, stack_chains
+from .._base.arguments import ArrayLike, as_count, as_key, default_dtype, KeyLike, split_key
+from .._base.precision import narrow
+from .._base.results import ConvergenceError, RESULTS
+from .._components.mixture import Mixture
+from .._components.relabel import relabel
+from .._family.template import as_template, Template
+from .._fitting.em import AbstractEMFamily
+from .._fitting.fit import _as_data, _as_start, Fit, fit
+from .._gibbs import conditional_law
+from .._inference import AbstractMethod, PosteriorProblem, SiteDraws
+from .._methods import Bootstrap, Gibbs, LaplaceApproximation
+from .._numpyro_start import numpyro_start
+from .label_free import LabelFree, LARGEST_R_HAT
+from .model import mixture_model, MixtureModel, stacked_mixtures
+from .posterior import PosteriorFit, stack_chains
 
 
 def fit_posterior(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._base.arguments import ArrayLike, as_floating, as_host_or_traced, as_scalar, is_traced
+from .._base.arguments import ArrayLike, as_floating, as_host_or_traced, as_scalar, is_traced
 
 # Checked by hand, with a better message than a run-time type checker's.
 if TYPE_CHECKING:
