@@ -27,11 +27,7 @@ from ._family.template import Template as Template, template as template
 from ._fitting.em import AbstractEMFamily as AbstractEMFamily, AbstractRegularEMFamily as AbstractRegularEMFamily
 from ._fitting.fit import Fit as Fit, fit as fit
 from ._fitting.select import select_num_components as select_num_components, Selection as Selection
-from ._gibbs_kernel import MixtureGibbs as MixtureGibbs
 from ._groups import group_shares as group_shares, GroupFlows as GroupFlows, GroupShares as GroupShares
-from ._inference import AbstractMethod as AbstractMethod
-from ._methods import Bootstrap as Bootstrap, Gibbs as Gibbs, LaplaceApproximation as LaplaceApproximation
-from ._nuts import NUTS as NUTS
 from ._pipelines.coupled import CoupledFit as CoupledFit, fit_coupled as fit_coupled
 from ._pipelines.factor import transport_factor as transport_factor
 from ._pipelines.select_plan import PlanSelection as PlanSelection, select_plan as select_plan
@@ -46,10 +42,18 @@ from ._posteriors.distribution import MixtureDistribution as MixtureDistribution
 from ._posteriors.fit import fit_posterior as fit_posterior
 from ._posteriors.from_numpyro import posterior_from_numpyro as posterior_from_numpyro
 from ._posteriors.label_free import LabelFree as LabelFree
+from ._posteriors.methods.gibbs_kernel import MixtureGibbs as MixtureGibbs
+from ._posteriors.methods.laplace import (
+    Bootstrap as Bootstrap,
+    Gibbs as Gibbs,
+    LaplaceApproximation as LaplaceApproximation,
+)
+from ._posteriors.methods.method import AbstractMethod as AbstractMethod
+from ._posteriors.methods.nuts import NUTS as NUTS
+from ._posteriors.methods.svi import SVI as SVI
 from ._posteriors.model import mixture_model as mixture_model, MixtureModel as MixtureModel
 from ._posteriors.posterior import PosteriorFit as PosteriorFit
 from ._storage import load as load, save as save
 from ._trajectory import Lineage as Lineage, Trajectory as Trajectory, trajectory as trajectory
-from ._variational import SVI as SVI
 
 __version__: str

@@ -11,12 +11,12 @@ from numpyro.infer.util import log_density
 
 from omt_expfam import ConvergenceError, Mixture, NumPyroComponents, RESULTS, transport
 from omt_expfam._components.numpyro_laws import relaxed
-from omt_expfam._mode import find_mode
 from omt_expfam._pipelines import coupled as _coupled
 from omt_expfam._pipelines.coupled import fit_coupled
 from omt_expfam._pipelines.factor import transport_factor
+from omt_expfam._posteriors.methods.mode import find_mode
+from omt_expfam._posteriors.methods.target import Target
 from omt_expfam._posteriors.model import mixture_model
-from omt_expfam._target import Target
 from omt_expfam.families import DiagonalGaussian, Exponential, Gamma, Gaussian, Laplace
 
 pytestmark = pytest.mark.optimize(False)

@@ -17,10 +17,10 @@ from numpyro.infer import autoguide
 
 import omt_expfam as omt
 from omt_expfam._components.numpyro_laws import relaxed
-from omt_expfam._inference import PosteriorProblem
-from omt_expfam._mode import curvature_factor, find_mode, hessian, value_and_grad
-from omt_expfam._target import Target
-from omt_expfam._variational import _verdict
+from omt_expfam._posteriors.methods.method import PosteriorProblem
+from omt_expfam._posteriors.methods.mode import curvature_factor, find_mode, hessian, value_and_grad
+from omt_expfam._posteriors.methods.svi import _verdict
+from omt_expfam._posteriors.methods.target import Target
 from omt_expfam.families import (
     DiagonalGaussian,
     Exponential,

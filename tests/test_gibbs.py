@@ -8,12 +8,13 @@ import pytest
 import scipy.stats
 from numpyro.distributions import constraints, transforms
 
-from omt_expfam import _gibbs, AbstractFactorizedFamily, Mixture
+from omt_expfam import AbstractFactorizedFamily, Mixture
 from omt_expfam._components.numpyro_laws import relaxed
 from omt_expfam._family.priors import ConjugatePrior
-from omt_expfam._gibbs import gibbs_draws
-from omt_expfam._gibbs_kernel import MixtureGibbs
-from omt_expfam._metropolis import Metropolis
+from omt_expfam._posteriors.methods import gibbs_sweeps as _gibbs
+from omt_expfam._posteriors.methods.gibbs_kernel import MixtureGibbs
+from omt_expfam._posteriors.methods.gibbs_sweeps import gibbs_draws
+from omt_expfam._posteriors.methods.metropolis import Metropolis
 from omt_expfam._posteriors.model import mixture_model
 from omt_expfam.families import (
     DiagonalGaussian,

@@ -33,11 +33,11 @@ from .._couplings.interface import solve_couplings
 from .._family.template import as_template, Template
 from .._fitting.em import AbstractEMFamily
 from .._fitting.fit import fit
-from .._mode import find_mode, Mode
 from .._plans.plan import TransportPlan
 from .._plans.transport import transport
+from .._posteriors.methods.mode import find_mode, Mode
+from .._posteriors.methods.target import Target
 from .._posteriors.model import mixture_model, MixtureModel
-from .._target import Target
 from .factor import check_differentiable, check_epsilon_weights
 
 # Couplings below this share of all mass count as zero in the search: the logarithm of the weights stays finite.

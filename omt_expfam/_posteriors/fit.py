@@ -16,11 +16,11 @@ from .._components.relabel import relabel
 from .._family.template import as_template, Template
 from .._fitting.em import AbstractEMFamily
 from .._fitting.fit import _as_data, _as_start, Fit, fit
-from .._gibbs import conditional_law
-from .._inference import AbstractMethod, PosteriorProblem, SiteDraws
-from .._methods import Bootstrap, Gibbs, LaplaceApproximation
-from .._numpyro_start import numpyro_start
 from .label_free import LabelFree, LARGEST_R_HAT
+from .methods.gibbs_sweeps import conditional_law
+from .methods.laplace import Bootstrap, Gibbs, LaplaceApproximation
+from .methods.method import AbstractMethod, PosteriorProblem, SiteDraws
+from .methods.numpyro_start import numpyro_start
 from .model import mixture_model, MixtureModel, stacked_mixtures
 from .posterior import PosteriorFit, stack_chains
 

@@ -10,9 +10,9 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Array, Float
 
-from ._base.xla import program
-from ._posteriors.distribution import log_density
-from ._target import Target
+from ..._base.xla import program
+from ..distribution import log_density
+from .target import Target
 
 # A mode is found when a Newton step would lower the potential by less than this, in nats: 0.01 posterior deviations.
 # Where densities have kinks the gradient jumps at every data point, and this is all that can be asked for.

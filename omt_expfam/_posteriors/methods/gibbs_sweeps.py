@@ -10,15 +10,15 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt
 
-from ._base.arguments import ArrayLike, as_count, as_key, as_points, KeyLike, safe_log
-from ._base.buckets import pad, pad_zero, point_bucket
-from ._base.precision import in_float64
-from ._base.progress import progress_bar
-from ._base.results import ConvergenceError
-from ._base.xla import program
-from ._components.mixture import Mixture
-from ._fitting.em import AbstractEMFamily, AbstractRegularEMFamily
-from ._metropolis import Metropolis
+from ..._base.arguments import ArrayLike, as_count, as_key, as_points, KeyLike, safe_log
+from ..._base.buckets import pad, pad_zero, point_bucket
+from ..._base.precision import in_float64
+from ..._base.progress import progress_bar
+from ..._base.results import ConvergenceError
+from ..._base.xla import program
+from ..._components.mixture import Mixture
+from ..._fitting.em import AbstractEMFamily, AbstractRegularEMFamily
+from .metropolis import Metropolis
 
 # Numbers in one chunk of the data, which should stay in the processor's cache; and the most that are kept prepared.
 _CHUNK, _PREPARED = 2**15, 2**26

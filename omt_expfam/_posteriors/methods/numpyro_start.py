@@ -7,16 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
-from ._base.arguments import split_key
-from ._base.buckets import pad, point_bucket
-from ._base.xla import program
-from ._components.mixture import Mixture, responsibilities
-from ._components.numpyro_laws import relaxed
-from ._fitting.fit import fit
-from ._mode import minimize
-from ._posteriors.distribution import density_table
-from ._posteriors.model import MixtureModel
-from ._target import Target
+from ..._base.arguments import split_key
+from ..._base.buckets import pad, point_bucket
+from ..._base.xla import program
+from ..._components.mixture import Mixture, responsibilities
+from ..._components.numpyro_laws import relaxed
+from ..._fitting.fit import fit
+from ..distribution import density_table
+from ..model import MixtureModel
+from .mode import minimize
+from .target import Target
 
 _NUM_PRIOR_DRAWS = 512
 

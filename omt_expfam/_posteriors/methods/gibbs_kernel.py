@@ -9,10 +9,10 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.infer.mcmc import MCMCKernel
 
-from ._base.arguments import ArrayLike, as_key, as_points
-from ._components.mixture import Mixture
-from ._gibbs import draw_labels, draw_parameters, first_state, gibbs_problem, GibbsProblem, GibbsState, Labels
-from ._posteriors.model import mixture_model
+from ..._base.arguments import ArrayLike, as_key, as_points
+from ..._components.mixture import Mixture
+from ..model import mixture_model
+from .gibbs_sweeps import draw_labels, draw_parameters, first_state, gibbs_problem, GibbsProblem, GibbsState, Labels
 
 
 class MixtureGibbsState(NamedTuple):

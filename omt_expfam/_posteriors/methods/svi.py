@@ -14,15 +14,15 @@ from jaxtyping import Array, Float, Int, Key
 from numpyro.distributions import constraints
 from numpyro.infer import autoguide, init_to_value, Trace_ELBO
 
-from ._base.arguments import as_count, as_scalar, split_key, unfused
-from ._base.buckets import point_bucket
-from ._base.progress import progress_bar
-from ._base.results import RESULTS
-from ._base.xla import program
-from ._components.numpyro_laws import relaxed
-from ._inference import AbstractMethod, PosteriorProblem, SiteDraws, sites_at
-from ._mode import find_mode
-from ._target import Target
+from ..._base.arguments import as_count, as_scalar, split_key, unfused
+from ..._base.buckets import point_bucket
+from ..._base.progress import progress_bar
+from ..._base.results import RESULTS
+from ..._base.xla import program
+from ..._components.numpyro_laws import relaxed
+from .method import AbstractMethod, PosteriorProblem, SiteDraws, sites_at
+from .mode import find_mode
+from .target import Target
 
 _GUIDES: dict[str, Any] = {
     "normal": autoguide.AutoNormal,

@@ -9,13 +9,13 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, Key
 
-from ._base.buckets import pad, point_bucket
-from ._base.xla import program
-from ._components.mixture import Mixture
-from ._fitting.em import AbstractEMFamily
-from ._fitting.fit import Fit
-from ._posteriors.model import MixtureModel
-from ._target import Target
+from ..._base.buckets import pad, point_bucket
+from ..._base.xla import program
+from ..._components.mixture import Mixture
+from ..._fitting.em import AbstractEMFamily
+from ..._fitting.fit import Fit
+from ..model import MixtureModel
+from .target import Target
 
 # NumPyro's distributions whose log-densities have kinks in the parameters, or jump.
 _KINKED = (dist.Laplace, dist.AsymmetricLaplace, dist.AsymmetricLaplaceQuantile)

@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from ._base.arguments import as_count, unfused
-from ._base.buckets import point_bucket
-from ._base.results import RESULTS
-from ._base.xla import program
-from ._components.mixture import Mixture
-from ._fitting.bootstrap import bootstrap_mixtures
-from ._gibbs import gibbs_draws
-from ._inference import AbstractMethod, PosteriorProblem, SiteDraws, sites_at
-from ._mode import find_mode
-from ._target import Target
+from ..._base.arguments import as_count, unfused
+from ..._base.buckets import point_bucket
+from ..._base.results import RESULTS
+from ..._base.xla import program
+from ..._components.mixture import Mixture
+from ..._fitting.bootstrap import bootstrap_mixtures
+from .gibbs_sweeps import gibbs_draws
+from .method import AbstractMethod, PosteriorProblem, SiteDraws, sites_at
+from .mode import find_mode
+from .target import Target
 
 
 class LaplaceApproximation(AbstractMethod):
