@@ -27,7 +27,6 @@ from ._family.template import Template as Template, template as template
 from ._fitting.em import AbstractEMFamily as AbstractEMFamily, AbstractRegularEMFamily as AbstractRegularEMFamily
 from ._fitting.fit import Fit as Fit, fit as fit
 from ._fitting.select import select_num_components as select_num_components, Selection as Selection
-from ._groups import group_shares as group_shares, GroupFlows as GroupFlows, GroupShares as GroupShares
 from ._pipelines.coupled import CoupledFit as CoupledFit, fit_coupled as fit_coupled
 from ._pipelines.factor import transport_factor as transport_factor
 from ._pipelines.select_plan import PlanSelection as PlanSelection, select_plan as select_plan
@@ -54,6 +53,7 @@ from ._posteriors.methods.svi import SVI as SVI
 from ._posteriors.model import mixture_model as mixture_model, MixtureModel as MixtureModel
 from ._posteriors.posterior import PosteriorFit as PosteriorFit
 from ._storage import load as load, save as save
-from ._trajectory import Lineage as Lineage, Trajectory as Trajectory, trajectory as trajectory
+from ._time_courses.groups import group_shares as group_shares, GroupFlows as GroupFlows, GroupShares as GroupShares
+from ._time_courses.trajectory import Lineage as Lineage, Trajectory as Trajectory, trajectory as trajectory
 
 __version__: str

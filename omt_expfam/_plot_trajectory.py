@@ -6,8 +6,8 @@ from typing import Any, Optional, TYPE_CHECKING
 import numpy as np
 
 from ._base.arguments import ArrayLike, as_points, as_scalar, spread_indices
-from ._groups import GroupFlows
-from ._trajectory import Trajectory
+from ._time_courses.groups import GroupFlows
+from ._time_courses.trajectory import Trajectory
 
 if TYPE_CHECKING:
     import matplotlib.axes

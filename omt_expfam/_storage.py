@@ -35,7 +35,6 @@ from ._couplings.numerical import NumericalCouplings, NumericalSettings
 from ._couplings.numerical_pair import Nodes
 from ._couplings.product import ProductCouplings
 from ._fitting.fit import Fit
-from ._groups import GroupFlows, GroupShares
 from ._pipelines.coupled import CoupledFit
 from ._plans.correspondences import Correspondences
 from ._plans.displacement import Displacement
@@ -47,7 +46,8 @@ from ._posterior_plans.plan import PosteriorPlan
 from ._posteriors.credible import CredibleInterval
 from ._posteriors.label_free import LabelFree
 from ._posteriors.posterior import PosteriorFit
-from ._trajectory import Lineage, Trajectory
+from ._time_courses.groups import GroupFlows, GroupShares
+from ._time_courses.trajectory import Lineage, Trajectory
 from ._weights import WeightCoupling
 from .diagnostics import Biconvexity, Envelope, Sensitivity, SideSensitivity, Stability, Sweep, Uniqueness, WorstCase
 

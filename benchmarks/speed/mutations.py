@@ -155,7 +155,7 @@ FAULTS = {
         "many_source",
     ),
     "mass shrinks from the wrong end": Fault(
-        "omt_expfam/_trajectory.py",
+        "omt_expfam/_time_courses/trajectory.py",
         "** (share - 1)",
         "** share",
         "tests/test_trajectory.py",

@@ -6,8 +6,8 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
-from ._base.arguments import ArrayLike, as_host_or_traced
-from ._components.mixture import Mixture
+from .._base.arguments import ArrayLike, as_host_or_traced
+from .._components.mixture import Mixture
 
 
 class GroupShares(eqx.Module):

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ._base.arguments import (
+from .._base.arguments import (
     ArrayLike,
     as_count,
     as_floating,
@@ -23,13 +23,13 @@ from ._base.arguments import (
     safe_log,
     ScalarLike,
 )
-from ._base.results import ConvergenceError
-from ._base.xla import program
-from ._components.mixture import Mixture
-from ._groups import as_group_shares, GroupFlows
-from ._plans.displacement import Displacement
-from ._plans.plan import TransportPlan
-from ._plans.transport import transport
+from .._base.results import ConvergenceError
+from .._base.xla import program
+from .._components.mixture import Mixture
+from .._plans.displacement import Displacement
+from .._plans.plan import TransportPlan
+from .._plans.transport import transport
+from .groups import as_group_shares, GroupFlows
 
 
 class Lineage(eqx.Module):
