@@ -13,7 +13,7 @@ import omt_expfam as omt
 from omt_expfam._base.arguments import take
 from omt_expfam._couplings.gaussian import solve_gaussian_couplings
 from omt_expfam._posterior_plans.transport import _solve_chunk, transport_posterior
-from omt_expfam._weights import entropic_coupling
+from omt_expfam._weights.entropic import entropic_coupling
 from omt_expfam.families import Gaussian
 
 EPSILON_1, EPSILON_2, TOLERANCE = 0.5, 1.0, 1e-10

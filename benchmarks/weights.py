@@ -10,8 +10,8 @@ from ott.geometry import geometry
 from ott.problems.linear import linear_problem
 from ott.solvers.linear import sinkhorn
 
-from omt_expfam._linear_program import exact_coupling
-from omt_expfam._weights import entropic_coupling
+from omt_expfam._weights.exact import exact_coupling
+from omt_expfam._weights.entropic import entropic_coupling
 
 TOLERANCE = 1e-10
 

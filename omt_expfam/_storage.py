@@ -48,7 +48,7 @@ from ._posteriors.label_free import LabelFree
 from ._posteriors.posterior import PosteriorFit
 from ._time_courses.groups import GroupFlows, GroupShares
 from ._time_courses.trajectory import Lineage, Trajectory
-from ._weights import WeightCoupling
+from ._weights.entropic import WeightCoupling
 from .diagnostics import Biconvexity, Envelope, Sensitivity, SideSensitivity, Stability, Sweep, Uniqueness, WorstCase
 
 FORMAT, FORMAT_VERSION = "omt-expfam", 1

@@ -24,7 +24,7 @@ from omt_expfam._components.numpyro_components import NumPyroComponents
 from omt_expfam._components.numpyro_laws import Laws
 from omt_expfam._couplings.interface import AbstractCouplings
 from omt_expfam._storage import load, save
-from omt_expfam._weights import WeightCoupling
+from omt_expfam._weights.entropic import WeightCoupling
 from omt_expfam.families import DiagonalGaussian, Gaussian
 
 from .cases import CASES, components, DIM, mixture

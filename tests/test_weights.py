@@ -9,9 +9,9 @@ from scipy.special import logsumexp
 
 from omt_expfam import RESULTS
 from omt_expfam._base.xla import jit_in_order
-from omt_expfam._laplacian import solve_laplacian
-from omt_expfam._linear_program import exact_coupling
-from omt_expfam._weights import entropic_coupling
+from omt_expfam._weights.entropic import entropic_coupling
+from omt_expfam._weights.exact import exact_coupling
+from omt_expfam._weights.laplacian import solve_laplacian
 
 K = 12
 

@@ -29,7 +29,7 @@ from .._base.xla import program
 from .._components.interface import log_prob_table
 from .._components.mixture import check_inside, Mixture, responsibilities
 from .._couplings.interface import AbstractComponentMaps, AbstractCouplings, PairSelection, select_pairs
-from .._weights import WeightCoupling
+from .._weights.entropic import WeightCoupling
 from .correspondences import Correspondences
 from .displacement import Displacement
 

@@ -27,8 +27,8 @@ from .._components.mixture import check_pair, Mixture
 from .._couplings.gaussian import cross_covariance_terms
 from .._couplings.interface import independent_costs, solve_couplings
 from .._couplings.numerical import NumericalSettings
-from .._linear_program import exact_coupling
-from .._weights import entropic_coupling, WeightCoupling
+from .._weights.entropic import entropic_coupling, WeightCoupling
+from .._weights.exact import exact_coupling
 from .plan import BlockTrace, TransportPlan
 
 # float32 resolves cost differences down to 1e-7 of the largest; below this ratio the weights are solved in float64.

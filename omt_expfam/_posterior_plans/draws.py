@@ -19,7 +19,7 @@ from .._components.mixture import Mixture
 from .._couplings.gaussian import GaussianCouplings
 from .._couplings.interface import AbstractComponentMaps
 from .._plans.plan import BlockTrace, TransportPlan
-from .._weights import WeightCoupling
+from .._weights.entropic import WeightCoupling
 
 # Collapsed maps of all draws are kept up to this many numbers; beyond, they are computed in every call.
 _MAX_KEPT = 2**25

@@ -17,7 +17,7 @@ from .._base.xla import jit_in_order, program
 from .._components.mixture import Mixture
 from .._plans.transport import objective_of
 from .._posteriors.methods.mode import minimize
-from .._weights import entropic_coupling
+from .._weights.entropic import entropic_coupling
 
 # Sweeps of proportional fitting inside the descents, until the marginals hold to this error or so many were made.
 _MARGINAL_ERROR, _MAX_SWEEPS = 1e-13, 20_000

@@ -17,9 +17,9 @@ from .._base.xla import program
 from .._components.mixture import check_pair, Mixture
 from .._couplings.interface import independent_costs, solve_couplings
 from .._couplings.numerical import NumericalSettings
-from .._linear_program import exact_coupling
 from .._plans.transport import objective_of, potential_of
-from .._weights import entropic_coupling
+from .._weights.entropic import entropic_coupling
+from .._weights.exact import exact_coupling
 from ._descent import descend_gaussian, GaussianProblem, mirror_descent, sample_problem, solve_samples
 from ._parameters import balanced, Gaussians, gaussians
 from ._starts import gaussian_objectives, random_couplings, random_cross_covariances

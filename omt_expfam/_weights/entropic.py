@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
-from ._base.arguments import on_host, safe_log
-from ._base.results import RESULTS
-from ._base.xla import program
-from ._laplacian import eliminate, solve_laplacian
+from .._base.arguments import on_host, safe_log
+from .._base.results import RESULTS
+from .._base.xla import program
+from .laplacian import eliminate, solve_laplacian
 
 # The path: how exact a stop on it must be, how far a tangent step may miss the marginals, and how the regularization
 # shrinks. Found by search over several hundred hard problems (ties, clusters, tiny weights, permutations).

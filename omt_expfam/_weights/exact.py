@@ -8,10 +8,10 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from ._base.arguments import at_top, is_traced, on_host, to_jax
-from ._base.results import RESULTS
-from ._laplacian import solve_laplacian
-from ._weights import WeightCoupling
+from .._base.arguments import at_top, is_traced, on_host, to_jax
+from .._base.results import RESULTS
+from .entropic import WeightCoupling
+from .laplacian import solve_laplacian
 
 # HiGHS works to 1e-10; a vertex that misses its marginals by more has failed.
 _ACCEPTED_ERROR = 1e-8
