@@ -18,8 +18,7 @@ from .._fitting.fit import Fit
 from .._pipelines.mixture_transport import MixtureTransport
 from .._plans.plan import TransportPlan
 from ._distances import cloud_distances, Distances, mixture_distances, weights_change
-from ._perturbations import AbstractPerturbation, Reseeding
-from ._study import (
+from ._maps import (
     Checkpoint,
     image_spread,
     images_of,
@@ -32,6 +31,7 @@ from ._study import (
     two_sides,
     unconverged,
 )
+from ._perturbations import AbstractPerturbation, Reseeding
 
 if TYPE_CHECKING:
     from typing import Literal

@@ -17,8 +17,7 @@ from .._fitting.fit import Fit
 from .._pipelines.mixture_transport import _pair, MixtureTransport
 from .._plans.plan import TransportPlan
 from ._distances import gelbrich_distance
-from ._random import permutation
-from ._study import (
+from ._maps import (
     Checkpoint,
     describe,
     image_spread,
@@ -31,6 +30,7 @@ from ._study import (
     two_sides,
     unconverged,
 )
+from ._random import permutation
 
 if TYPE_CHECKING:
     import xarray
