@@ -10,7 +10,6 @@ import scipy.linalg
 import scipy.optimize
 
 import omt_expfam as omt
-from omt_expfam import _plot_stability as pictures
 from omt_expfam.diagnostics import (
     AbstractPerturbation,
     Dropout,
@@ -25,6 +24,7 @@ from omt_expfam.diagnostics._distances import cloud_distances, gelbrich_distance
 from omt_expfam.diagnostics._envelope import fit_envelope
 from omt_expfam.diagnostics._stability import COLUMNS, stability
 from omt_expfam.families import DiagonalGaussian, Gaussian, Laplace
+from omt_expfam.plot import _stability as pictures
 
 pytestmark = pytest.mark.optimize(False)
 EPSILON = 0.3

@@ -6,10 +6,10 @@ import pytest
 import scipy.linalg
 import scipy.stats
 
-from omt_expfam import _plot_stability as pictures
 from omt_expfam.diagnostics import MixtureTransport
 from omt_expfam.diagnostics._sweep import COLUMNS, Sweep, sweep
 from omt_expfam.families import DiagonalGaussian, Gaussian
+from omt_expfam.plot import _stability as pictures
 
 from .test_stability import affine, key, X, Y
 

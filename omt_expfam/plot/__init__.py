@@ -9,7 +9,7 @@ from typing import Any, Optional, TYPE_CHECKING
 
 import numpy as np
 
-from ._base.arguments import (
+from .._base.arguments import (
     ArrayLike,
     as_count,
     as_floating,
@@ -19,21 +19,21 @@ from ._base.arguments import (
     KeyLike,
     spread_indices,
 )
-from ._components.mixture import Mixture
-from ._fitting.fit import Fit
-from ._plans.plan import TransportPlan
-from ._plot_diagnostics import (
+from .._components.mixture import Mixture
+from .._fitting.fit import Fit
+from .._plans.plan import TransportPlan
+from ._diagnostics import (
     sensitivity_map as sensitivity_map,
     uniqueness_histogram as uniqueness_histogram,
     worst_case_curve as worst_case_curve,
 )
-from ._plot_posterior import (
+from ._posteriors import (
     posterior_trace as posterior_trace,
     uncertain_map as uncertain_map,
     weights_posterior as weights_posterior,
 )
-from ._plot_stability import modulus as modulus, stability_curves as stability_curves, sweep_chart as sweep_chart
-from ._plot_trajectory import flows as flows, trajectory as trajectory
+from ._stability import modulus as modulus, stability_curves as stability_curves, sweep_chart as sweep_chart
+from ._time_courses import flows as flows, trajectory as trajectory
 
 if TYPE_CHECKING:
     import matplotlib.axes

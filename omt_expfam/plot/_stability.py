@@ -4,10 +4,10 @@ from typing import Any, Optional, TYPE_CHECKING
 
 import numpy as np
 
-from ._posteriors.credible import check_probability
-from .diagnostics._envelope import Envelope, running_maximum
-from .diagnostics._stability import Stability
-from .diagnostics._sweep import Sweep
+from .._posteriors.credible import check_probability
+from ..diagnostics._envelope import Envelope, running_maximum
+from ..diagnostics._stability import Stability
+from ..diagnostics._sweep import Sweep
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -58,7 +58,7 @@ def stability_curves(
     Raises:
         ValueError: If ``quantity`` or ``against`` is none of these, or the study does not have it.
     """
-    from .plot import _axes
+    from . import _axes
 
     if quantity not in _LABELS:
         raise ValueError(f"`quantity` must be one of {', '.join(_LABELS)}; got {quantity!r}.")
@@ -129,7 +129,7 @@ def modulus(
     Raises:
         ValueError: If ``column`` names no distances, or the envelope belongs to other runs.
     """
-    from .plot import _axes, NEUTRAL_COLOR
+    from . import _axes, NEUTRAL_COLOR
 
     if isinstance(study, Envelope):
         envelope, kinds = study, study.perturbations
@@ -193,7 +193,7 @@ def sweep_chart(
     """
     from matplotlib.patches import Patch
 
-    from .plot import _axes, NEUTRAL_COLOR, TARGET_COLOR
+    from . import _axes, NEUTRAL_COLOR, TARGET_COLOR
 
     rows = np.arange(1, len(result.choices))
     alike, change = result.as_likely(tolerance), result.held_out_change

@@ -4,9 +4,9 @@ from typing import Any, Optional, TYPE_CHECKING
 
 import numpy as np
 
-from .diagnostics._sensitivity import Sensitivity
-from .diagnostics._uniqueness import Uniqueness
-from .diagnostics._worst_case import WorstCase
+from ..diagnostics._sensitivity import Sensitivity
+from ..diagnostics._uniqueness import Uniqueness
+from ..diagnostics._worst_case import WorstCase
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -32,7 +32,7 @@ def uniqueness_histogram(
     Returns:
         The axes.
     """
-    from .plot import _axes, NEUTRAL_COLOR, SOURCE_COLOR, TARGET_COLOR
+    from . import _axes, NEUTRAL_COLOR, SOURCE_COLOR, TARGET_COLOR
 
     panel = _axes(ax)
     least = found.objectives[:, -1].min()
@@ -86,7 +86,7 @@ def sensitivity_map(
     Raises:
         ValueError: If ``side`` or ``quantity`` is none of these.
     """
-    from .plot import _axes
+    from . import _axes
 
     if side not in ("source", "target"):
         raise ValueError(f'`side` must be "source" or "target"; got {side!r}.')
@@ -124,7 +124,7 @@ def worst_case_curve(
     Returns:
         The axes.
     """
-    from .plot import _axes, NEUTRAL_COLOR, TARGET_COLOR
+    from . import _axes, NEUTRAL_COLOR, TARGET_COLOR
 
     panel = _axes(ax)
     random = found.random_displacements

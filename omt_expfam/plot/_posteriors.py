@@ -4,10 +4,10 @@ from typing import Any, Optional, TYPE_CHECKING
 
 import numpy as np
 
-from ._base.arguments import ArrayLike, as_count, as_points, spread_indices
-from ._posterior_plans.plan import PosteriorPlan
-from ._posteriors.credible import check_probability
-from ._posteriors.posterior import PosteriorFit
+from .._base.arguments import ArrayLike, as_count, as_points, spread_indices
+from .._posterior_plans.plan import PosteriorPlan
+from .._posteriors.credible import check_probability
+from .._posteriors.posterior import PosteriorFit
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -50,7 +50,7 @@ def uncertain_map(
     """
     from matplotlib.patches import Ellipse
 
-    from .plot import _axes, _check_dims, arrows, TARGET_COLOR
+    from . import _axes, _check_dims, arrows, TARGET_COLOR
 
     check_probability(probability)
     dim = posterior_plan.plan(0).source.dim
@@ -116,7 +116,7 @@ def weights_posterior(
     """
     from matplotlib.patches import Rectangle
 
-    from .plot import _axes, _color_map, TARGET_COLOR
+    from . import _axes, _color_map, TARGET_COLOR
 
     interval = posterior_plan.row_shares_interval(probability)
     orders = (("source_order", source_order), ("target_order", target_order))
@@ -179,7 +179,7 @@ def posterior_trace(
     Returns:
         The axes.
     """
-    from .plot import _axes, NEUTRAL_COLOR, SOURCE_COLOR, TARGET_COLOR
+    from . import _axes, NEUTRAL_COLOR, SOURCE_COLOR, TARGET_COLOR
 
     panel = _axes(ax)
     if "elbo" in posterior.traces:

@@ -5,9 +5,9 @@ from typing import Any, Optional, TYPE_CHECKING
 
 import numpy as np
 
-from ._base.arguments import ArrayLike, as_points, as_scalar, spread_indices
-from ._time_courses.groups import GroupFlows
-from ._time_courses.trajectory import Trajectory
+from .._base.arguments import ArrayLike, as_points, as_scalar, spread_indices
+from .._time_courses.groups import GroupFlows
+from .._time_courses.trajectory import Trajectory
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -44,7 +44,7 @@ def flows(
     Raises:
         ValueError: If ``names`` or ``colors`` do not fit the course.
     """
-    from .plot import _axes
+    from . import _axes
 
     as_scalar("min_weight", min_weight)
     if isinstance(course, GroupFlows):
@@ -164,7 +164,7 @@ def trajectory(
     """
     import matplotlib
 
-    from .plot import _axes, _check_dims, _name_axes
+    from . import _axes, _check_dims, _name_axes
 
     if course.dim < 2:
         raise ValueError("`course` must have two dimensions or more to be drawn in the plane; `flows` needs none.")
