@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import omt_expfam as omt
-from omt_expfam._base.arguments import take
+from omt_expfam._base.arrays import take
 from omt_expfam._couplings.gaussian import solve_gaussian_couplings
 from omt_expfam._posterior_plans.transport import _solve_chunk, transport_posterior
 from omt_expfam._weights.entropic import entropic_coupling

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from omt_expfam._base.arguments import take, unfused
+from omt_expfam._base.arrays import take
+from omt_expfam._base.xla import unfused
 from omt_expfam._components.covariance import AbstractCovariance, DiagonalCovariance, ScalarCovariance, to_dense
 from omt_expfam._components.interface import AbstractExponentialFamily, map_components
 from omt_expfam._fitting.em import AbstractEMFamily, AbstractRegularEMFamily

@@ -9,7 +9,8 @@ import numpyro.distributions as dist
 from jax.scipy.special import gammaln
 from jaxtyping import Array, Float
 
-from omt_expfam._base.arguments import ArrayLike, as_floating, as_host_or_traced, check_positive, check_shape, is_traced
+from omt_expfam._base.arguments import ArrayLike, as_floating, as_host_or_traced, check_positive, check_shape
+from omt_expfam._base.arrays import is_traced
 from omt_expfam._components.covariance import AbstractCovariance, DiagonalCovariance
 from omt_expfam._components.interface import AbstractComponents
 from omt_expfam._components.product_form import ProductForm

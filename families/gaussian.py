@@ -9,7 +9,8 @@ import numpyro.distributions as dist
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Key
 
-from omt_expfam._base.arguments import ArrayLike, as_floating, check_shape, is_traced, to_jax
+from omt_expfam._base.arguments import ArrayLike, as_floating, check_shape
+from omt_expfam._base.arrays import is_traced, to_jax
 from omt_expfam._components.covariance import DenseCovariance
 from omt_expfam._family.conjugate import (
     check_names,

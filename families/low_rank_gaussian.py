@@ -9,7 +9,8 @@ import numpyro.distributions as dist
 from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Float, Key
 
-from omt_expfam._base.arguments import ArrayLike, as_count, as_floating, check_positive, check_shape, is_traced, to_jax
+from omt_expfam._base.arguments import ArrayLike, as_count, as_floating, check_positive, check_shape
+from omt_expfam._base.arrays import is_traced, to_jax
 from omt_expfam._components.covariance import AbstractCovariance, DenseCovariance, LowRankCovariance
 from omt_expfam._components.interface import each, map_components
 from omt_expfam._family.priors import location_prior, spread_of, variance_prior, within_scale

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import __version__
-from ._base.arguments import is_traced
+from ._base.arrays import is_traced
 from ._base.results import RESULTS
 from ._components.mixture import Mixture
 from ._components.numpyro_components import NumPyroComponents

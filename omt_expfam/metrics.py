@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ._base.arguments import ArrayLike, as_count, as_floating, as_scalar, is_traced, ScalarLike
+from ._base.arguments import ArrayLike, as_count, as_floating, as_scalar, ScalarLike
+from ._base.arrays import is_traced
 from ._base.precision import in_float64, narrow
 from ._base.results import ConvergenceError
 

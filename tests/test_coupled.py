@@ -10,7 +10,7 @@ from numpyro.infer.autoguide import AutoDelta
 from numpyro.infer.util import log_density
 
 from omt_expfam import ConvergenceError, Mixture, NumPyroComponents, RESULTS, transport
-from omt_expfam._components.numpyro_laws import relaxed
+from omt_expfam._base.precision import relaxed
 from omt_expfam._pipelines import coupled as _coupled
 from omt_expfam._pipelines.coupled import fit_coupled
 from omt_expfam._pipelines.factor import transport_factor

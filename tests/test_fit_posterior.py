@@ -16,7 +16,7 @@ import scipy.stats
 from numpyro.infer import autoguide
 
 import omt_expfam as omt
-from omt_expfam._components.numpyro_laws import relaxed
+from omt_expfam._base.precision import relaxed
 from omt_expfam._posteriors.methods.method import PosteriorProblem
 from omt_expfam._posteriors.methods.mode import curvature_factor, find_mode, hessian, value_and_grad
 from omt_expfam._posteriors.methods.svi import _verdict

@@ -13,7 +13,7 @@ import pytest
 from numpyro.infer import autoguide, init_to_value, MCMC, NUTS, SVI, Trace_ELBO
 
 import omt_expfam as omt
-from omt_expfam._components.numpyro_laws import relaxed
+from omt_expfam._base.precision import relaxed
 from omt_expfam.families import DiagonalGaussian, Gaussian
 
 pytestmark = pytest.mark.optimize(False)

@@ -9,7 +9,7 @@ import scipy.stats
 from numpyro.distributions import constraints, transforms
 
 from omt_expfam import AbstractFactorizedFamily, Mixture
-from omt_expfam._components.numpyro_laws import relaxed
+from omt_expfam._base.precision import relaxed
 from omt_expfam._family.priors import ConjugatePrior
 from omt_expfam._posteriors.methods import gibbs_sweeps as _gibbs
 from omt_expfam._posteriors.methods.gibbs_kernel import MixtureGibbs

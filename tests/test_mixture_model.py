@@ -17,7 +17,7 @@ from numpyro.infer.util import log_density
 
 import omt_expfam as omt
 from families import REGISTRY
-from omt_expfam._components.numpyro_laws import relaxed
+from omt_expfam._base.precision import relaxed
 from omt_expfam._posteriors.distribution import log_density as mixture_log_density, MixtureDistribution
 from omt_expfam.families import (
     Beta,

@@ -19,7 +19,7 @@ from matplotlib.patches import Ellipse
 
 import omt_expfam as omt
 from omt_expfam import plot as typed_plot
-from omt_expfam._base.arguments import take
+from omt_expfam._base.arrays import take
 from omt_expfam._components.relabel import permuted, relabel
 from omt_expfam._posterior_plans.transport import transport_posterior
 from omt_expfam._posteriors.credible import credible_interval

@@ -1,7 +1,5 @@
 """Conversion and checks of array arguments: one-line errors that name the argument."""
 
-import functools
-from collections.abc import Callable
 from typing import Any, TYPE_CHECKING
 
 import jax
@@ -9,7 +7,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from .xla import traces_nothing
+from .arrays import default_dtype, is_traced, to_jax
 
 if TYPE_CHECKING:
     import numpy.typing
@@ -21,29 +19,6 @@ if TYPE_CHECKING:
 else:
     # Public functions check their arguments themselves, with better messages than a run-time type checker's.
     ArrayLike = ScalarLike = KeyLike = Any
-
-
-def is_traced(*trees: Any) -> bool:
-    """Whether any array in the given pytrees is a JAX tracer, whose values cannot be looked at."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
-
-
-def at_top(*trees: Any) -> bool:
-    """Whether nothing is being traced, so that arrays may be looked at and padded, and what they give may be too."""
-    return not is_traced(trees) and traces_nothing()
-
-
-def default_dtype() -> np.dtype:
-    """The floating-point type JAX uses by default: float32, or float64 where x64 is enabled."""
-    return np.dtype(jnp.result_type(float))
-
-
-def to_jax(host: Any, dtype: Any = None) -> jax.Array:
-    """A JAX array with a copy of NumPy's numbers; `jnp.asarray`, for tracers only, compiles a program."""
-    if is_traced(host):
-        return jnp.asarray(host, dtype)
-    array = np.array(host, dtype)
-    return jax.device_put(array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False))
 
 
 def _shape_text(shape: str) -> str:
@@ -118,11 +93,6 @@ def as_points(name: str, value: ArrayLike, dim: int, dtype: Any = None) -> jax.A
     return array
 
 
-def spread_indices(num: int, limit: int) -> np.ndarray:
-    """Indices of at most ``limit`` of ``num`` items, evenly spaced."""
-    return np.arange(num) if num <= limit else np.linspace(0, num - 1, limit).astype(int)
-
-
 def check_shape(name: str, array: jax.Array, expected: tuple[int, ...], why: str) -> None:
     """Raise ValueError unless ``array`` has the expected shape."""
     if array.shape != expected:
@@ -173,75 +143,7 @@ def as_key(key: Any) -> jax.Array:
     raise TypeError(f"`key` must be a random key such as jax.random.key(0); got {type(key).__name__}.")
 
 
-def batch_size(item_size: int, limit: int = 2**22) -> int:
-    """How many items of ``item_size`` numbers fit in a working block of ``limit`` numbers."""
-    return max(1, limit // max(item_size, 1))
-
-
-def power_of_two(size: int) -> int:
-    """The smallest power of two that is at least ``size``: arrays padded to it compile few programs."""
-    return 1 << max(size - 1, 0).bit_length()
-
-
-def on_host(function: Callable[..., Any], *arrays: Any) -> Any:
-    """Arithmetic of few numbers, ``function(numpy, *arrays)``, which compiles nothing; by JAX where it is traced."""
-    if not at_top(*arrays):
-        return function(jnp, *arrays)
-    with np.errstate(all="ignore"):
-        result = function(np, *jax.tree.map(np.asarray, arrays))
-    return jax.tree.map(to_jax, result)
-
-
-def take(tree: Any, index: Any) -> Any:
-    """One entry, or some, of everything that is stacked in a pytree."""
-    return jax.tree.map(lambda leaf: leaf[index], tree)
-
-
-def kept(owner: Any, name: str, compute: Callable[[], Any]) -> Any:
-    """Compute once and keep beside the fields of a module; nothing traced is ever kept."""
-    if is_traced(owner):
-        return compute()
-    if name not in owner.__dict__:
-        if at_top():
-            object.__setattr__(owner, name, compute())
-        else:
-            with jax.ensure_compile_time_eval():
-                object.__setattr__(owner, name, compute())
-    return owner.__dict__[name]
-
-
-def split_key(key: jax.Array, num: int) -> tuple[jax.Array, ...]:
-    """Independent keys, by one small program."""
-    return _split_key(key, num)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _split_key(key: jax.Array, num: int) -> tuple[jax.Array, ...]:
-    return tuple(jax.random.split(key, num))
-
-
-def unfused(array: Any) -> Any:
-    """The same array, kept apart from a reduction that follows.
-
-    XLA's CPU compiler fuses a matrix product with a reduction of it; in jaxlib 0.10.2 some of these fusions return
-    wrong numbers (products with three rows at 16,385 to 49,152 points, for one). Products that are reduced pass
-    through here: a reduction to the array's own precision changes nothing and cannot be fused.
-    """
-    finfo = jnp.finfo(array.dtype)
-    return jax.lax.reduce_precision(array, finfo.nexp, finfo.nmant)
-
-
-def after(tree: Any, value: jax.Array) -> Any:
-    """The same floating-point arrays, but not used before a scalar is known (NaN if it is NaN).
-
-    jaxlib 0.10.2 shares the work of a batch of factorizations or triangular solves between its threads and waits for
-    them. Two such operations that run side by side on a machine with two cores can wait for each other for ever; a
-    dependence between them makes them take turns. (A compiler's barrier does not: it is gone before parts are run.)
-    """
-    return jax.tree.map(lambda leaf: jnp.where(jnp.isnan(value), jnp.asarray(jnp.nan, leaf.dtype), leaf), tree)
-
-
-def safe_log(weights: jax.Array) -> jax.Array:
-    """The logarithm of nonnegative weights: ``-inf``, with derivative zero, at zero."""
-    used = weights > 0
-    return jnp.where(used, jnp.log(jnp.where(used, weights, jnp.ones_like(weights))), -jnp.inf)
+def check_probability(probability: float) -> None:
+    """Raise unless a probability lies strictly between 0 and 1."""
+    if not 0 < float(as_scalar("probability", probability)) < 1:
+        raise ValueError(f"`probability` must lie between 0 and 1; got {probability:g}.")

@@ -1,12 +1,13 @@
 """Working in float64 for one computation, without touching JAX's global flags."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
-from .arguments import to_jax
+from .arrays import to_jax
 
 _Out = TypeVar("_Out")
 
@@ -43,3 +44,10 @@ def narrow(tree: Any, dtype: Any) -> Any:
         return leaf
 
     return jax.tree.map(convert, tree)
+
+
+@contextlib.contextmanager
+def relaxed() -> Iterator[None]:
+    """NumPyro does not satisfy JAX's strict modes, which a caller may have enabled."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"), jax.debug_key_reuse(False):
+        yield

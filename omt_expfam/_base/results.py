@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from .arguments import is_traced
+from .arrays import is_traced
 
 
 class RESULTS(eqx.Enumeration):

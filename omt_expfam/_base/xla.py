@@ -7,6 +7,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jax.extend.core import get_opaque_trace_state
 
 _In = ParamSpec("_In")
@@ -77,3 +78,24 @@ def _known(backend: str, quick: bool) -> dict[str, Any] | None:
     except Exception:  # an XLA without that option
         return None
     return wanted
+
+
+def unfused(array: Any) -> Any:
+    """The same array, kept apart from a reduction that follows.
+
+    XLA's CPU compiler fuses a matrix product with a reduction of it; in jaxlib 0.10.2 some of these fusions return
+    wrong numbers (products with three rows at 16,385 to 49,152 points, for one). Products that are reduced pass
+    through here: a reduction to the array's own precision changes nothing and cannot be fused.
+    """
+    finfo = jnp.finfo(array.dtype)
+    return jax.lax.reduce_precision(array, finfo.nexp, finfo.nmant)
+
+
+def after(tree: Any, value: jax.Array) -> Any:
+    """The same floating-point arrays, but not used before a scalar is known (NaN if it is NaN).
+
+    jaxlib 0.10.2 shares the work of a batch of factorizations or triangular solves between its threads and waits for
+    them. Two such operations that run side by side on a machine with two cores can wait for each other for ever; a
+    dependence between them makes them take turns. (A compiler's barrier does not: it is gone before parts are run.)
+    """
+    return jax.tree.map(lambda leaf: jnp.where(jnp.isnan(value), jnp.asarray(jnp.nan, leaf.dtype), leaf), tree)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._base.arguments import batch_size, is_traced, take
+from .._base.arrays import batch_size, is_traced, take
 from .mixture import Mixture, WEIGHT_TOLERANCE
 
 if TYPE_CHECKING:

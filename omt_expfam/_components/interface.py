@@ -11,7 +11,8 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int, Key
 
-from .._base.arguments import ArrayLike, as_count, as_key, as_points, at_top, batch_size, is_traced, KeyLike
+from .._base.arguments import ArrayLike, as_count, as_key, as_points, KeyLike
+from .._base.arrays import at_top, batch_size, is_traced
 from .._base.buckets import cut, pad, point_bucket, small_component_bucket
 from .._base.precision import in_float64, narrow
 from .._base.results import ConvergenceError

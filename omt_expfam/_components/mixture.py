@@ -10,19 +10,8 @@ import numpyro.distributions as dist
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, Key
 
-from .._base.arguments import (
-    ArrayLike,
-    as_count,
-    as_floating,
-    as_key,
-    as_points,
-    at_top,
-    is_traced,
-    KeyLike,
-    on_host,
-    safe_log,
-    to_jax,
-)
+from .._base.arguments import ArrayLike, as_count, as_floating, as_key, as_points, KeyLike
+from .._base.arrays import at_top, is_traced, on_host, safe_log, to_jax
 from .._base.buckets import cut, pad, pad_zero, point_bucket
 from .._base.xla import program
 from .interface import AbstractComponents, call, log_prob_table

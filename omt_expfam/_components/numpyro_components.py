@@ -9,9 +9,10 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, Key
 from numpyro.distributions import constraints, transforms
 
+from .._base.precision import relaxed
 from .covariance import AbstractCovariance, DenseCovariance, DiagonalCovariance
 from .interface import AbstractComponents
-from .numpyro_laws import Laws, leading, relaxed
+from .numpyro_laws import Laws, leading
 from .product_form import AbstractShape, ProductForm
 
 # Draws for moments without a formula.

@@ -1,10 +1,9 @@
 """NumPyro distributions with a batch axis, taken apart into one law per component."""
 
-import contextlib
 import copy
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -14,7 +13,8 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array
 
-from .._base.arguments import default_dtype, is_traced
+from .._base.arrays import default_dtype, is_traced
+from .._base.precision import relaxed
 
 # How an array of the distribution relates to the batch axis: it has that axis, has one of length one, or has none.
 _BATCHED, _SINGLE, _SHARED = "batched", "single", "shared"
@@ -109,13 +109,6 @@ def _as_array(leaf: Any, dtype: Any) -> Any:
 
 def _first(laws: Laws) -> Laws:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), laws)
-
-
-@contextlib.contextmanager
-def relaxed() -> Iterator[None]:
-    """NumPyro does not satisfy JAX's strict modes, which a caller may have enabled."""
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"), jax.debug_key_reuse(False):
-        yield
 
 
 def _common_dtype(leaves: list[Any]) -> Any:

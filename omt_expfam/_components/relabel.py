@@ -7,7 +7,7 @@ import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
-from .._base.arguments import batch_size, safe_log, take
+from .._base.arrays import batch_size, safe_log, take
 from .._base.buckets import point_bucket
 from .._base.precision import in_float64
 from .._base.xla import program

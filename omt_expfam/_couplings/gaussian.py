@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from .._base.arguments import at_top, batch_size, on_host, power_of_two, safe_log, take, to_jax, unfused
+from .._base.arrays import at_top, batch_size, on_host, power_of_two, safe_log, take, to_jax
 from .._base.buckets import cut, pad, pad_zero, point_bucket
 from .._base.progress import progress_bar
 from .._base.results import RESULTS
-from .._base.xla import program
+from .._base.xla import program, unfused
 from .._components.covariance import AbstractCovariance, DenseCovariance, DiagonalCovariance, ScalarCovariance, to_dense
 from .._components.interface import AbstractComponents
 from .gaussian_pair import conditional_gain, promote, trace_and_kl

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from .._base.arguments import at_top, batch_size, is_traced, on_host, power_of_two, to_jax
+from .._base.arrays import at_top, batch_size, is_traced, on_host, power_of_two, to_jax
 from .._base.buckets import cut, LITTLE, pad
 from .._base.xla import program
 from .._components.interface import AbstractComponents

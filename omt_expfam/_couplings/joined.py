@@ -9,7 +9,8 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int, Key
 
-from .._base.arguments import as_count, as_key, is_traced, KeyLike
+from .._base.arguments import as_count, as_key, KeyLike
+from .._base.arrays import is_traced
 from .._base.results import RESULTS
 from .._components.interface import AbstractComponents, log_prob_table
 from .interface import AbstractComponentMaps, AbstractCouplings, PairSelection, select_pairs

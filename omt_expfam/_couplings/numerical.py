@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from .._base.arguments import as_count, as_scalar, batch_size, is_traced, power_of_two, safe_log, take, unfused
+from .._base.arguments import as_count, as_scalar
+from .._base.arrays import batch_size, is_traced, power_of_two, safe_log, take
 from .._base.progress import progress_bar
 from .._base.results import RESULTS
-from .._base.xla import program
+from .._base.xla import program, unfused
 from .._components.covariance import DenseCovariance
 from .._components.interface import AbstractComponents
 from .gaussian_pair import conditional_gain

@@ -22,7 +22,7 @@ from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float, Int
 
-from .._base.arguments import unfused
+from .._base.xla import unfused
 from .numerical_sinkhorn import derivative, interaction, Potentials, sinkhorn
 
 _NEWTON_STEPS = 12

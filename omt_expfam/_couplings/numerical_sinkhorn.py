@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
-from .._base.arguments import unfused
+from .._base.xla import unfused
 
 # Scaling steps between two returns to the log domain, where what the scalings have grown to is absorbed.
 INNER_STEPS = 20

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from .._base.arguments import batch_size, is_traced, safe_log
+from .._base.arrays import batch_size, is_traced, safe_log
 from .._base.precision import in_float64, narrow
 from .._base.results import RESULTS
 from .._base.xla import program

@@ -12,7 +12,8 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, Key
 from numpyro.distributions import constraints
 
-from .._base.arguments import as_floating, is_traced
+from .._base.arguments import as_floating
+from .._base.arrays import is_traced
 from .._base.precision import in_float64
 from .._base.xla import program
 from .._components.product_form import AbstractShape, ProductForm

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from .._base.arguments import ArrayLike, as_count, as_key, KeyLike, power_of_two
+from .._base.arguments import ArrayLike, as_count, as_key, KeyLike
+from .._base.arrays import power_of_two
 from .._base.buckets import cut
 from .._base.precision import narrow
 from .._base.progress import progress_bar

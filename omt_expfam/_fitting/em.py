@@ -11,7 +11,8 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, Key, PyTree
 from numpyro.distributions import constraints
 
-from .._base.arguments import after, safe_log, unfused
+from .._base.arrays import log_share
+from .._base.xla import after, unfused
 from .._components.interface import AbstractComponents, AbstractRegularFamily, map_components
 from .._family.priors import ConjugatePrior, mean_statistics
 from .._numerics.support import Constraint
@@ -347,12 +348,6 @@ def start_from_responsibilities(
 ) -> tuple[Float[Array, " K"], AbstractEMFamily]:
     """Log-weights and components of a first M-step from given (weighted) responsibilities."""
     return log_share(jnp.sum(responsibilities, axis=1)), blank._start(x.T, responsibilities, ridge)
-
-
-def log_share(counts: Array) -> Array:
-    """Log of counts divided by their total; ``-inf`` at zero."""
-    share = counts / jnp.sum(counts)
-    return safe_log(share)
 
 
 def initial_state(

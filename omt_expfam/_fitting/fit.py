@@ -7,16 +7,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from .._base.arguments import (
-    ArrayLike,
-    as_count,
-    as_host_or_traced,
-    as_key,
-    as_scalar,
-    default_dtype,
-    is_traced,
-    KeyLike,
-)
+from .._base.arguments import ArrayLike, as_count, as_host_or_traced, as_key, as_scalar, KeyLike
+from .._base.arrays import default_dtype, is_traced
 from .._base.precision import narrow
 from .._base.results import raise_if_failed, RESULTS, succeeded
 from .._components.mixture import Mixture

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from .._base.arguments import power_of_two, safe_log
+from .._base.arrays import power_of_two, safe_log
 from .._base.buckets import component_bucket, cut, pad, pad_zero, point_bucket
 from .._base.progress import progress_bar
 from .._base.xla import program

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from .._base.arguments import after, unfused
-from .em import AbstractEMFamily, AbstractRegularEMFamily, joint_table, log_share, start_from_responsibilities
+from .._base.arrays import log_share
+from .._base.xla import after, unfused
+from .em import AbstractEMFamily, AbstractRegularEMFamily, joint_table, start_from_responsibilities
 
 _LLOYD_STEPS = 10
 

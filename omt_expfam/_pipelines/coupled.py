@@ -12,23 +12,12 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int
 from numpyro import handlers
 
-from .._base.arguments import (
-    ArrayLike,
-    as_count,
-    as_host_or_traced,
-    as_key,
-    as_scalar,
-    default_dtype,
-    KeyLike,
-    safe_log,
-    ScalarLike,
-    to_jax,
-)
-from .._base.precision import in_float64, narrow
+from .._base.arguments import ArrayLike, as_count, as_host_or_traced, as_key, as_scalar, KeyLike, ScalarLike
+from .._base.arrays import default_dtype, safe_log, to_jax
+from .._base.precision import in_float64, narrow, relaxed
 from .._base.results import raise_if_failed, RESULTS
 from .._base.xla import program
 from .._components.mixture import Mixture
-from .._components.numpyro_laws import relaxed
 from .._couplings.interface import solve_couplings
 from .._family.template import as_template, Template
 from .._fitting.em import AbstractEMFamily

@@ -5,11 +5,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpyro
 
-from .._base.arguments import as_scalar, is_traced, ScalarLike
+from .._base.arguments import as_scalar, ScalarLike
+from .._base.arrays import is_traced
+from .._base.precision import relaxed
 from .._base.results import RESULTS
 from .._components.interface import AbstractComponents
 from .._components.mixture import Mixture
-from .._components.numpyro_laws import relaxed
 from .._couplings.joined import as_blocks
 from .._plans.plan import TransportPlan
 from .._plans.transport import transport

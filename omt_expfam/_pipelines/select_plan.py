@@ -8,16 +8,8 @@ import jax
 import numpy as np
 
 from .. import metrics
-from .._base.arguments import (
-    ArrayLike,
-    as_count,
-    as_host_or_traced,
-    as_key,
-    as_scalar,
-    KeyLike,
-    ScalarLike,
-    spread_indices,
-)
+from .._base.arguments import ArrayLike, as_count, as_host_or_traced, as_key, as_scalar, KeyLike, ScalarLike
+from .._base.arrays import spread_indices
 from .._base.progress import progress_bar
 from .._base.results import ConvergenceError
 from .._plans.plan import TransportPlan

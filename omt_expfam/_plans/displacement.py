@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._base.arguments import as_count, as_key, KeyLike, safe_log
+from .._base.arguments import as_count, as_key, KeyLike
+from .._base.arrays import safe_log
 from .._components.interface import AbstractComponents
 from .._couplings.interface import AbstractCouplings, PairSelection
 

@@ -8,21 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from .._base.arguments import (
-    ArrayLike,
-    as_count,
-    as_key,
-    as_points,
-    as_scalar,
-    at_top,
-    is_traced,
-    kept,
-    KeyLike,
-    on_host,
-    safe_log,
-    ScalarLike,
-    to_jax,
-)
+from .._base.arguments import ArrayLike, as_count, as_key, as_points, as_scalar, KeyLike, ScalarLike
+from .._base.arrays import at_top, is_traced, kept, on_host, safe_log, to_jax
 from .._base.buckets import component_bucket, cut, pad, pad_zero, point_bucket
 from .._base.results import RESULTS, succeeded
 from .._base.xla import program

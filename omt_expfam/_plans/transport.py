@@ -9,17 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._base.arguments import (
-    ArrayLike,
-    as_count,
-    as_floating,
-    as_scalar,
-    at_top,
-    is_traced,
-    on_host,
-    ScalarLike,
-    to_jax,
-)
+from .._base.arguments import ArrayLike, as_count, as_floating, as_scalar, ScalarLike
+from .._base.arrays import at_top, is_traced, on_host, to_jax
 from .._base.buckets import component_bucket, cut, pad, pad_zero
 from .._base.precision import in_float64, narrow
 from .._base.results import raise_if_failed, succeeded

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from .._base.arguments import is_traced, kept, power_of_two, split_key, take
+from .._base.arrays import is_traced, kept, power_of_two, split_key, take
 from .._base.buckets import cut, pad, point_bucket
 from .._base.xla import program
 from .._components.draws import draws_at_once

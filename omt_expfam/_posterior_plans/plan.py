@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from .._base.arguments import ArrayLike, as_count, as_key, as_points, as_scalar, is_traced, kept, KeyLike, ScalarLike
+from .._base.arguments import ArrayLike, as_count, as_key, as_points, as_scalar, KeyLike, ScalarLike
+from .._base.arrays import is_traced, kept
 from .._base.results import RESULTS
 from .._components.interface import AbstractComponents
 from .._components.mixture import Mixture

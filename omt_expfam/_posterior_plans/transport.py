@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._base.arguments import as_count, as_scalar, batch_size, is_traced, ScalarLike, take
+from .._base.arguments import as_count, as_scalar, ScalarLike
+from .._base.arrays import batch_size, is_traced, take
 from .._base.buckets import point_bucket
 from .._base.precision import in_float64, narrow
 from .._base.progress import progress_bar

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._base.arguments import ArrayLike, as_floating, as_host_or_traced, as_scalar, is_traced
+from .._base.arguments import ArrayLike, as_floating, as_host_or_traced, check_probability
+from .._base.arrays import is_traced
 
 # Checked by hand, with a better message than a run-time type checker's.
 if TYPE_CHECKING:
@@ -79,12 +80,6 @@ def credible_interval(
     summaries = [summary.reshape(array.shape[1:]).astype(table.dtype) for summary in summaries]
     mean, median, lower, upper = summaries if traced else jax.device_put(summaries)
     return CredibleInterval(mean, median, lower, upper, float(probability))
-
-
-def check_probability(probability: float) -> None:
-    """Raise unless a probability lies strictly between 0 and 1."""
-    if not 0 < float(as_scalar("probability", probability)) < 1:
-        raise ValueError(f"`probability` must lie between 0 and 1; got {probability:g}.")
 
 
 def _shortest(names: Any, table: Float[Any, "S m"], probability: float) -> tuple[Float[Any, " m"], Float[Any, " m"]]:

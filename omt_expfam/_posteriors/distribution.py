@@ -8,7 +8,8 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
-from .._base.arguments import safe_log, unfused
+from .._base.arrays import safe_log
+from .._base.xla import unfused
 from .._components.mixture import Mixture
 from .._fitting.em import AbstractEMFamily, AbstractRegularEMFamily
 from .._numerics.support import Constraint

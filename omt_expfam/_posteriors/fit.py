@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import numpyro.distributions as dist
 
-from .._base.arguments import ArrayLike, as_count, as_key, default_dtype, KeyLike, split_key
+from .._base.arguments import ArrayLike, as_count, as_key, KeyLike
+from .._base.arrays import default_dtype, split_key
 from .._base.precision import narrow
 from .._base.results import ConvergenceError, RESULTS
 from .._components.mixture import Mixture

@@ -10,11 +10,12 @@ import numpy as np
 from jaxtyping import Array
 from numpyro.infer import MCMC
 
-from .._base.arguments import ArrayLike, as_count, as_key, as_points, KeyLike, take
+from .._base.arguments import ArrayLike, as_count, as_key, as_points, KeyLike
+from .._base.arrays import take
+from .._base.precision import relaxed
 from .._base.results import RESULTS
 from .._components.draws import check_draws
 from .._components.mixture import Mixture
-from .._components.numpyro_laws import relaxed
 from .fit import assemble, raise_with
 from .model import stacked_mixtures
 from .posterior import PosteriorFit, stack_chains

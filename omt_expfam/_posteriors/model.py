@@ -14,11 +14,11 @@ from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
 from .._base.arguments import ArrayLike, as_count, as_floating, as_points, as_scalar
+from .._base.precision import relaxed
 from .._base.xla import program
 from .._components.interface import AbstractComponents
 from .._components.mixture import Mixture
 from .._components.numpyro_components import NumPyroComponents
-from .._components.numpyro_laws import relaxed
 from .._family.conjugate import without_shape
 from .._family.priors import ConjugatePrior
 from .._family.template import as_template, Template

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from .._base.arguments import ArrayLike, as_count, as_key, as_points, KeyLike, power_of_two, safe_log, take
+from .._base.arguments import ArrayLike, as_count, as_key, as_points, KeyLike
+from .._base.arrays import power_of_two, safe_log, take
 from .._base.results import RESULTS
 from .._base.xla import program
 from .._components.draws import count_draws

@@ -17,12 +17,10 @@ from .._base.arguments import (
     as_key,
     as_scalar,
     check_shape,
-    is_traced,
     KeyLike,
-    on_host,
-    safe_log,
     ScalarLike,
 )
+from .._base.arrays import is_traced, on_host, safe_log
 from .._base.results import ConvergenceError
 from .._base.xla import program
 from .._components.mixture import Mixture

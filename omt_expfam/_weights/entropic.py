@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
-from .._base.arguments import on_host, safe_log
+from .._base.arrays import on_host, safe_log
 from .._base.results import RESULTS
 from .._base.xla import program
 from .laplacian import eliminate, solve_laplacian

@@ -8,7 +8,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from .._base.arguments import at_top, is_traced, on_host, to_jax
+from .._base.arrays import at_top, is_traced, on_host, to_jax
 from .._base.results import RESULTS
 from .entropic import WeightCoupling
 from .laplacian import solve_laplacian

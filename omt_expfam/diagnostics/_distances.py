@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .._base.arguments import spread_indices
+from .._base.arrays import spread_indices
 from .._base.xla import program
 from .._components.mixture import Mixture
 from .._components.relabel import relabel

@@ -6,8 +6,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from .._base.arguments import as_count, as_host_or_traced, as_scalar
-from .._posteriors.credible import check_probability
+from .._base.arguments import as_count, as_host_or_traced, as_scalar, check_probability
 from ._stability import Stability
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._base.arguments import ArrayLike, as_floating, as_points, default_dtype
+from .._base.arguments import ArrayLike, as_floating, as_points
+from .._base.arrays import default_dtype
 from .._base.progress import progress_bar
 from .._base.results import RESULTS
 from .._plans.plan import TransportPlan

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from .._base.arguments import as_count, as_scalar, is_traced
+from .._base.arguments import as_count, as_scalar
+from .._base.arrays import is_traced
 from .._components.mixture import Mixture
 from ._random import bernoulli, categorical, normal, permutation, uniform
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from .._base.arguments import is_traced
+from .._base.arrays import is_traced
 from .._base.buckets import pad, point_bucket
 from .._base.xla import program
 

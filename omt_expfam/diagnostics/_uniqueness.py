@@ -9,7 +9,8 @@ import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from .._base.arguments import as_count, as_key, as_scalar, KeyLike, safe_log, ScalarLike
+from .._base.arguments import as_count, as_key, as_scalar, KeyLike, ScalarLike
+from .._base.arrays import safe_log
 from .._base.precision import in_float64
 from .._base.progress import progress_bar
 from .._base.results import ConvergenceError, raise_if_failed, RESULTS

@@ -19,8 +19,8 @@ from .._base.arguments import (
     check_positive,
     KeyLike,
     ScalarLike,
-    take,
 )
+from .._base.arrays import take
 from .._base.buckets import pad, pad_zero, point_bucket
 from .._base.precision import in_float64, narrow
 from .._base.progress import progress_bar

@@ -9,16 +9,8 @@ from typing import Any, Optional, TYPE_CHECKING
 
 import numpy as np
 
-from .._base.arguments import (
-    ArrayLike,
-    as_count,
-    as_floating,
-    as_host_or_traced,
-    as_key,
-    as_points,
-    KeyLike,
-    spread_indices,
-)
+from .._base.arguments import ArrayLike, as_count, as_floating, as_host_or_traced, as_key, as_points, KeyLike
+from .._base.arrays import spread_indices
 from .._components.mixture import Mixture
 from .._fitting.fit import Fit
 from .._plans.plan import TransportPlan

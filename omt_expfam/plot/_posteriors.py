@@ -4,9 +4,9 @@ from typing import Any, Optional, TYPE_CHECKING
 
 import numpy as np
 
-from .._base.arguments import ArrayLike, as_count, as_points, spread_indices
+from .._base.arguments import ArrayLike, as_count, as_points, check_probability
+from .._base.arrays import spread_indices
 from .._posterior_plans.plan import PosteriorPlan
-from .._posteriors.credible import check_probability
 from .._posteriors.posterior import PosteriorFit
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from typing import Any, Optional, TYPE_CHECKING
 
 import numpy as np
 
-from .._posteriors.credible import check_probability
+from .._base.arguments import check_probability
 from ..diagnostics._envelope import Envelope, running_maximum
 from ..diagnostics._stability import Stability
 from ..diagnostics._sweep import Sweep

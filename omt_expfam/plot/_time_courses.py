@@ -5,7 +5,8 @@ from typing import Any, Optional, TYPE_CHECKING
 
 import numpy as np
 
-from .._base.arguments import ArrayLike, as_points, as_scalar, spread_indices
+from .._base.arguments import ArrayLike, as_points, as_scalar
+from .._base.arrays import spread_indices
 from .._time_courses.groups import GroupFlows
 from .._time_courses.trajectory import Trajectory
 

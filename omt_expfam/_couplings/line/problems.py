@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..._base.arguments import power_of_two, take, to_jax
+from ..._base.arrays import power_of_two, take, to_jax
 from ..._base.progress import progress_bar
 from ..._base.xla import program
 from ..._components.product_form import ProductForm

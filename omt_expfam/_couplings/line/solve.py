@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from ..._base.arguments import unfused
+from ..._base.xla import unfused
 from ..._components.product_form import AbstractShape
 from .grid import grid
 from .profile import Profile, squared_wasserstein

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ..._base.arguments import take
+from ..._base.arrays import take
 from .profile import PANEL_NODES, PANEL_WEIGHTS
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt
 
-from ..._base.arguments import ArrayLike, as_count, as_key, as_points, KeyLike, safe_log
+from ..._base.arguments import ArrayLike, as_count, as_key, as_points, KeyLike
+from ..._base.arrays import safe_log
 from ..._base.buckets import pad, pad_zero, point_bucket
 from ..._base.precision import in_float64
 from ..._base.progress import progress_bar

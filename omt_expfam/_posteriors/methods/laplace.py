@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from ..._base.arguments import as_count, unfused
+from ..._base.arguments import as_count
 from ..._base.buckets import point_bucket
 from ..._base.results import RESULTS
-from ..._base.xla import program
+from ..._base.xla import program, unfused
 from ..._components.mixture import Mixture
 from ..._fitting.bootstrap import bootstrap_mixtures
 from .gibbs_sweeps import gibbs_draws

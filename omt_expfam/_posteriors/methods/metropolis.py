@@ -11,7 +11,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Bool, Float, Key
 from numpyro.distributions import biject_to
 
-from ..._components.numpyro_laws import relaxed
+from ..._base.precision import relaxed
 from ..._family.conjugate import without_shape
 from ..._family.coordinates import AbstractCoordinateFamily
 from ..._family.priors import ConjugatePrior

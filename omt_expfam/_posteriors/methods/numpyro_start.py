@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
-from ..._base.arguments import split_key
+from ..._base.arrays import split_key
 from ..._base.buckets import pad, point_bucket
+from ..._base.precision import relaxed
 from ..._base.xla import program
 from ..._components.mixture import Mixture, responsibilities
-from ..._components.numpyro_laws import relaxed
 from ..._fitting.fit import fit
 from ..distribution import density_table
 from ..model import MixtureModel

@@ -13,12 +13,12 @@ import numpyro.infer
 from jaxtyping import Array, Float, Int, Key
 from numpyro.infer.util import ParamInfo
 
-from ..._base.arguments import as_count, as_scalar, unfused
+from ..._base.arguments import as_count, as_scalar
 from ..._base.buckets import pad, point_bucket
+from ..._base.precision import relaxed
 from ..._base.progress import progress_bar
 from ..._base.results import RESULTS
-from ..._base.xla import program
-from ..._components.numpyro_laws import relaxed
+from ..._base.xla import program, unfused
 from .method import AbstractMethod, PosteriorProblem, SiteDraws, sites_at
 from .mode import find_mode, value_and_grad
 from .target import Target

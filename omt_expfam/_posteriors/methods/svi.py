@@ -14,12 +14,13 @@ from jaxtyping import Array, Float, Int, Key
 from numpyro.distributions import constraints
 from numpyro.infer import autoguide, init_to_value, Trace_ELBO
 
-from ..._base.arguments import as_count, as_scalar, split_key, unfused
+from ..._base.arguments import as_count, as_scalar
+from ..._base.arrays import split_key
 from ..._base.buckets import point_bucket
+from ..._base.precision import relaxed
 from ..._base.progress import progress_bar
 from ..._base.results import RESULTS
-from ..._base.xla import program
-from ..._components.numpyro_laws import relaxed
+from ..._base.xla import program, unfused
 from .method import AbstractMethod, PosteriorProblem, SiteDraws, sites_at
 from .mode import find_mode
 from .target import Target

@@ -13,9 +13,9 @@ from numpyro.distributions import biject_to
 from numpyro.infer import init_to_feasible
 from numpyro.infer.util import potential_energy
 
-from ..._base.arguments import is_traced
+from ..._base.arrays import is_traced
+from ..._base.precision import relaxed
 from ..._base.xla import program
-from ..._components.numpyro_laws import relaxed
 
 
 class Target(eqx.Module):
