@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, Key
 from omt_expfam._base.arrays import take
 from omt_expfam._base.xla import unfused
 from omt_expfam._components.covariance import AbstractCovariance, DiagonalCovariance, ScalarCovariance, to_dense
-from omt_expfam._components.interface import AbstractExponentialFamily, map_components
+from omt_expfam._components.exponential_family import AbstractExponentialFamily
+from omt_expfam._components.interface import map_components
 from omt_expfam._fitting.em import AbstractEMFamily, AbstractRegularEMFamily
 
 LOG_2PI = math.log(2 * math.pi)

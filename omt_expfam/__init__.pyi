@@ -10,16 +10,16 @@ from ._components.covariance import (
     LowRankCovariance as LowRankCovariance,
     ScalarCovariance as ScalarCovariance,
 )
-from ._components.interface import (
-    AbstractComponents as AbstractComponents,
+from ._components.exponential_family import (
     AbstractExponentialFamily as AbstractExponentialFamily,
     AbstractRegularFamily as AbstractRegularFamily,
 )
+from ._components.interface import AbstractComponents as AbstractComponents
+from ._components.joined import Blocks as Blocks
 from ._components.mixture import Mixture as Mixture
 from ._components.numpyro_components import NumPyroComponents as NumPyroComponents
 from ._components.product_form import AbstractShape as AbstractShape, ProductForm as ProductForm
 from ._components.relabel import relabel as relabel
-from ._couplings.joined import Blocks as Blocks
 from ._couplings.numerical import NumericalSettings as NumericalSettings
 from ._family.coordinates import AbstractFactorizedFamily as AbstractFactorizedFamily
 from ._family.priors import ConjugatePrior as ConjugatePrior

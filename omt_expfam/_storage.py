@@ -25,11 +25,12 @@ import numpy as np
 from . import __version__
 from ._base.arrays import is_traced
 from ._base.results import RESULTS
+from ._components.joined import Blocks
 from ._components.mixture import Mixture
 from ._components.numpyro_components import NumPyroComponents
 from ._couplings.gaussian import GaussianCouplings
 from ._couplings.interface import PairSelection
-from ._couplings.joined import BlockCouplings, Blocks
+from ._couplings.joined import BlockCouplings
 from ._couplings.line.table import LineProblem, LineTable
 from ._couplings.numerical import NumericalCouplings, NumericalSettings
 from ._couplings.numerical_pair import Nodes

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from omt_expfam._components.interface import AbstractExponentialFamily, AbstractRegularFamily
+from omt_expfam._components.exponential_family import AbstractExponentialFamily, AbstractRegularFamily
 from tests.cases import CASES, components, DIM, NUM
 
 pytestmark = pytest.mark.optimize(False)

@@ -188,3 +188,17 @@ def _sample(mixture: Mixture, key: Key[Array, ""], num_samples: int) -> tuple[Ar
     label_key, draw_key = jax.random.split(key)
     labels = jax.random.categorical(label_key, safe_log(mixture.weights), shape=(num_samples,))
     return mixture.components.sample_labeled(draw_key, labels), labels
+
+
+def cast_mixture(mixture: Mixture, dtype: Any) -> Mixture:
+    """A mixture, or stacked mixtures, in another precision."""
+    if all(leaf.dtype == dtype for leaf in jax.tree.leaves(mixture)):
+        return mixture
+
+    def cast(_: Any, *leaves: Any) -> tuple[Any, ...]:
+        # Weights that summed to one in float32 miss it by 1e-8 in float64: balance them again.
+        weights, *rest = (leaf.astype(dtype) for leaf in leaves)
+        return weights / weights.sum(axis=-1, keepdims=True), *rest
+
+    leaves, structure = jax.tree.flatten(mixture)
+    return jax.tree.unflatten(structure, on_host(cast, *leaves))

@@ -11,9 +11,9 @@ from .._base.arrays import batch_size, safe_log, take
 from .._base.buckets import point_bucket
 from .._base.precision import in_float64
 from .._base.xla import program
-from .._couplings.joined import Blocks
 from .draws import check_draws, chunks, count_draws, draws_at_once, numbers_per_draw
 from .interface import AbstractComponents, log_prob_table
+from .joined import Blocks
 from .mixture import Mixture
 
 _NUM_POINTS = 1000

@@ -181,8 +181,9 @@ def solve_couplings(
     Gaussian components are coupled in closed form, components with independent coordinates coordinate by coordinate,
     and all others numerically; sets of several families are coupled block by block.
     """
+    from .._components.joined import Blocks
     from .gaussian import solve_gaussian_couplings
-    from .joined import Blocks, solve_block_couplings
+    from .joined import solve_block_couplings
     from .numerical import solve_numerical_couplings
     from .product import solve_product_couplings
 

@@ -13,7 +13,8 @@ from numpyro.distributions import constraints
 
 from .._base.arrays import log_share
 from .._base.xla import after, unfused
-from .._components.interface import AbstractComponents, AbstractRegularFamily, map_components
+from .._components.exponential_family import AbstractRegularFamily
+from .._components.interface import AbstractComponents, map_components
 from .._family.priors import ConjugatePrior, mean_statistics
 from .._numerics.support import Constraint
 

@@ -10,8 +10,8 @@ from .._base.arrays import is_traced
 from .._base.precision import relaxed
 from .._base.results import RESULTS
 from .._components.interface import AbstractComponents
+from .._components.joined import as_blocks
 from .._components.mixture import Mixture
-from .._couplings.joined import as_blocks
 from .._plans.plan import TransportPlan
 from .._plans.transport import transport
 

@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -14,7 +13,7 @@ from .._base.arrays import at_top, is_traced, on_host, to_jax
 from .._base.buckets import component_bucket, cut, pad, pad_zero
 from .._base.precision import in_float64, narrow
 from .._base.results import raise_if_failed, succeeded
-from .._components.mixture import check_pair, Mixture
+from .._components.mixture import cast_mixture, check_pair, Mixture
 from .._couplings.gaussian import cross_covariance_terms
 from .._couplings.interface import independent_costs, solve_couplings
 from .._couplings.numerical import NumericalSettings
@@ -128,20 +127,6 @@ def transport(
     steps = BlockTrace(values, ("start",) + ("components", "weights") * num_sweeps)
     plan = TransportPlan(source, target, couplings, coupling, epsilon_2, steps, precision)
     return raise_if_failed(plan, plan.result) if throw else plan
-
-
-def cast_mixture(mixture: Mixture, dtype: Any) -> Mixture:
-    """A mixture, or stacked mixtures, in another precision."""
-    if all(leaf.dtype == dtype for leaf in jax.tree.leaves(mixture)):
-        return mixture
-
-    def cast(_: Any, *leaves: Any) -> tuple[Any, ...]:
-        # Weights that summed to one in float32 miss it by 1e-8 in float64: balance them again.
-        weights, *rest = (leaf.astype(dtype) for leaf in leaves)
-        return weights / weights.sum(axis=-1, keepdims=True), *rest
-
-    leaves, structure = jax.tree.flatten(mixture)
-    return jax.tree.unflatten(structure, on_host(cast, *leaves))
 
 
 def _start_values(

@@ -25,10 +25,10 @@ from .._components.draws import (
     numbers_per_draw,
     read_draws,
 )
-from .._components.mixture import Mixture
+from .._components.mixture import cast_mixture, Mixture
 from .._components.relabel import relabel as relabel_draws
 from .._couplings.numerical import NumericalSettings
-from .._plans.transport import cast_mixture, measured_error, transport
+from .._plans.transport import measured_error, transport
 from .draws import ListedPlans, PlanNumbers, StackedPlans
 from .plan import PosteriorPlan
 

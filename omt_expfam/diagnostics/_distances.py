@@ -9,10 +9,10 @@ from jaxtyping import Array
 
 from .._base.arrays import spread_indices
 from .._base.xla import program
-from .._components.mixture import Mixture
+from .._components.mixture import cast_mixture, Mixture
 from .._components.relabel import relabel
 from .._plans.plan import TransportPlan
-from .._plans.transport import cast_mixture, transport
+from .._plans.transport import transport
 
 # Pairs of points that are matched anew for the estimate of W2: the matching takes a tenth of a second.
 _NUM_PAIRS = 1000
