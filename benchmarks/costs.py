@@ -23,7 +23,7 @@ import ot
 from ott.geometry import costs
 
 import omt_expfam as omt
-from omt_expfam._couplings.interface import solve_couplings
+from omt_expfam._couplings.solve import solve_couplings
 from omt_expfam.families import Gaussian
 
 SIZES = [(10, 200), (16, 60), (64, 16)]

@@ -20,7 +20,7 @@ from ._components.mixture import Mixture as Mixture
 from ._components.numpyro_components import NumPyroComponents as NumPyroComponents
 from ._components.product_form import AbstractShape as AbstractShape, ProductForm as ProductForm
 from ._components.relabel import relabel as relabel
-from ._couplings.numerical import NumericalSettings as NumericalSettings
+from ._couplings.settings import NumericalSettings as NumericalSettings
 from ._family.coordinates import AbstractFactorizedFamily as AbstractFactorizedFamily
 from ._family.priors import ConjugatePrior as ConjugatePrior
 from ._family.template import Template as Template, template as template

@@ -32,9 +32,10 @@ from ._couplings.gaussian import GaussianCouplings
 from ._couplings.interface import PairSelection
 from ._couplings.joined import BlockCouplings
 from ._couplings.line.table import LineProblem, LineTable
-from ._couplings.numerical import NumericalCouplings, NumericalSettings
+from ._couplings.numerical import NumericalCouplings
 from ._couplings.numerical_pair import Nodes
 from ._couplings.product import ProductCouplings
+from ._couplings.settings import NumericalSettings
 from ._fitting.fit import Fit
 from ._pipelines.coupled import CoupledFit
 from ._plans.correspondences import Correspondences

@@ -7,8 +7,8 @@ import numpyro.distributions as dist
 import pytest
 
 import omt_expfam as omt
-from omt_expfam._couplings.interface import PairSelection, select_pairs, solve_couplings
-from omt_expfam._couplings.joined import solve_block_couplings
+from omt_expfam._couplings.interface import PairSelection, select_pairs
+from omt_expfam._couplings.solve import solve_block_couplings, solve_couplings
 from omt_expfam.families import DiagonalGaussian, Gaussian
 
 pytestmark = pytest.mark.optimize(False)

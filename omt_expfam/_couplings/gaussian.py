@@ -14,7 +14,7 @@ from .._base.buckets import cut, pad, pad_zero, point_bucket
 from .._base.progress import progress_bar
 from .._base.results import RESULTS
 from .._base.xla import program, unfused
-from .._components.covariance import AbstractCovariance, DenseCovariance, DiagonalCovariance, ScalarCovariance, to_dense
+from .._components.covariance import AbstractCovariance, DenseCovariance, DiagonalCovariance, ScalarCovariance
 from .._components.interface import AbstractComponents
 from .gaussian_pair import conditional_gain, promote, trace_and_kl
 from .interface import (
@@ -169,7 +169,7 @@ class GaussianCouplings(AbstractCouplings):
 
     def interpolate(self, t: Float[Array, ""], pairs: PairSelection) -> AbstractComponents:
         mean, covariance = _interpolate(self._sides(), t, pairs)
-        forms = _form(self.source), _form(self.target)
+        forms = form_of(self.source), form_of(self.target)
         if all(isinstance(form, ScalarCovariance) for form in forms):
             variance = on_host(lambda _, table: table[:, 0], covariance)
             form: AbstractCovariance = ScalarCovariance(variance, mean.shape[1])
@@ -213,7 +213,7 @@ class _Sides(eqx.Module):
 
 
 def _sides(source: AbstractComponents, target: AbstractComponents, epsilon: Float[Array, ""]) -> _Sides:
-    return _Sides(source, target, (_form(source), _form(target)), epsilon)
+    return _Sides(source, target, (form_of(source), form_of(target)), epsilon)
 
 
 class _Pairs(eqx.Module):
@@ -236,7 +236,7 @@ class _Pairs(eqx.Module):
         return conditional_gain(take(self.source, source), take(self.target, target), self.s)
 
 
-def _form(components: AbstractComponents) -> AbstractCovariance:
+def form_of(components: AbstractComponents) -> AbstractCovariance:
     form = components.gaussian_form()
     assert form is not None  # solve_couplings has asked.
     return form
@@ -459,32 +459,3 @@ def _interpolate(sides: _Sides, t: Array, selection: PairSelection) -> tuple[Arr
 
     size = min(batch_size(pairs.item_size), selection.weight.shape[0])
     return jax.lax.map(one, (selection.source, selection.target), batch_size=size)
-
-
-def cross_covariance_terms(
-    source: AbstractComponents, target: AbstractComponents, cross: Float[Array, "K0 K1 d d"]
-) -> tuple[Float[Array, "K0 K1"], Float[Array, "K0 K1"]]:
-    """Tr C and KL of Gaussian couplings with given cross-covariances C; NaN where a joint is not definite.
-
-    Raises:
-        TypeError: If a family has no Gaussian form.
-    """
-    for components in (source, target):
-        if components.gaussian_form() is None:
-            raise TypeError(f"Cross-covariances describe couplings of Gaussians; got {type(components).__name__}.")
-    return _cross_terms(to_dense(_form(source)).tril, to_dense(_form(target)).tril, cross)
-
-
-@program
-def _cross_terms(roots: Float[Array, "K0 d d"], other: Float[Array, "K1 d d"], cross: Array) -> tuple[Array, Array]:
-    def one(left: Array, right: Array, c: Array) -> tuple[Array, Array]:
-        half = jax.scipy.linalg.solve_triangular(left, c, lower=True)
-        correlation = jax.scipy.linalg.solve_triangular(right, half.T, lower=True)
-        gap = jnp.eye(c.shape[0], dtype=c.dtype) - correlation @ correlation.T
-        return jnp.trace(c), -jnp.sum(jnp.log(jnp.diagonal(jnp.linalg.cholesky(gap))))
-
-    def row(item: tuple[Array, Array]) -> tuple[Array, Array]:
-        left, blocks = item
-        return jax.vmap(lambda right, c: one(left, right, c))(other, blocks)
-
-    return jax.lax.map(row, (roots, cross))

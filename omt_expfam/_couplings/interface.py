@@ -167,30 +167,3 @@ def _independent_costs(
 def squared_distances(x: Float[Array, "K0 d"], y: Float[Array, "K1 d"]) -> Float[Array, "K0 K1"]:
     """Squared Euclidean distances, by differences: no cancellation between close points far from the origin."""
     return jax.lax.map(lambda row: jnp.sum((row[None, :] - y) ** 2, axis=1), x, batch_size=batch_size(y.size))
-
-
-def solve_couplings(
-    source: AbstractComponents,
-    target: AbstractComponents,
-    epsilon: Any,
-    progress: bool | None = None,
-    numerical: Any = None,
-) -> AbstractCouplings:
-    """Solve the P-block by the best route that both sides offer.
-
-    Gaussian components are coupled in closed form, components with independent coordinates coordinate by coordinate,
-    and all others numerically; sets of several families are coupled block by block.
-    """
-    from .._components.joined import Blocks
-    from .gaussian import solve_gaussian_couplings
-    from .joined import solve_block_couplings
-    from .numerical import solve_numerical_couplings
-    from .product import solve_product_couplings
-
-    if isinstance(source, Blocks) or isinstance(target, Blocks):
-        return solve_block_couplings(source, target, epsilon, progress, numerical)
-    if source.gaussian_form() is not None and target.gaussian_form() is not None:
-        return solve_gaussian_couplings(source, target, epsilon, progress)
-    if source.product_form() is not None and target.product_form() is not None:
-        return solve_product_couplings(source, target, epsilon, progress)
-    return solve_numerical_couplings(source, target, epsilon, numerical, progress)

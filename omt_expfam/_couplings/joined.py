@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 from .._base.arrays import is_traced
 from .._base.results import RESULTS
 from .._components.interface import AbstractComponents
-from .._components.joined import as_blocks, Blocks
+from .._components.joined import Blocks
 from .interface import AbstractComponentMaps, AbstractCouplings, PairSelection, select_pairs
 
 # -- couplings ---------------------------------------------------------------------------------------------------
@@ -55,7 +55,7 @@ class BlockCouplings(AbstractCouplings):
 
     @property
     def objective_errors(self) -> Float[Array, "K0 K1"]:
-        return _table(self.source, self.target, [[part.objective_errors for part in row] for row in self.parts])
+        return pair_table(self.source, self.target, [[part.objective_errors for part in row] for row in self.parts])
 
     @property
     def result(self) -> Any:
@@ -180,34 +180,8 @@ def _local(components: Blocks, index: int, labels: Array) -> tuple[Array, Array]
     return jnp.asarray(inside)[labels], jnp.asarray(rank)[labels]
 
 
-def _table(source: Blocks, target: Blocks, parts: list[list[Array]]) -> Float[Array, "K0 K1"]:
+def pair_table(source: Blocks, target: Blocks, parts: list[list[Array]]) -> Float[Array, "K0 K1"]:
     """Put tables of pairs of blocks together, in the order of the two sets."""
     rows = np.argsort(np.concatenate([source.members(a)[0] for a in range(len(parts))]))
     columns = np.argsort(np.concatenate([target.members(b)[0] for b in range(len(parts[0]))]))
     return jnp.block(parts)[rows][:, columns]
-
-
-def solve_block_couplings(
-    source: AbstractComponents, target: AbstractComponents, epsilon: Any, *options: Any
-) -> BlockCouplings:
-    """Couple every pair of blocks by its own best route.
-
-    Args:
-        source: Source components, at least one side being `Blocks`.
-        target: Target components.
-        epsilon: Regularization, units of squared distance.
-        options: Passed on to `solve_couplings`.
-    """
-    from .interface import solve_couplings
-
-    # Blocks in the order of the set, each component once per place: indices of couplings are then ranks.
-    source, target = (_unrolled(as_blocks(components)) for components in (source, target))
-    parts = tuple(tuple(solve_couplings(a, b, epsilon, *options) for b in target.blocks) for a in source.blocks)
-    costs = _table(source, target, [[part.costs for part in row] for row in parts])
-    kl = _table(source, target, [[part.kl for part in row] for row in parts])
-    return BlockCouplings(costs, kl, epsilon, source, target, parts)
-
-
-def _unrolled(components: Blocks) -> Blocks:
-    """The same set with blocks that hold its components in the set's order."""
-    return components.select(slice(None))

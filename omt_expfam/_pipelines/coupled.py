@@ -18,7 +18,7 @@ from .._base.precision import in_float64, narrow, relaxed
 from .._base.results import raise_if_failed, RESULTS
 from .._base.xla import program
 from .._components.mixture import Mixture
-from .._couplings.interface import solve_couplings
+from .._couplings.solve import solve_couplings
 from .._family.template import as_template, Template
 from .._fitting.em import AbstractEMFamily
 from .._fitting.fit import fit

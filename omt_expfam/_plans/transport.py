@@ -14,9 +14,10 @@ from .._base.buckets import component_bucket, cut, pad, pad_zero
 from .._base.precision import in_float64, narrow
 from .._base.results import raise_if_failed, succeeded
 from .._components.mixture import cast_mixture, check_pair, Mixture
-from .._couplings.gaussian import cross_covariance_terms
-from .._couplings.interface import independent_costs, solve_couplings
-from .._couplings.numerical import NumericalSettings
+from .._couplings.cross_covariances import cross_covariance_terms
+from .._couplings.interface import independent_costs
+from .._couplings.settings import NumericalSettings
+from .._couplings.solve import solve_couplings
 from .._weights.entropic import entropic_coupling, WeightCoupling
 from .._weights.exact import exact_coupling
 from .plan import BlockTrace, TransportPlan

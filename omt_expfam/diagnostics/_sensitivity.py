@@ -12,7 +12,7 @@ from .._base.buckets import pad, point_bucket
 from .._base.precision import in_float64
 from .._base.xla import jit_in_order
 from .._components.mixture import check_pair, Mixture
-from .._couplings.numerical import NumericalSettings
+from .._couplings.settings import NumericalSettings
 from .._plans.transport import transport
 from ._parameters import (
     as_arrays,

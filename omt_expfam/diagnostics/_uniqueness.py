@@ -16,8 +16,9 @@ from .._base.progress import progress_bar
 from .._base.results import ConvergenceError, raise_if_failed, RESULTS
 from .._base.xla import program
 from .._components.mixture import check_pair, Mixture
-from .._couplings.interface import independent_costs, solve_couplings
-from .._couplings.numerical import NumericalSettings
+from .._couplings.interface import independent_costs
+from .._couplings.settings import NumericalSettings
+from .._couplings.solve import solve_couplings
 from .._plans.transport import objective_of, potential_of
 from .._weights.entropic import entropic_coupling
 from .._weights.exact import exact_coupling

@@ -27,7 +27,7 @@ from .._base.progress import progress_bar
 from .._base.xla import jit_in_order, program
 from .._components.covariance import DenseCovariance
 from .._components.mixture import check_pair, Mixture
-from .._couplings.interface import solve_couplings
+from .._couplings.solve import solve_couplings
 from .._plans.transport import transport
 from ._parameters import as_arrays, balanced
 

@@ -1,0 +1,58 @@
+"""The route of every pair of components: closed form, products of problems on the line, or numerical potentials."""
+
+from typing import Any
+
+from .._components.interface import AbstractComponents
+from .._components.joined import as_blocks, Blocks
+from .interface import AbstractCouplings
+from .joined import BlockCouplings, pair_table
+
+
+def solve_couplings(
+    source: AbstractComponents,
+    target: AbstractComponents,
+    epsilon: Any,
+    progress: bool | None = None,
+    numerical: Any = None,
+) -> AbstractCouplings:
+    """Solve the P-block by the best route that both sides offer.
+
+    Gaussian components are coupled in closed form, components with independent coordinates coordinate by coordinate,
+    and all others numerically; sets of several families are coupled block by block.
+    """
+    from .._components.joined import Blocks
+    from .gaussian import solve_gaussian_couplings
+    from .numerical import solve_numerical_couplings
+    from .product import solve_product_couplings
+
+    if isinstance(source, Blocks) or isinstance(target, Blocks):
+        return solve_block_couplings(source, target, epsilon, progress, numerical)
+    if source.gaussian_form() is not None and target.gaussian_form() is not None:
+        return solve_gaussian_couplings(source, target, epsilon, progress)
+    if source.product_form() is not None and target.product_form() is not None:
+        return solve_product_couplings(source, target, epsilon, progress)
+    return solve_numerical_couplings(source, target, epsilon, numerical, progress)
+
+
+def solve_block_couplings(
+    source: AbstractComponents, target: AbstractComponents, epsilon: Any, *options: Any
+) -> BlockCouplings:
+    """Couple every pair of blocks by its own best route.
+
+    Args:
+        source: Source components, at least one side being `Blocks`.
+        target: Target components.
+        epsilon: Regularization, units of squared distance.
+        options: Passed on to `solve_couplings`.
+    """
+    # Blocks in the order of the set, each component once per place: indices of couplings are then ranks.
+    source, target = (_unrolled(as_blocks(components)) for components in (source, target))
+    parts = tuple(tuple(solve_couplings(a, b, epsilon, *options) for b in target.blocks) for a in source.blocks)
+    costs = pair_table(source, target, [[part.costs for part in row] for row in parts])
+    kl = pair_table(source, target, [[part.kl for part in row] for row in parts])
+    return BlockCouplings(costs, kl, epsilon, source, target, parts)
+
+
+def _unrolled(components: Blocks) -> Blocks:
+    """The same set with blocks that hold its components in the set's order."""
+    return components.select(slice(None))
