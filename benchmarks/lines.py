@@ -16,7 +16,8 @@ from ott.problems.linear import linear_problem
 from ott.solvers.linear import sinkhorn
 
 import omt_expfam as omt
-from omt_expfam._couplings.line.problems import _counts, _place, _solve, _stacked, _tabulate_all, _Bundle, standardize
+from omt_expfam._couplings.line.schedule import counts_of, Bundle
+from omt_expfam._couplings.line.problems import _place, _solve, _stacked, _tabulate_all, standardize
 from omt_expfam._couplings.line.table import evaluate
 from omt_expfam.families import Laplace
 from tests.test_product_couplings import LAWS, dense, solved
@@ -46,7 +47,7 @@ def nodes_of(source, target):
     sides = [forms(name) for name in (source, target)]
     shapes = tuple(_stacked(side) for side in sides)
     profiles = tuple(_tabulate_all(*side) for side in shapes)
-    count = int(_counts([_Bundle(0, 0, (EPSILON,))], profiles)[0])
+    count = int(counts_of([Bundle(0, 0, (EPSILON,))], profiles)[0])
     index = np.zeros(ROW, int)
     return _place(shapes, profiles, (index, index), np.full(ROW, EPSILON), count)
 

@@ -12,25 +12,15 @@ from ..._base.arrays import power_of_two, take, to_jax
 from ..._base.progress import progress_bar
 from ..._base.xla import program
 from ..._components.product_form import ProductForm
-from .grid import num_panels
 from .profile import Profile, tabulate
+from .schedule import Bundle, counts_of, lagrange, schedule
 from .solve import limit_nodes, LineNodes, LinePlan, NO_WEIGHT, place_nodes, solve_nodes
 from .table import LineProblem, LineTable
 
-# Panels per side that a problem may have; rounded up to one of these, so that few programs are compiled.
-_COUNTS = np.array([4, 8, 16, 32, 48, 64, 96, 128])
 # Panels of every problem when nothing can be looked at.
 _TRACED_COUNT = 16
 # Problems of at most so many panels are solved so many at once.
 _SMALL, _AT_ONCE = 16, 16
-# Problems that differ in the regularization only are interpolated in its logarithm, when there are more of them in an
-# interval of this ratio than it has Chebyshev nodes.
-_RATIO, _NODES = 3.0, 12
-# Below the smallest regularization that this many panels resolve, problems are interpolated between the monotone map
-# (regularization 0) and these multiples of it. At 0.01 and above, problems are always solved.
-_FINEST = 64
-_DIRECT = 0.01
-_LADDER = np.array([1.0, 1.6, 2.56, 4.1])
 # Relative accuracy of quadrature and interpolation, on the cautious side.
 _QUADRATURE, _INTERPOLATION = 3e-7, 3e-7
 # How much larger than the second moments beyond the nodes the error that they make may be.
@@ -75,19 +65,6 @@ class Solution(NamedTuple):
     kl: Array
     errors: Array
     marginal_error: Array
-
-
-class _Bundle(NamedTuple):
-    """Plans solved together: two laws and increasing regularizations, of which zero is the monotone map."""
-
-    source: int
-    target: int
-    epsilons: tuple[float, ...]
-
-    @property
-    def smallest(self) -> float:
-        """The smallest positive regularization, whose nodes all members share."""
-        return next((e for e in self.epsilons if e > 0), _DIRECT)
 
 
 def moments(form: ProductForm) -> tuple[Float[Array, "K d"], Float[Array, "K d"]]:
@@ -146,9 +123,9 @@ def solve_problems(source: Standardized, target: Standardized, epsilon: float, p
     shapes = (_stacked(source), _stacked(target))
     profiles = (_tabulated(shapes[0]), _tabulated(shapes[1]))
     distinct = [(int(keys[0, k]), int(keys[1, k]), float(epsilons[index[k]])) for k in range(keys.shape[1])]
-    plan = _schedule(distinct, profiles)
+    plan = schedule(distinct, profiles)
     bundles = list(dict.fromkeys(bundle for bundle, _, _ in plan))
-    counts = _counts(bundles, profiles)
+    counts = counts_of(bundles, profiles)
     plans = _solve_bundles(bundles, counts, shapes, profiles, progress)
     defects = np.array([profiles[0].defect[s] + profiles[1].defect[t] for s, t, _ in distinct])
     return _assemble(distinct, plan, bundles, plans, defects, which.reshape(shape))
@@ -166,88 +143,6 @@ def _tabulated(shapes: Any) -> Profile:
 @program
 def _tabulate_all(shapes: Any, count: Array) -> Profile:
     return jax.lax.map(lambda item: tabulate(item[0], np.dtype(float)), (shapes, count), batch_size=16)
-
-
-def _schedule(
-    distinct: list[tuple[int, int, float]], profiles: tuple[Profile, Profile]
-) -> list[tuple[_Bundle, np.ndarray, bool]]:
-    """For each problem: the bundle that holds it, the weights of its members, and whether its nodes resolve it."""
-    floors = _floors(distinct, profiles)
-    crowd: dict[tuple[int, int, int], int] = {}
-    for s, t, e in distinct:
-        if e >= floors[s, t]:
-            crowd[s, t, _interval(e)] = crowd.get((s, t, _interval(e)), 0) + 1
-    plan = []
-    for s, t, e in distinct:
-        if e == 0:
-            plan.append((_Bundle(s, t, (0.0,)), np.ones(1), False))
-        elif e < floors[s, t]:
-            ladder = (0.0, *(floors[s, t] * _LADDER))
-            plan.append((_Bundle(s, t, ladder), _lagrange(np.sqrt(ladder), np.sqrt(e)), False))
-        elif crowd[s, t, _interval(e)] > _NODES:
-            nodes = _chebyshev(_interval(e))
-            plan.append((_Bundle(s, t, tuple(np.exp(nodes))), _lagrange(nodes, np.log(e)), True))
-        else:
-            plan.append((_Bundle(s, t, (e,)), np.ones(1), True))
-    return plan
-
-
-def _interval(epsilon: float) -> int:
-    return int(np.floor(np.log(epsilon) / np.log(_RATIO)))
-
-
-def _chebyshev(interval: int) -> np.ndarray:
-    """Chebyshev nodes of an interval of log(eps), increasing."""
-    angle = (2 * np.arange(_NODES)[::-1] + 1) * np.pi / (2 * _NODES)
-    return (interval + 0.5 * (1 + np.cos(angle))) * np.log(_RATIO)
-
-
-def _lagrange(nodes: np.ndarray, at: float) -> np.ndarray:
-    """The weights of polynomial interpolation."""
-    gaps = at - nodes
-    differences = nodes[:, None] - nodes[None, :]
-    np.fill_diagonal(differences, 1.0)
-    terms = np.broadcast_to(gaps, differences.shape).copy()
-    np.fill_diagonal(terms, 1.0)
-    return np.prod(terms / differences, axis=1)
-
-
-@program
-def _measure(profiles: tuple[Profile, Profile], which: tuple[Any, Any], epsilon: Any) -> Array:
-    def one(item: tuple[Array, Array, Array]) -> Array:
-        left, right = (take(profile, k) for profile, k in zip(profiles, item[:2], strict=True))
-        return jnp.maximum(num_panels(left, right, item[2]), num_panels(right, left, item[2]))
-
-    return jax.lax.map(one, (*which, epsilon), batch_size=16)
-
-
-def _panels(pairs: list[tuple[int, int, float]], profiles: tuple[Profile, Profile]) -> np.ndarray:
-    """The number of panels that each pair of laws needs at a regularization, not rounded."""
-    padded = pairs + [pairs[-1]] * (power_of_two(len(pairs)) - len(pairs))
-    s, t, e = (np.array(column) for column in zip(*padded, strict=True))
-    return np.asarray(_measure(profiles, (s, t), e))[: len(pairs)]
-
-
-def _floors(distinct: list[tuple[int, int, float]], profiles: tuple[Profile, Profile]) -> dict[tuple[int, int], float]:
-    """For each pair of laws, the regularization below which problems are not solved but interpolated."""
-    smallest: dict[tuple[int, int], float] = {}
-    for s, t, e in distinct:
-        smallest[s, t] = min(e, smallest.get((s, t), np.inf))
-    small = [pair for pair, e in smallest.items() if e < _DIRECT]
-    floors = dict.fromkeys(smallest, _DIRECT)
-    candidates = _DIRECT * 2.0 ** -np.arange(1, 8)
-    if small:
-        needed = _panels([(*pair, e) for pair in small for e in candidates], profiles)
-        for pair, row in zip(small, needed.reshape(len(small), -1), strict=True):
-            floors[pair] = float(min(candidates[row <= _FINEST], default=_DIRECT))
-    return floors
-
-
-def _counts(bundles: list[_Bundle], profiles: tuple[Profile, Profile]) -> np.ndarray:
-    """Panels per side of each bundle: what its smallest positive regularization needs, rounded up."""
-    first = [(b.source, b.target, b.smallest) for b in bundles]
-    place = np.searchsorted(_COUNTS, _panels(first, profiles))
-    return _COUNTS[np.minimum(place, len(_COUNTS) - 1)]
 
 
 @program
@@ -282,7 +177,7 @@ def _resolved(nodes: LineNodes, epsilon: Float[Array, ""]) -> LinePlan:
 
 
 def _solve_bundles(
-    bundles: list[_Bundle], counts: np.ndarray, shapes: Any, profiles: tuple[Profile, Profile], progress: bool | None
+    bundles: list[Bundle], counts: np.ndarray, shapes: Any, profiles: tuple[Profile, Profile], progress: bool | None
 ) -> list[LinePlan]:
     """Solve all bundles, grouped by size; results as NumPy arrays in the order of the bundles."""
     results: dict[int, LinePlan] = {}
@@ -300,7 +195,7 @@ def _solve_bundles(
 
 
 def _solve_chunk(
-    bundles: list[_Bundle], size: int, count: int, shapes: Any, profiles: tuple[Profile, Profile]
+    bundles: list[Bundle], size: int, count: int, shapes: Any, profiles: tuple[Profile, Profile]
 ) -> list[LinePlan]:
     """Solve a chunk of bundles with the same number of nodes; the plans of each as NumPy arrays."""
     padded = bundles + bundles[-1:] * (size - len(bundles))
@@ -323,8 +218,8 @@ def _solve_chunk(
 
 def _assemble(
     distinct: list[tuple[int, int, float]],
-    plan: list[tuple[_Bundle, np.ndarray, bool]],
-    bundles: list[_Bundle],
+    plan: list[tuple[Bundle, np.ndarray, bool]],
+    bundles: list[Bundle],
     plans: list[LinePlan],
     defects: np.ndarray,
     which: np.ndarray,
@@ -369,14 +264,14 @@ def _assemble(
 
 
 def _bridge_error(
-    plan: list[tuple[_Bundle, np.ndarray, bool]], flat: list[np.ndarray], rows: np.ndarray, epsilon: np.ndarray
+    plan: list[tuple[Bundle, np.ndarray, bool]], flat: list[np.ndarray], rows: np.ndarray, epsilon: np.ndarray
 ) -> np.ndarray:
     """What the last member of an interpolation towards zero changes: an estimate of the interpolation's error."""
     errors = np.zeros(len(plan))
     for k, (bundle, weights, resolved) in enumerate(plan):
         if resolved or epsilon[k] == 0:
             continue
-        fewer = np.append(_lagrange(np.sqrt(bundle.epsilons[:-1]), np.sqrt(epsilon[k])), 0.0)
+        fewer = np.append(lagrange(np.sqrt(bundle.epsilons[:-1]), np.sqrt(epsilon[k])), 0.0)
         members = rows[k, : len(weights)]
         values = flat[0][members] + epsilon[k] * flat[1][members]
         errors[k] = _BRIDGE * abs((weights - fewer) @ values)
