@@ -13,7 +13,7 @@ from omt_expfam._base.xla import unfused
 from omt_expfam._components.covariance import AbstractCovariance, DiagonalCovariance, ScalarCovariance, to_dense
 from omt_expfam._components.exponential_family import AbstractExponentialFamily
 from omt_expfam._components.interface import map_components
-from omt_expfam._fitting.em import AbstractEMFamily, AbstractRegularEMFamily
+from omt_expfam._family.em_family import AbstractEMFamily, AbstractRegularEMFamily
 
 LOG_2PI = math.log(2 * math.pi)
 

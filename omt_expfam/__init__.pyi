@@ -22,9 +22,9 @@ from ._components.product_form import AbstractShape as AbstractShape, ProductFor
 from ._components.relabel import relabel as relabel
 from ._couplings.settings import NumericalSettings as NumericalSettings
 from ._family.coordinates import AbstractFactorizedFamily as AbstractFactorizedFamily
+from ._family.em_family import AbstractEMFamily as AbstractEMFamily, AbstractRegularEMFamily as AbstractRegularEMFamily
 from ._family.priors import ConjugatePrior as ConjugatePrior
 from ._family.template import Template as Template, template as template
-from ._fitting.em import AbstractEMFamily as AbstractEMFamily, AbstractRegularEMFamily as AbstractRegularEMFamily
 from ._fitting.fit import Fit as Fit, fit as fit
 from ._fitting.select import select_num_components as select_num_components, Selection as Selection
 from ._pipelines.coupled import CoupledFit as CoupledFit, fit_coupled as fit_coupled

@@ -17,10 +17,10 @@ from .._base.arrays import is_traced
 from .._base.precision import in_float64
 from .._base.xla import program
 from .._components.product_form import AbstractShape, ProductForm
-from .._fitting.em import AbstractRegularEMFamily
 from .._numerics.newton import solve_dual
 from .._numerics.quadrature import Quadrature, quadrature
 from .._numerics.support import Constraint, ends
+from .em_family import AbstractRegularEMFamily
 
 # A density must integrate to one within this, and so many laws are integrated at a time, and at most.
 _MASS_TOLERANCE, _BLOCK, _MOST = 1e-6, 32, 512

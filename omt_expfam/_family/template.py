@@ -5,7 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 
-from .._fitting.em import AbstractEMFamily
+from .em_family import AbstractEMFamily
 
 
 class Template(eqx.Module):

@@ -15,8 +15,9 @@ from .._base.precision import narrow
 from .._base.progress import progress_bar
 from .._base.xla import program
 from .._components.mixture import Mixture
+from .._family.em_family import AbstractEMFamily, AbstractRegularEMFamily
 from .._family.template import as_template, Template
-from .em import AbstractEMFamily, AbstractRegularEMFamily, chunk_data, EMState, run
+from .em import chunk_data, EMState, run
 from .fit import _as_start, Fit, read_data
 from .problem import FitProblem, moved_state, MovedStart, steps_of, working_precision
 

@@ -12,9 +12,10 @@ from .._base.arrays import default_dtype, is_traced
 from .._base.precision import narrow
 from .._base.results import raise_if_failed, RESULTS, succeeded
 from .._components.mixture import Mixture
+from .._family.em_family import AbstractEMFamily, verify
 from .._family.template import as_template, Template
 from .._numerics.support import check_support
-from .em import AbstractEMFamily, EMState, verify
+from .em import EMState
 from .problem import fit_problem, FitProblem, MovedStart, solve_once, standardization, StartKey, working_precision
 
 

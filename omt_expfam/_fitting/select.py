@@ -9,8 +9,8 @@ import numpy as np
 
 from .._base.arguments import ArrayLike, as_count, as_key, KeyLike
 from .._base.progress import progress_bar
+from .._family.em_family import AbstractEMFamily
 from .._family.template import Template
-from .em import AbstractEMFamily
 from .fit import _as_data, _as_weight, Fit, fit
 
 

@@ -12,7 +12,8 @@ from jaxtyping import Array, Float, Int
 
 from .._base.arrays import log_share
 from .._base.xla import after, unfused
-from .em import AbstractEMFamily, AbstractRegularEMFamily, joint_table, start_from_responsibilities
+from .._family.em_family import AbstractEMFamily, AbstractRegularEMFamily
+from .em import joint_table, start_from_responsibilities
 
 _LLOYD_STEPS = 10
 

@@ -19,8 +19,8 @@ from .._base.results import raise_if_failed, RESULTS
 from .._base.xla import program
 from .._components.mixture import Mixture
 from .._couplings.solve import solve_couplings
+from .._family.em_family import AbstractEMFamily
 from .._family.template import as_template, Template
-from .._fitting.em import AbstractEMFamily
 from .._fitting.fit import fit
 from .._plans.plan import TransportPlan
 from .._plans.transport import transport

@@ -11,7 +11,7 @@ from numpyro.distributions import constraints
 from .._base.arrays import safe_log
 from .._base.xla import unfused
 from .._components.mixture import Mixture
-from .._fitting.em import AbstractEMFamily, AbstractRegularEMFamily
+from .._family.em_family import AbstractEMFamily, AbstractRegularEMFamily
 from .._numerics.support import Constraint
 
 

@@ -14,8 +14,8 @@ from .._base.precision import narrow
 from .._base.results import ConvergenceError, RESULTS
 from .._components.mixture import Mixture
 from .._components.relabel import relabel
+from .._family.em_family import AbstractEMFamily
 from .._family.template import as_template, Template
-from .._fitting.em import AbstractEMFamily
 from .._fitting.fit import _as_data, _as_start, Fit, fit
 from .label_free import LabelFree, LARGEST_R_HAT
 from .methods.gibbs_sweeps import conditional_law

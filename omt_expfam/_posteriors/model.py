@@ -20,9 +20,9 @@ from .._components.interface import AbstractComponents
 from .._components.mixture import Mixture
 from .._components.numpyro_components import NumPyroComponents
 from .._family.conjugate import without_shape
+from .._family.em_family import AbstractEMFamily
 from .._family.priors import ConjugatePrior
 from .._family.template import as_template, Template
-from .._fitting.em import AbstractEMFamily
 from .._numerics.support import check_support, in_words
 from .distribution import MixtureDistribution
 

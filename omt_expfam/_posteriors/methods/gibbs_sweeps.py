@@ -18,7 +18,7 @@ from ..._base.progress import progress_bar
 from ..._base.results import ConvergenceError
 from ..._base.xla import program
 from ..._components.mixture import Mixture
-from ..._fitting.em import AbstractEMFamily, AbstractRegularEMFamily
+from ..._family.em_family import AbstractEMFamily, AbstractRegularEMFamily
 from .metropolis import Metropolis
 
 # Numbers in one chunk of the data, which should stay in the processor's cache; and the most that are kept prepared.

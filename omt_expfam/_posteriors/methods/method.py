@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 from ..._base.buckets import pad, point_bucket
 from ..._base.xla import program
 from ..._components.mixture import Mixture
-from ..._fitting.em import AbstractEMFamily
+from ..._family.em_family import AbstractEMFamily
 from ..._fitting.fit import Fit
 from ..model import MixtureModel
 from .target import Target

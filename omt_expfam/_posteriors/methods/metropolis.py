@@ -14,8 +14,8 @@ from numpyro.distributions import biject_to
 from ..._base.precision import relaxed
 from ..._family.conjugate import without_shape
 from ..._family.coordinates import AbstractCoordinateFamily
+from ..._family.em_family import AbstractRegularEMFamily
 from ..._family.priors import ConjugatePrior
-from ..._fitting.em import AbstractRegularEMFamily
 
 # Half the degrees of freedom of proposals, and the length of the walk in standard deviations (Roberts et al., 1997).
 _HALF_DEGREES, _WALK = 3, 2.4
