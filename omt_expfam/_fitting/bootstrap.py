@@ -17,8 +17,9 @@ from .._base.xla import program
 from .._components.mixture import Mixture
 from .._family.em_family import AbstractEMFamily, AbstractRegularEMFamily
 from .._family.template import as_template, Template
+from .data import as_start, read_data
 from .em import chunk_data, EMState, run
-from .fit import _as_start, Fit, read_data
+from .fit import Fit
 from .problem import FitProblem, moved_state, MovedStart, steps_of, working_precision
 
 # A draw is settled when a step changes its whole objective (not that per point) by less than this, in nats.
@@ -124,7 +125,7 @@ def bootstrap_mixtures(
         limit = max(_TOLERANCE / data.weight.sum(), 128 * float(np.finfo(dtype).eps))
     block = _block_size(block_size, len(data.points) * mixture.num_components, num_draws)
     moved, reference = (
-        _as_start(given, chosen, mixture.num_components, data.points.shape[1], data.shift, data.scale)
+        as_start(given, chosen, mixture.num_components, data.points.shape[1], data.shift, data.scale)
         for given in (mixture, mixture if prior_from is None else prior_from)
     )
 

@@ -11,7 +11,8 @@ from .._base.arguments import ArrayLike, as_count, as_key, KeyLike
 from .._base.progress import progress_bar
 from .._family.em_family import AbstractEMFamily
 from .._family.template import Template
-from .fit import _as_data, _as_weight, Fit, fit
+from .data import _as_data, _as_weight
+from .fit import Fit, fit
 
 
 @dataclasses.dataclass(frozen=True)

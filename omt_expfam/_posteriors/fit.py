@@ -16,7 +16,8 @@ from .._components.mixture import Mixture
 from .._components.relabel import relabel
 from .._family.em_family import AbstractEMFamily
 from .._family.template import as_template, Template
-from .._fitting.fit import _as_data, _as_start, Fit, fit
+from .._fitting.data import _as_data, as_start
+from .._fitting.fit import Fit, fit
 from .label_free import LabelFree, LARGEST_R_HAT
 from .methods.gibbs_sweeps import conditional_law
 from .methods.laplace import Bootstrap, Gibbs, LaplaceApproximation
@@ -116,7 +117,7 @@ def _problem(
     if isinstance(start, Fit):
         # The checks of `fit`.
         place = np.zeros(x.shape[1]), np.ones(x.shape[1])
-        _as_start(start.mixture, as_template(model.components), model.num_components, x.shape[1], *place)
+        as_start(start.mixture, as_template(model.components), model.num_components, x.shape[1], *place)
     if not isinstance(optimum, Fit):
         optimum = fit(
             key,

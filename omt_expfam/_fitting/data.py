@@ -1,0 +1,161 @@
+"""The data of a fit, checked."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._base.arguments import ArrayLike, as_count, as_host_or_traced, as_scalar
+from .._base.arrays import default_dtype, is_traced
+from .._components.mixture import Mixture
+from .._family.em_family import AbstractEMFamily
+from .._family.template import Template
+from .._numerics.support import check_support
+from .problem import fit_problem, FitProblem, MovedStart, standardization
+
+
+class Data(NamedTuple):
+    """Checked points and settings of a fit.
+
+    Attributes:
+        template: The family with its fixed parameters.
+        num_components: Number of components K.
+        points: Points in their own units, shape ``[n, d]``.
+        weight: Their weights, shape ``[n]``.
+        shift: What standardization subtracts, shape ``[d]``.
+        scale: What it divides by, shape ``[d]``.
+        covariance_prior: As in `fit`.
+        regularization: As in `fit`.
+        chunk_size: As in `fit`.
+        dtype: The precision of the computation.
+    """
+
+    template: Template
+    num_components: int
+    points: np.ndarray
+    weight: np.ndarray
+    shift: np.ndarray
+    scale: np.ndarray
+    covariance_prior: float | None
+    regularization: float
+    chunk_size: int | None
+    dtype: str
+
+    @property
+    def precision(self) -> str:
+        """The precision of results: that of the points, or JAX's default."""
+        return "float32" if self.points.dtype == np.float32 else str(default_dtype())
+
+    def problem(self) -> FitProblem:
+        """The standardized problem; to be called where arrays have the precision of the computation."""
+        return fit_problem(
+            self.template,
+            self.points,
+            self.weight,
+            self.num_components,
+            self.covariance_prior,
+            self.regularization,
+            self.chunk_size,
+            self.dtype,
+            self.shift,
+            self.scale,
+        )
+
+
+def read_data(
+    x: ArrayLike,
+    chosen: Template,
+    num_components: int,
+    *,
+    sample_weight: ArrayLike | None,
+    covariance_prior: float | None,
+    regularization: float,
+    standardize: bool,
+    tolerance: float | None,
+    dtype: str,
+    chunk_size: int | None,
+) -> Data:
+    """Check what `fit` and the bootstrap are given, all but where they start."""
+    points = _as_data(x, num_components)
+    weight = _as_weight(sample_weight, points)
+    if dtype not in ("float64", "float32"):
+        raise ValueError(f'`dtype` must be "float64" or "float32"; got {dtype!r}.')
+    for name, value in (
+        ("regularization", regularization),
+        ("tolerance", tolerance),
+        ("covariance_prior", covariance_prior),
+    ):
+        if value is not None:
+            as_scalar(name, value)
+    check_support("x", points, chosen.family)
+    if chunk_size is not None:
+        chunk_size = _as_chunk_size(chunk_size, chosen.family, len(points))
+    shift, scale = standardization(chosen.family, points, weight, standardize)
+    settings = covariance_prior, regularization, chunk_size, dtype
+    return Data(chosen, num_components, points, weight, shift, scale, *settings)
+
+
+def _as_data(x: ArrayLike, num_components: int) -> np.ndarray:
+    if is_traced(x):
+        raise TypeError("`x` must be concrete data: fit runs on the host and cannot be traced by jit, vmap or grad.")
+    host = np.asarray(as_host_or_traced("x", x))
+    if host.ndim != 2:
+        raise ValueError(f"`x` must have shape [n, d]; got shape {host.shape}.")
+    if host.shape[0] < num_components or host.shape[1] < 1:
+        raise ValueError(
+            f"`x` must have at least one column and as many points as components, {num_components}; "
+            f"got shape {host.shape}."
+        )
+    if host.dtype != np.float32:
+        host = host.astype(np.float64)
+    if not np.isfinite(host).all():
+        row, column = np.argwhere(~np.isfinite(host))[0]
+        raise ValueError(
+            f"`x` must be finite; got {host[row, column]} at index [{row}, {column}]. Drop or impute missing values."
+        )
+    return host
+
+
+def _as_chunk_size(chunk_size: Any, family: type[AbstractEMFamily], num_points: int) -> int:
+    chunk_size = as_count("chunk_size", chunk_size)
+    if not family.streams and chunk_size < num_points:
+        raise ValueError(
+            f"`chunk_size` must be at least the number of points, {num_points}, for {family.__name__}: its M-step "
+            f"needs all points at once; got {chunk_size}. Leave it out."
+        )
+    return chunk_size
+
+
+def _as_weight(sample_weight: ArrayLike | None, points: np.ndarray) -> np.ndarray:
+    if sample_weight is None:
+        return np.ones(len(points))
+    weight = np.asarray(as_host_or_traced("sample_weight", sample_weight), np.float64)
+    if weight.shape != points.shape[:1]:
+        raise ValueError(f"`sample_weight` must have shape {points.shape[:1]}; got {weight.shape}.")
+    if not np.isfinite(weight).all() or (weight < 0).any() or weight.sum() <= 0:
+        raise ValueError("`sample_weight` must be finite and nonnegative, with a positive sum.")
+    return weight
+
+
+def as_start(start: Any, chosen: Template, num_components: int, dim: int, shift: np.ndarray, scale: np.ndarray) -> Any:
+    """A checked start: a word, a mixture in standardized units, or means in standardized units."""
+    if isinstance(start, str):
+        if start not in ("merge", "k-means++"):
+            raise ValueError(f'`start` must be "merge", "k-means++", a Mixture or means; got {start!r}.')
+        return start
+    if isinstance(start, Mixture):
+        if not isinstance(start.components, chosen.family):
+            raise TypeError(
+                f"`start` must be a mixture of {chosen.family.__name__} components; "
+                f"got {type(start.components).__name__}."
+            )
+        if (start.num_components, start.dim) != (num_components, dim):
+            raise ValueError(
+                f"`start` must have {num_components} components in {dim} dimensions; "
+                f"got {start.num_components} in {start.dim}."
+            )
+        return MovedStart(start, shift, scale)
+    means = np.asarray(as_host_or_traced("start", start), np.float64)
+    if means.shape != (num_components, dim) or not np.isfinite(means).all():
+        raise ValueError(f"`start` must hold finite means of shape {(num_components, dim)}; got shape {means.shape}.")
+    check_support("start", means, chosen.family)
+    return (means - shift) / scale
