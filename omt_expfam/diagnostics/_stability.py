@@ -19,19 +19,17 @@ from .._pipelines.mixture_transport import MixtureTransport
 from .._plans.plan import TransportPlan
 from ._distances import cloud_distances, Distances, mixture_distances, weights_change
 from ._maps import (
-    Checkpoint,
     image_spread,
     images_of,
-    Job,
     mean_displacement,
     mean_squared_error,
     points_or,
     relative_change,
     true_images,
     two_sides,
-    unconverged,
 )
 from ._perturbations import AbstractPerturbation, Reseeding
+from ._runs import Checkpoint, Job, unconverged
 
 if TYPE_CHECKING:
     from typing import Literal

@@ -17,20 +17,9 @@ from .._fitting.fit import Fit
 from .._pipelines.mixture_transport import _pair, MixtureTransport
 from .._plans.plan import TransportPlan
 from ._distances import gelbrich_distance
-from ._maps import (
-    Checkpoint,
-    describe,
-    image_spread,
-    images_of,
-    Job,
-    mean_displacement,
-    mean_squared_error,
-    points_or,
-    true_images,
-    two_sides,
-    unconverged,
-)
+from ._maps import image_spread, images_of, mean_displacement, mean_squared_error, points_or, true_images, two_sides
 from ._random import permutation
+from ._runs import Checkpoint, describe, Job, unconverged
 
 if TYPE_CHECKING:
     import xarray
