@@ -8,10 +8,11 @@ import numpy as np
 
 from .. import metrics, plot
 from .._family.template import template
+from .._files.archive import atomic_file
 from .._fitting.fit import fit
 from .._plans.plan import TransportPlan
 from .._plans.transport import transport
-from .._storage import atomic_file, save
+from .._storage import save
 
 SOURCE_DIGIT, TARGET_DIGIT = 4, 9
 NUM_FEATURES, NUM_COMPONENTS, RANK = 10, 4, 3

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from .. import diagnostics, plot
+from .._files.archive import atomic_file
 from .._plans.plan import TransportPlan
-from .._storage import atomic_file
 
 REPORT = "report.md"
 # Disturbances, in mean standard deviations of the data or as shares of the points.

@@ -1,7 +1,7 @@
 """Any NumPyro distribution as components."""
 
 import copy
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,11 @@ class NumPyroComponents(AbstractComponents):
         estimated_mean: Means without a formula, shape ``[K, d]``, else ``None``.
         estimated_covariance: Covariances without a formula, shape ``[K, d, d]``, else ``None``.
     """
+
+    _why_not_saved: ClassVar[str] = (
+        "it holds a NumPyro distribution, and files hold no code. "
+        "Save the distribution's parameters, and build the components again."
+    )
 
     laws: Laws
     estimated_mean: Float[Array, "*K d"] | None

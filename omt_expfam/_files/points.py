@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .._storage import atomic_file
+from .archive import atomic_file
 
 EXTENSIONS = (".npy", ".npz", ".csv")
 

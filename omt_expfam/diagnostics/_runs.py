@@ -15,6 +15,7 @@ import numpy as np
 from .._base.arrays import default_dtype
 from .._base.progress import progress_bar
 from .._base.results import RESULTS
+from .._files.tree import read_object, write_object
 
 # What a fit or a solve that fails raises; mistakes in a program (TypeError and the like) are none of these.
 FAILURES = (RuntimeError, ValueError, ArithmeticError)
@@ -53,9 +54,8 @@ class Checkpoint:
             self._read(os.fspath(path))
 
     def _read(self, path: str) -> None:
-        from .._storage import load
 
-        held = load(path)
+        held = read_object(path, {})
         if not isinstance(held, dict) or held.get("study") != self._kind or held.get("columns") != list(self._columns):
             raise ValueError(f"`checkpoint` must be a file of this kind of study ({self._kind}); {path} is none.")
         differing = [name for name, text in self._inputs.items() if held["inputs"].get(name) != text]
@@ -112,8 +112,6 @@ class Checkpoint:
     def _write(self) -> None:
         if self._path is None:
             return
-        from .._storage import save
-
         values = [values for values, _ in self.rows.values()]
         held = {
             "study": self._kind,
@@ -124,7 +122,7 @@ class Checkpoint:
             "values": np.array(values, np.float64).reshape(-1, len(self._columns)),
             "reasons": [reason for _, reason in self.rows.values()],
         }
-        save(self._path, held)
+        write_object(self._path, held, {})
 
 
 def describe(value: Any) -> str:
