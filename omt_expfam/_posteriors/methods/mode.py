@@ -1,7 +1,6 @@
 """The mode of a posterior density, and its curvature there."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +10,7 @@ import scipy.linalg
 from jaxtyping import Array, Float
 
 from ..._base.xla import program
+from ..._numerics.minimize import minimize
 from ..distribution import log_density
 from .target import Target
 
@@ -144,15 +144,3 @@ def _descend(target: Target, center: np.ndarray, factor: np.ndarray) -> np.ndarr
     origin, shape = jax.device_put((center, factor))
     found = minimize(lambda z: value_and_grad(target, origin, shape, z), np.zeros(len(center)), maxiter=50, gtol=1e-3)
     return factor @ found.x if np.isfinite(found.fun) else None
-
-
-def minimize(function: Callable[[Array], tuple[Array, Array]], start: np.ndarray, **options: Any) -> Any:
-    """SciPy's L-BFGS on a JAX function; places where that is not finite count as infinitely high."""
-    import scipy.optimize
-
-    def value(u: np.ndarray) -> tuple[float, np.ndarray]:
-        energy, slope = (np.asarray(v) for v in function(jax.device_put(u)))
-        finite = np.isfinite(energy) and np.isfinite(slope).all()
-        return (float(energy), slope) if finite else (np.inf, np.zeros_like(u))
-
-    return scipy.optimize.minimize(value, start, jac=True, method="L-BFGS-B", options=options)

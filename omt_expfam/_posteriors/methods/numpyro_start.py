@@ -13,9 +13,9 @@ from ..._base.precision import relaxed
 from ..._base.xla import program
 from ..._components.mixture import Mixture, responsibilities
 from ..._fitting.fit import fit
+from ..._numerics.minimize import minimize
 from ..distribution import density_table
 from ..model import MixtureModel
-from .mode import minimize
 from .target import Target
 
 _NUM_PRIOR_DRAWS = 512
