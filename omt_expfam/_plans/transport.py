@@ -1,6 +1,5 @@
 """Transport between two mixtures: the block iteration over component couplings and weight couplings."""
 
-import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -9,21 +8,17 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._base.arguments import ArrayLike, as_count, as_floating, as_scalar, ScalarLike
-from .._base.arrays import at_top, is_traced, on_host, to_jax
-from .._base.buckets import component_bucket, cut, pad, pad_zero
-from .._base.precision import in_float64, narrow
-from .._base.results import raise_if_failed, succeeded
+from .._base.arrays import is_traced, on_host, to_jax
+from .._base.results import raise_if_failed
 from .._components.mixture import cast_mixture, check_pair, Mixture
 from .._couplings.cross_covariances import cross_covariance_terms
 from .._couplings.interface import independent_costs
 from .._couplings.settings import NumericalSettings
 from .._couplings.solve import solve_couplings
-from .._weights.entropic import entropic_coupling, WeightCoupling
 from .._weights.exact import exact_coupling
+from .._weights.solve import solve_weights
+from .objective import objective_of, potential_of
 from .plan import BlockTrace, TransportPlan
-
-# float32 resolves cost differences down to 1e-7 of the largest; below this ratio the weights are solved in float64.
-_FLOAT32_RATIO = 1e-4
 
 
 class BlockStart(eqx.Module):
@@ -118,7 +113,7 @@ def transport(
             coupling, value = exact_coupling(objectives, a, b)
             precision = "float64"
         else:
-            coupling, precision = _solve_weights(objectives, a, b, epsilon_2, tolerance, potential, max_steps)
+            coupling, precision = solve_weights(objectives, a, b, epsilon_2, tolerance, potential, max_steps)
             value = objective_of(coupling.weights, objectives, a, b, epsilon_2)
         weights, potential = coupling.weights, coupling.target_potential
         trace.append(value)
@@ -173,100 +168,3 @@ def _check_start(weights: Array, source: Mixture, target: Mixture) -> None:
         raise ValueError(
             f"`start.weights` must be nonnegative with the mixtures' weights as marginals; they are off by {error:.3g}."
         )
-
-
-def objective_of(weights: Array, costs: Array, a: Array, b: Array, epsilon: Array) -> Float[Array, ""]:
-    """Sum omega L + eps2 KL(Omega || a b)."""
-
-    def value(xp: Any, weights: Any, costs: Any, a: Any, b: Any, epsilon: Any) -> Any:
-        used = weights > 0
-        safe = xp.where(used, weights, xp.ones_like(weights))
-        product = xp.where(used, a[:, None] * b[None, :], xp.ones_like(weights))
-        divergence = xp.sum(weights * (xp.log(safe) - xp.log(product))) - xp.sum(weights) + xp.sum(a) * xp.sum(b)
-        return xp.sum(weights * costs) + epsilon * divergence
-
-    return on_host(value, weights, costs, a, b, epsilon)
-
-
-def potential_of(weights: Array, costs: Array, a: Array, b: Array, epsilon: Array) -> Float[Array, " K1"]:
-    """A target potential that a given coupling would have: the dual's start from it."""
-
-    def value(xp: Any, weights: Any, costs: Any, a: Any, b: Any, epsilon: Any) -> Any:
-        product = a[:, None] * b[None, :]
-        used = (weights > 0) & (product > 0)
-        one = xp.ones_like(weights)
-        total = costs + epsilon * xp.log(xp.where(used, weights, one) / xp.where(used, product, one))
-        return a @ (total - (total @ b)[:, None])
-
-    return on_host(value, weights, costs, a, b, epsilon)
-
-
-def _solve_weights(
-    costs: Array,
-    a: Array,
-    b: Array,
-    epsilon: Array,
-    tolerance: float | None,
-    start: Array,
-    max_steps: int,
-) -> tuple[WeightCoupling, str]:
-    """Solve the Omega-block in the precision that its numbers need; returns also that precision."""
-    dtype, traced = costs.dtype, is_traced(costs, a, b, epsilon)
-    steps = to_jax(max_steps)
-    widen = False
-    if dtype == jnp.float32 and not traced:
-        widen = float(epsilon) < _FLOAT32_RATIO * float(np.abs(np.asarray(costs)).max())
-    if tolerance is None:
-        tolerance = 5e-6 if dtype == jnp.float32 and not widen else 1e-10
-    limit = to_jax(tolerance, dtype)
-    coupling = None
-    if not widen:
-        coupling = _padded_coupling(costs, a, b, epsilon, limit, start, steps)
-        # What float32 cannot finish, float64 may.
-        widen = dtype == jnp.float32 and not traced and not succeeded(coupling.result)
-    if coupling is None or widen:
-        # Rescaled in float64, so that the rounding of float32 weights does not unbalance the marginals.
-        coupling = narrow(in_float64(_balanced_coupling, costs, a, b, epsilon, limit, start, steps), dtype)
-    if not traced:
-        coupling = dataclasses.replace(coupling, marginal_error=measured_error(coupling.weights, a, b))
-    return coupling, "float64" if widen else str(dtype)
-
-
-def _balanced_coupling(costs: Array, a: Array, b: Array, *rest: Array) -> WeightCoupling:
-    a, b = on_host(lambda xp, *sides: tuple(w / xp.sum(w) for w in sides), a, b)
-    return _padded_coupling(costs, a, b, *rest)
-
-
-# Numbers of components up to which the solve is padded.
-_PADDED = 32
-
-
-def _padded_coupling(costs: Array, a: Array, b: Array, *rest: Array) -> WeightCoupling:
-    """`entropic_coupling`; small problems get components of weight zero, and one program serves several sizes."""
-    num, other = costs.shape
-    size = component_bucket(max(num, other))
-    if not at_top(costs, a, b, rest) or size > _PADDED:
-        return entropic_coupling(costs, a, b, *rest)
-    epsilon, limit, start, steps = rest
-    costs = pad(pad(costs, size), size, axis=1)
-    wide = entropic_coupling(costs, pad_zero(a, size), pad_zero(b, size), epsilon, limit, pad(start, size), steps)
-    tables = (wide.weights, wide.row_shares, wide.column_shares)
-    weights, row_shares, column_shares = cut(cut(tables, num), other, axis=1)
-    return WeightCoupling(
-        weights,
-        row_shares,
-        column_shares,
-        cut(wide.source_potential, num),
-        cut(wide.target_potential, other),
-        wide.marginal_error,
-        wide.num_steps,
-        wide.result,
-    )
-
-
-def measured_error(weights: Array, a: Array, b: Array) -> Float[Array, "*S"]:
-    """The marginal error of stored weights, one coupling or a stack, summed in float64 and rounded up."""
-    host, left, right = (np.asarray(value, np.float64) for value in (weights, a, b))
-    error = np.abs(host.sum(-1) - left).sum(-1) + np.abs(host.sum(-2) - right).sum(-1)
-    stored = error.astype(weights.dtype)
-    return to_jax(np.where(stored >= error, stored, np.nextafter(stored, weights.dtype.type(np.inf))))

@@ -28,7 +28,8 @@ from .._components.draws import (
 from .._components.mixture import cast_mixture, Mixture
 from .._components.relabel import relabel as relabel_draws
 from .._couplings.settings import NumericalSettings
-from .._plans.transport import measured_error, transport
+from .._plans.transport import transport
+from .._weights.solve import measured_error
 from .draws import ListedPlans, PlanNumbers, StackedPlans
 from .plan import PosteriorPlan
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 from .._base.xla import jit_in_order, program
 from .._components.mixture import Mixture
 from .._numerics.minimize import minimize
-from .._plans.transport import objective_of
+from .._plans.objective import objective_of
 from .._weights.entropic import entropic_coupling
 
 # Sweeps of proportional fitting inside the descents, until the marginals hold to this error or so many were made.

@@ -19,7 +19,7 @@ from .._components.mixture import check_pair, Mixture
 from .._couplings.interface import independent_costs
 from .._couplings.settings import NumericalSettings
 from .._couplings.solve import solve_couplings
-from .._plans.transport import objective_of, potential_of
+from .._plans.objective import objective_of, potential_of
 from .._weights.entropic import entropic_coupling
 from .._weights.exact import exact_coupling
 from ._descent import descend_gaussian, GaussianProblem, mirror_descent, sample_problem, solve_samples

@@ -1,0 +1,86 @@
+"""The weights' solve: entropic or exact, in the precision that it needs."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._base.arrays import at_top, is_traced, on_host, to_jax
+from .._base.buckets import component_bucket, cut, pad, pad_zero
+from .._base.precision import in_float64, narrow
+from .._base.results import succeeded
+from .entropic import entropic_coupling, WeightCoupling
+
+# float32 resolves cost differences down to 1e-7 of the largest; below this ratio the weights are solved in float64.
+_FLOAT32_RATIO = 1e-4
+
+# Numbers of components up to which the solve is padded.
+_PADDED = 32
+
+
+def solve_weights(
+    costs: Array,
+    a: Array,
+    b: Array,
+    epsilon: Array,
+    tolerance: float | None,
+    start: Array,
+    max_steps: int,
+) -> tuple[WeightCoupling, str]:
+    """Solve the Omega-block in the precision that its numbers need; returns also that precision."""
+    dtype, traced = costs.dtype, is_traced(costs, a, b, epsilon)
+    steps = to_jax(max_steps)
+    widen = False
+    if dtype == jnp.float32 and not traced:
+        widen = float(epsilon) < _FLOAT32_RATIO * float(np.abs(np.asarray(costs)).max())
+    if tolerance is None:
+        tolerance = 5e-6 if dtype == jnp.float32 and not widen else 1e-10
+    limit = to_jax(tolerance, dtype)
+    coupling = None
+    if not widen:
+        coupling = _padded_coupling(costs, a, b, epsilon, limit, start, steps)
+        # What float32 cannot finish, float64 may.
+        widen = dtype == jnp.float32 and not traced and not succeeded(coupling.result)
+    if coupling is None or widen:
+        # Rescaled in float64, so that the rounding of float32 weights does not unbalance the marginals.
+        coupling = narrow(in_float64(_balanced_coupling, costs, a, b, epsilon, limit, start, steps), dtype)
+    if not traced:
+        coupling = dataclasses.replace(coupling, marginal_error=measured_error(coupling.weights, a, b))
+    return coupling, "float64" if widen else str(dtype)
+
+
+def _balanced_coupling(costs: Array, a: Array, b: Array, *rest: Array) -> WeightCoupling:
+    a, b = on_host(lambda xp, *sides: tuple(w / xp.sum(w) for w in sides), a, b)
+    return _padded_coupling(costs, a, b, *rest)
+
+
+def _padded_coupling(costs: Array, a: Array, b: Array, *rest: Array) -> WeightCoupling:
+    """`entropic_coupling`; small problems get components of weight zero, and one program serves several sizes."""
+    num, other = costs.shape
+    size = component_bucket(max(num, other))
+    if not at_top(costs, a, b, rest) or size > _PADDED:
+        return entropic_coupling(costs, a, b, *rest)
+    epsilon, limit, start, steps = rest
+    costs = pad(pad(costs, size), size, axis=1)
+    wide = entropic_coupling(costs, pad_zero(a, size), pad_zero(b, size), epsilon, limit, pad(start, size), steps)
+    tables = (wide.weights, wide.row_shares, wide.column_shares)
+    weights, row_shares, column_shares = cut(cut(tables, num), other, axis=1)
+    return WeightCoupling(
+        weights,
+        row_shares,
+        column_shares,
+        cut(wide.source_potential, num),
+        cut(wide.target_potential, other),
+        wide.marginal_error,
+        wide.num_steps,
+        wide.result,
+    )
+
+
+def measured_error(weights: Array, a: Array, b: Array) -> Float[Array, "*S"]:
+    """The marginal error of stored weights, one coupling or a stack, summed in float64 and rounded up."""
+    host, left, right = (np.asarray(value, np.float64) for value in (weights, a, b))
+    error = np.abs(host.sum(-1) - left).sum(-1) + np.abs(host.sum(-2) - right).sum(-1)
+    stored = error.astype(weights.dtype)
+    return to_jax(np.where(stored >= error, stored, np.nextafter(stored, weights.dtype.type(np.inf))))
