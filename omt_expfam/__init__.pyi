@@ -41,12 +41,10 @@ from ._posteriors.distribution import MixtureDistribution as MixtureDistribution
 from ._posteriors.fit import fit_posterior as fit_posterior
 from ._posteriors.from_numpyro import posterior_from_numpyro as posterior_from_numpyro
 from ._posteriors.label_free import LabelFree as LabelFree
+from ._posteriors.methods.bootstrap import Bootstrap as Bootstrap
+from ._posteriors.methods.gibbs import Gibbs as Gibbs
 from ._posteriors.methods.gibbs_kernel import MixtureGibbs as MixtureGibbs
-from ._posteriors.methods.laplace import (
-    Bootstrap as Bootstrap,
-    Gibbs as Gibbs,
-    LaplaceApproximation as LaplaceApproximation,
-)
+from ._posteriors.methods.laplace import LaplaceApproximation as LaplaceApproximation
 from ._posteriors.methods.method import AbstractMethod as AbstractMethod
 from ._posteriors.methods.nuts import NUTS as NUTS
 from ._posteriors.methods.svi import SVI as SVI

@@ -19,8 +19,10 @@ from .._family.template import as_template, Template
 from .._fitting.data import _as_data, as_start
 from .._fitting.fit import Fit, fit
 from .label_free import LabelFree, LARGEST_R_HAT
+from .methods.bootstrap import Bootstrap
+from .methods.gibbs import Gibbs
 from .methods.gibbs_sweeps import conditional_law
-from .methods.laplace import Bootstrap, Gibbs, LaplaceApproximation
+from .methods.laplace import LaplaceApproximation
 from .methods.method import AbstractMethod, PosteriorProblem, SiteDraws
 from .methods.numpyro_start import numpyro_start
 from .model import mixture_model, MixtureModel, stacked_mixtures
