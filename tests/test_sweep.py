@@ -96,9 +96,9 @@ def test_methods_of_any_kind_are_compared():
 
 def test_all_combinations_are_tried():
     def names(**options):
-        from omt_expfam.diagnostics._sweep import _choices
+        from omt_expfam.diagnostics._choices import choices_of
 
-        return [choice.name for choice in _choices(BASE, **options)]
+        return [choice.name for choice in choices_of(BASE, **options)]
 
     grid = {"num_components": [1, (1, 2)], "seed": [0, 3], "family": [DiagonalGaussian]}
     alone = ["base", "num_components=(1, 2)", "seed=0", "seed=3", "family=DiagonalGaussian"]

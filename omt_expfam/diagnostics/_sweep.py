@@ -1,10 +1,9 @@
 """What the answer hangs on: the same data under other numbers of components, regularizations, families and seeds."""
 
 import functools
-import itertools
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, TYPE_CHECKING
 
 import equinox as eqx
@@ -12,31 +11,18 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from .._base.arguments import ArrayLike, as_count, as_key, as_points, as_scalar, KeyLike
+from .._base.arguments import ArrayLike, as_key, as_points, as_scalar, KeyLike
 from .._fitting.fit import Fit
 from .._pipelines.mixture_transport import _pair, MixtureTransport
 from .._plans.plan import TransportPlan
+from ._choices import Alternatives, Choice, choices_of, HeldOut, in_words, Method, SEVERAL
 from ._distances import gelbrich_distance
 from ._maps import image_spread, images_of, mean_displacement, mean_squared_error, points_or, true_images, two_sides
 from ._random import permutation
 from ._runs import Checkpoint, describe, Job, unconverged
 
-if TYPE_CHECKING:
-    import xarray
-
-    Method = Callable[..., Any]
-    Alternatives = Mapping[str, Any]
-    HeldOut = float | tuple[ArrayLike, ArrayLike]
-else:
-    # Checked by `sweep`, with better messages than a run-time type checker's.
-    Method = Alternatives = HeldOut = Any
-
 # Points at which the conditional laws of two plans are compared.
 _LAW_POINTS = 200
-# Options whose alternatives are merged into those of the base.
-_OPTIONS = ("fit_options", "transport_options")
-_KNOBS = ("family", "num_components", "epsilon_components", "epsilon_weights", "seed", *_OPTIONS)
-SEVERAL, METHOD = "several", "method"
 
 # What is recorded of each choice, with its units.
 COLUMNS = {
@@ -54,6 +40,9 @@ COLUMNS = {
     "converged": "1 if every solve met its tolerance",
     "seconds": "seconds",
 }
+
+if TYPE_CHECKING:
+    import xarray
 
 
 class Sweep(eqx.Module):
@@ -151,7 +140,7 @@ class Sweep(eqx.Module):
                     change, error = self.held_out_change[worst], self.held_out_error[worst]
                     undecided = f"held-out points cannot tell them apart ({change:+.2g} +- {error:.1g} nats per point)"
                 found.append(
-                    f"The map hangs on {_in_words(knob)}: with {self.choices[worst]} images move by "
+                    f"The map hangs on {in_words(knob)}: with {self.choices[worst]} images move by "
                     f"{moved[worst]:.0%} of their spread, and {undecided}."
                 )
         better = self.held_out_change - np.maximum(2 * np.nan_to_num(self.held_out_error), tolerance)
@@ -274,7 +263,7 @@ def sweep(
     source, target = two_sides(x, y)
     if not callable(base):
         raise TypeError(f"`base` must be a MixtureTransport or a function; got {type(base).__name__}.")
-    choices = _choices(base, alternatives, product)
+    choices = choices_of(base, alternatives, product)
     shown = points_or(points, source)
     truth = true_images(true_map, shown)
     split_key, fit_key = jax.random.split(as_key(key))
@@ -303,99 +292,6 @@ def sweep(
         image_spread=(kept.reference or {})["image_spread"],
         num_points=len(shown),
     )
-
-
-class _Choice(NamedTuple):
-    """One way to do it."""
-
-    name: str
-    knob: str
-    method: Callable[..., Any]
-    seed: int | None = None
-
-
-def _choices(base: Method, alternatives: Alternatives, product: bool) -> list[_Choice]:
-    """The base and all that is to be compared with it, each once."""
-    if not isinstance(alternatives, Mapping) or not alternatives:
-        raise TypeError(f"`alternatives` must be a dictionary that is not empty; got {alternatives!r}.")
-    methods = [callable(value) for value in alternatives.values()]
-    if all(methods):
-        if "base" in alternatives:
-            raise ValueError('`alternatives` must not name a method "base": that is what `base` is called.')
-        return [_Choice("base", "", base), *(_Choice(str(n), METHOD, m) for n, m in alternatives.items())]
-    if any(methods):
-        raise TypeError("`alternatives` must hold either methods or sequences of values, not both.")
-    if not isinstance(base, MixtureTransport):
-        raise TypeError(
-            f"`base` must be a MixtureTransport for its fields to be varied; got {type(base).__name__}. Give "
-            "`alternatives` that are methods instead."
-        )
-    for knob, values in alternatives.items():
-        if knob not in _KNOBS:
-            raise ValueError(f"`alternatives` must name {', '.join(_KNOBS)}; got {knob!r}.")
-        if isinstance(values, str) or not isinstance(values, Sequence) or not len(values):
-            raise TypeError(f"`alternatives` must give a sequence of values for {knob!r}; got {values!r}.")
-    if product:
-        combinations = itertools.product(*alternatives.values())
-        settings = [dict(zip(alternatives, values, strict=True)) for values in combinations]
-    else:
-        settings = [{knob: value} for knob, values in alternatives.items() for value in values]
-    choices, seen = [_Choice("base", "", base)], {describe((base, None))}
-    for setting in settings:
-        choice = _varied(base, setting)
-        text = describe((choice.method, choice.seed))
-        # The base itself, and what is listed twice, is done once.
-        if text not in seen:
-            seen.add(text)
-            choices.append(choice)
-    return choices
-
-
-def _varied(base: MixtureTransport, setting: dict[str, Any]) -> _Choice:
-    fields: dict[str, Any] = {name: getattr(base, name) for name in _KNOBS if name != "seed"}
-    seed, words = None, []
-    for knob, value in setting.items():
-        if knob == "seed":
-            seed = as_count("seed", value, minimum=0)
-        elif knob in _OPTIONS:
-            if not isinstance(value, Mapping):
-                raise TypeError(f"`alternatives` must give dictionaries for {knob!r}; got {value!r}.")
-            fields[knob] = {**fields[knob], **value}
-            words.append(", ".join(f"{name}={_in_short(item)}" for name, item in value.items()))
-            continue
-        else:
-            fields[knob] = value
-        words.append(f"{knob}={_in_short(value)}")
-    return _Choice(", ".join(words), next(iter(setting)) if len(setting) == 1 else SEVERAL, _build(fields), seed)
-
-
-def _build(fields: dict[str, Any]) -> MixtureTransport:
-    family, num_components = fields.pop("family"), fields.pop("num_components")
-    return MixtureTransport(family, num_components, **fields)
-
-
-def _in_short(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return f"({', '.join(_in_short(item) for item in value)})"
-    if isinstance(value, type):
-        return value.__name__
-    if isinstance(value, float | np.floating):
-        return f"{value:.4g}"
-    family = getattr(value, "family", None)
-    if isinstance(family, type):
-        return family.__name__
-    return type(value).__name__ if hasattr(value, "shape") and np.ndim(value) else str(value)
-
-
-def _in_words(knob: str) -> str:
-    words = {
-        "num_components": "the numbers of components",
-        "seed": "the random start of the fits",
-        "family": "the family",
-        METHOD: "the method",
-        SEVERAL: "a combination of choices",
-    }
-    return words.get(knob, f"`{knob}`")
 
 
 def _split(key: Any, x: Array, y: Array, held_out: Any) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
@@ -439,7 +335,7 @@ class _Task:
         key: Any,
         data: tuple[Array, Array],
         left: tuple[Array, Array],
-        base: _Choice,
+        base: Choice,
         points: Float[Array, "k d"],
         truth: np.ndarray | None,
     ) -> None:
@@ -455,7 +351,7 @@ class _Task:
             "mean_image": float(self._base.images.mean()),
         }
 
-    def run(self, choice: _Choice) -> tuple[dict[str, float], str]:
+    def run(self, choice: Choice) -> tuple[dict[str, float], str]:
         """Everything that is recorded of one choice, and why it did not converge."""
         begin, base = time.perf_counter(), self._base
         if choice is self._base_choice:
@@ -483,7 +379,7 @@ class _Task:
         numbers["displacement"] = mean_displacement(base.images, own.images)
         return numbers | {"converged": float(not own.reason), "seconds": seconds}, own.reason
 
-    def _outcome(self, choice: _Choice) -> _Outcome:
+    def _outcome(self, choice: Choice) -> _Outcome:
         key = jax.random.clone(self._key)
         if choice.seed is not None:
             key = jax.random.fold_in(key, choice.seed)

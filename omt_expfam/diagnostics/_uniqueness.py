@@ -6,30 +6,21 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from .._base.arguments import as_count, as_key, as_scalar, KeyLike, ScalarLike
-from .._base.arrays import safe_log
 from .._base.precision import in_float64
 from .._base.progress import progress_bar
 from .._base.results import ConvergenceError, raise_if_failed, RESULTS
-from .._base.xla import program
 from .._components.mixture import check_pair, Mixture
 from .._couplings.interface import independent_costs
 from .._couplings.settings import NumericalSettings
 from .._couplings.solve import solve_couplings
-from .._plans.objective import objective_of, potential_of
-from .._weights.entropic import entropic_coupling
-from .._weights.exact import exact_coupling
 from ._descent import descend_gaussian, GaussianProblem, mirror_descent, sample_problem, solve_samples
+from ._iteration import aligned_optimum, iterate, reduced_costs, ROUNDING
 from ._parameters import balanced, Gaussians, gaussians
 from ._starts import gaussian_objectives, random_couplings, random_cross_covariances
 
-# A reduced cost, or a change of the objective, below this share of the largest cost is zero.
-_ROUNDING = 1e-10
-# The weight solve of the block iteration: sweeps on the dual from the given start, and the marginals' error at the end.
-_DUAL_SWEEPS, _MARGINAL_ERROR = 200, 1e-12
 # Mirror descent: the step size in units of one over the regularization, and how many steps.
 _RATE, _MIRROR_STEPS = 0.4, 80
 
@@ -274,17 +265,17 @@ def _study(key: Key[Array, ""], source: Mixture, target: Mixture, settings: _Set
     couplings = solve_couplings(source.components, target.components, epsilon, settings.progress, settings.numerical)
     raise_if_failed(couplings, couplings.result)
     costs = couplings.objectives()
-    reduced, used = _reduced_costs(costs, a, b)
+    reduced, used = reduced_costs(costs, a, b)
     starts = random_couplings(rng, a, b, settings.num_starts)
     start_costs = _start_costs(rng, source, target, both, settings)
     if settings.epsilon_weights == 0:
-        ends = np.stack([_aligned_optimum(np.asarray(costs), reduced, a, b, omega) for omega in starts])
+        ends = np.stack([aligned_optimum(np.asarray(costs), reduced, a, b, omega) for omega in starts])
         before = [np.sum(starts * table, axis=(1, 2)) for table in (start_costs, np.asarray(costs)[None])]
         trace = np.stack(
             [*before, *[np.sum(ends * np.asarray(costs), axis=(1, 2))] * (2 * settings.num_sweeps - 1)], axis=1
         )
     else:
-        answer = _iterate(
+        answer = iterate(
             jax.device_put(starts),
             jax.device_put(start_costs),
             costs,
@@ -298,7 +289,7 @@ def _study(key: Key[Array, ""], source: Mixture, target: Mixture, settings: _Set
         if failed.size:
             raise ConvergenceError(f"Start {failed[0]}: {RESULTS[RESULTS.weights_not_converged]}")
     scale = float(np.abs(costs).max())
-    limit = max(settings.epsilon_weights, _ROUNDING * scale)
+    limit = max(settings.epsilon_weights, ROUNDING * scale)
     descents = _gaussian_descents(rng, source, target, both, settings)
     samples = _sample_descents(rng, point_key, source, target, settings)
     return Uniqueness(
@@ -326,74 +317,12 @@ def _start_costs(
     return gaussian_objectives(*both, cross, settings.epsilon_components)
 
 
-@program
-def _iterate(
-    starts: Float[Array, "S K0 K1"],
-    start_costs: Float[Array, "S K0 K1"],
-    costs: Float[Array, "K0 K1"],
-    a: Float[Array, " K0"],
-    b: Float[Array, " K1"],
-    epsilon: Float[Array, ""],
-    num_sweeps: int,
-) -> tuple[Array, Array, Array]:
-    """The block iteration from each start: where the weights end, the objectives on the way, and the outcome.
-
-    The update of the component couplings has the same answer from wherever it starts, ``costs``. That of the weights
-    is solved along a way of its own from each start: sweeps of Sinkhorn's iteration on the dual of the given coupling,
-    then Newton's method from there.
-    """
-    log_a, log_b = safe_log(a), safe_log(b)
-
-    def update(weights: Array) -> tuple[Array, Array]:
-        def sweep(potential: Array, _: None) -> tuple[Array, None]:
-            row = -epsilon * logsumexp(log_b[None, :] + (potential[None, :] - costs) / epsilon, axis=1)
-            return -epsilon * logsumexp(log_a[:, None] + (row[:, None] - costs) / epsilon, axis=0), None
-
-        start = potential_of(weights, costs, a, b, epsilon)
-        potential = jax.lax.scan(sweep, start, None, length=_DUAL_SWEEPS)[0]
-        limits = jnp.asarray(_MARGINAL_ERROR, costs.dtype), potential, jnp.asarray(1000)
-        coupling = entropic_coupling(costs, a, b, epsilon, *limits)
-        return coupling.weights, coupling.result._value
-
-    def one(weights: Array, table: Array) -> tuple[Array, Array, Array]:
-        values, outcome = [objective_of(weights, table, a, b, epsilon)], jnp.asarray(0)
-        for _ in range(num_sweeps):
-            values.append(objective_of(weights, costs, a, b, epsilon))
-            weights, code = update(weights)
-            outcome = jnp.maximum(outcome, code)
-            values.append(objective_of(weights, costs, a, b, epsilon))
-        return weights, jnp.stack(values), outcome
-
-    return jax.lax.map(lambda item: one(*item), (starts, start_costs))
-
-
 def _count_updates(trace: np.ndarray, scale: float) -> np.ndarray:
     """Updates of each block until the objective is, and stays, at its last value."""
-    still = np.abs(trace - trace[:, -1:]) <= _ROUNDING * scale
+    still = np.abs(trace - trace[:, -1:]) <= ROUNDING * scale
     # The first place from which on nothing moves.
     first = trace.shape[1] - np.argmin(np.concatenate([still[:, ::-1], np.zeros((len(trace), 1), bool)], 1), axis=1)
     return np.stack([(first + 1) // 2, first // 2], axis=1)
-
-
-def _reduced_costs(costs: Array, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Reduced costs of the linear program, and the pairs that its solution uses.
-
-    A pair that any optimal coupling uses has reduced cost zero under every dual solution: none is missed.
-    """
-    coupling, _ = exact_coupling(costs, jax.device_put(a), jax.device_put(b))
-    potentials = np.asarray(coupling.source_potential), np.asarray(coupling.target_potential)
-    reduced = np.asarray(costs) - potentials[0][:, None] - potentials[1][None, :]
-    return np.maximum(reduced, 0), np.asarray(coupling.weights) > 0
-
-
-def _aligned_optimum(
-    costs: np.ndarray, reduced: np.ndarray, a: np.ndarray, b: np.ndarray, start: np.ndarray
-) -> np.ndarray:
-    """Among the optimal couplings of the linear program, the one best aligned with a given coupling."""
-    free = reduced <= _ROUNDING * np.abs(costs).max()
-    price = -start / np.outer(a, b)
-    price = np.where(free, price - price.min(), 1e6 * (1 + np.ptp(price)))
-    return np.asarray(exact_coupling(jax.device_put(price), jax.device_put(a), jax.device_put(b))[0].weights)
 
 
 def _gaussian_descents(
