@@ -32,9 +32,9 @@ def uniqueness_histogram(
     Returns:
         The axes.
     """
-    from . import _axes, NEUTRAL_COLOR, SOURCE_COLOR, TARGET_COLOR
+    from ._style import axes_or_new, NEUTRAL_COLOR, SOURCE_COLOR, TARGET_COLOR
 
-    panel = _axes(ax)
+    panel = axes_or_new(ax)
     least = found.objectives[:, -1].min()
     scale = max(abs(least), np.finfo(float).tiny)
 
@@ -86,14 +86,14 @@ def sensitivity_map(
     Raises:
         ValueError: If ``side`` or ``quantity`` is none of these.
     """
-    from . import _axes
+    from ._style import axes_or_new
 
     if side not in ("source", "target"):
         raise ValueError(f'`side` must be "source" or "target"; got {side!r}.')
     quantities = ("map", "cost", "weights")
     if quantity not in quantities:
         raise ValueError(f"`quantity` must be one of {', '.join(quantities)}; got {quantity!r}.")
-    panel = _axes(ax)
+    panel = axes_or_new(ax)
     rates = getattr(found, side)
     table = rates.table[:, :, quantities.index(quantity)]
     largest = np.where(np.isfinite(table), table, 0).max(axis=0)
@@ -124,9 +124,9 @@ def worst_case_curve(
     Returns:
         The axes.
     """
-    from . import _axes, NEUTRAL_COLOR, TARGET_COLOR
+    from ._style import axes_or_new, NEUTRAL_COLOR, TARGET_COLOR
 
-    panel = _axes(ax)
+    panel = axes_or_new(ax)
     random = found.random_displacements
     if len(found.radii) > 1:
         panel.fill_between(

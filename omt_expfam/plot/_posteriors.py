@@ -50,18 +50,19 @@ def uncertain_map(
     """
     from matplotlib.patches import Ellipse
 
-    from . import _axes, _check_dims, arrows, TARGET_COLOR
+    from . import arrows
+    from ._style import axes_or_new, check_dims, TARGET_COLOR
 
     check_probability(probability)
     dim = posterior_plan.plan(0).source.dim
-    pair = list(_check_dims(dims, dim))
+    pair = list(check_dims(dims, dim))
     points = np.asarray(as_points("x", x, dim))
     if not len(points):
         raise ValueError(f"`x` must have at least one point; got shape {points.shape}.")
     points = points[spread_indices(len(points), as_count("max_arrows", max_arrows))]
     images = np.asarray(posterior_plan.push_forward(points), np.float64)
     mean, color = images.mean(axis=0), color or TARGET_COLOR
-    panel = arrows(mean, points, ax=_axes(ax), dims=dims, max_arrows=max_arrows, **style)
+    panel = arrows(mean, points, ax=axes_or_new(ax), dims=dims, max_arrows=max_arrows, **style)
     if dim == 1:
         order = np.argsort(points[:, 0], kind="stable")
         ends = np.quantile(images[:, order, 0], [(1 - probability) / 2, (1 + probability) / 2], axis=0)
@@ -116,7 +117,7 @@ def weights_posterior(
     """
     from matplotlib.patches import Rectangle
 
-    from . import _axes, _color_map, TARGET_COLOR
+    from ._style import axes_or_new, color_map, TARGET_COLOR
 
     interval = posterior_plan.row_shares_interval(probability)
     orders = (("source_order", source_order), ("target_order", target_order))
@@ -124,9 +125,9 @@ def weights_posterior(
     tables = (interval.mean, interval.lower, interval.upper, posterior_plan.probability_of_sending())
     mean, lower, upper, sends = (np.asarray(table, np.float64)[np.ix_(*shown)] for table in tables)
     rows, columns = mean.shape
-    panel = _axes(ax)
+    panel = axes_or_new(ax)
     aspect = "equal" if max(rows, columns) <= 2 * min(rows, columns) else "auto"
-    image = panel.imshow(mean, **{"cmap": _color_map("#54278F"), "vmin": 0, "vmax": 1, "aspect": aspect} | style)
+    image = panel.imshow(mean, **{"cmap": color_map("#54278F"), "vmin": 0, "vmax": 1, "aspect": aspect} | style)
     largest = max(rows, columns)
     if annotate if annotate is not None else largest <= _MAX_CELLS:
         for (i, j), share in np.ndenumerate(mean):
@@ -179,9 +180,9 @@ def posterior_trace(
     Returns:
         The axes.
     """
-    from . import _axes, NEUTRAL_COLOR, SOURCE_COLOR, TARGET_COLOR
+    from ._style import axes_or_new, NEUTRAL_COLOR, SOURCE_COLOR, TARGET_COLOR
 
-    panel = _axes(ax)
+    panel = axes_or_new(ax)
     if "elbo" in posterior.traces:
         bound = np.asarray(posterior.traces["elbo"], np.float64)
         panel.plot(bound, **{"color": NEUTRAL_COLOR, "linewidth": 0.5, "alpha": 0.5} | style)

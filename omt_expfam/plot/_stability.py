@@ -58,7 +58,7 @@ def stability_curves(
     Raises:
         ValueError: If ``quantity`` or ``against`` is none of these, or the study does not have it.
     """
-    from . import _axes
+    from ._style import axes_or_new
 
     if quantity not in _LABELS:
         raise ValueError(f"`quantity` must be one of {', '.join(_LABELS)}; got {quantity!r}.")
@@ -69,7 +69,7 @@ def stability_curves(
     if np.isnan(values).all():
         raise ValueError(f"`quantity` {quantity!r} was not recorded in this study.")
     levels = (1 - probability) / 2, (1 + probability) / 2
-    panel = _axes(ax)
+    panel = axes_or_new(ax)
     flat = []
     for index, kind in enumerate(dict.fromkeys(study.kinds)):
         rows = np.flatnonzero([name == kind and ok for name, ok in zip(study.kinds, _any(values), strict=True)])
@@ -129,7 +129,7 @@ def modulus(
     Raises:
         ValueError: If ``column`` names no distances, or the envelope belongs to other runs.
     """
-    from . import _axes, NEUTRAL_COLOR
+    from ._style import axes_or_new, NEUTRAL_COLOR
 
     if isinstance(study, Envelope):
         envelope, kinds = study, study.perturbations
@@ -146,7 +146,7 @@ def modulus(
         w2, displacement = getattr(study, column), study.displacement
     else:
         raise ValueError(f'`column` must be "w2_lower", "w2" or "w2_upper"; got {column!r}.')
-    panel = _axes(ax)
+    panel = axes_or_new(ax)
     for index, kind in enumerate(dict.fromkeys(kinds)):
         rows = [row for row, name in enumerate(kinds) if name == kind]
         color, marker = _COLORS[index % len(_COLORS)], _MARKERS[index % len(_MARKERS)]
@@ -193,7 +193,7 @@ def sweep_chart(
     """
     from matplotlib.patches import Patch
 
-    from . import _axes, NEUTRAL_COLOR, TARGET_COLOR
+    from ._style import axes_or_new, NEUTRAL_COLOR, TARGET_COLOR
 
     rows = np.arange(1, len(result.choices))
     alike, change = result.as_likely(tolerance), result.held_out_change
@@ -206,7 +206,7 @@ def sweep_chart(
     names = list(meanings)
     kinds = [names[3] if np.isnan(change[i]) else names[0] if alike[i] else names[1 + (change[i] < 0)] for i in rows]
     moved = 100 * result.relative_displacement[rows]
-    panel = _axes(ax)
+    panel = axes_or_new(ax)
     # A gap between the knobs.
     steps = [float(a != b) * 0.5 for a, b in zip(result.knobs[1:], result.knobs[2:], strict=False)]
     places = np.arange(len(rows)) + np.append(0.0, np.cumsum(steps))

@@ -45,7 +45,7 @@ def flows(
     Raises:
         ValueError: If ``names`` or ``colors`` do not fit the course.
     """
-    from . import _axes
+    from ._style import axes_or_new
 
     as_scalar("min_weight", min_weight)
     if isinstance(course, GroupFlows):
@@ -59,7 +59,7 @@ def flows(
     order = list(dict.fromkeys(name for entry in labels for name in entry))
     painted = [[_color(order.index(name)) for name in entry] for entry in labels]
     painted = _per_bar("colors", colors, painted, weights)
-    panel = _axes(ax)
+    panel = axes_or_new(ax)
     tops = [_stack(w, min_weight) for w in weights]
     for step, table in enumerate(tables):
         _draw_bands(panel, step, table, tops[step], tops[step + 1], weights[step], painted[step], min_weight)
@@ -165,13 +165,13 @@ def trajectory(
     """
     import matplotlib
 
-    from . import _axes, _check_dims, _name_axes
+    from ._style import axes_or_new, check_dims, name_axes
 
     if course.dim < 2:
         raise ValueError("`course` must have two dimensions or more to be drawn in the plane; `flows` needs none.")
-    pair = list(_check_dims(dims, course.dim))
+    pair = list(check_dims(dims, course.dim))
     as_scalar("min_share", min_share)
-    panel = _axes(ax)
+    panel = axes_or_new(ax)
     colors = [matplotlib.colormaps[cmap](t) for t in np.linspace(0.0, 0.9, course.num_times)]
     if points is not None:
         _draw_points(panel, points, course, pair, colors)
@@ -197,7 +197,7 @@ def trajectory(
     legend = panel.legend(frameon=False, fontsize=8)
     for handle in legend.legend_handles:
         handle.set_sizes([40])  # type: ignore[union-attr]
-    _name_axes(panel, (pair[0], pair[1]))
+    name_axes(panel, (pair[0], pair[1]))
     return panel
 
 

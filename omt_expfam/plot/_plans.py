@@ -1,0 +1,347 @@
+"""Pictures of transport plans."""
+
+from collections.abc import Callable
+from typing import Any, Optional, TYPE_CHECKING
+
+import numpy as np
+
+from .._base.arguments import ArrayLike, as_count, as_floating, as_host_or_traced, as_key, as_points, KeyLike
+from .._base.arrays import spread_indices
+from .._components.mixture import Mixture
+from .._plans.plan import TransportPlan
+from ._mixtures import draw_labels, draw_points, mixture
+from ._style import (
+    axes_or_new,
+    axis_name,
+    blend,
+    check_dims,
+    color_map,
+    counted,
+    equal_aspect,
+    MAX_CELLS,
+    MAX_LABELS,
+    MAX_TICKS,
+    name_axes,
+    NEUTRAL_COLOR,
+    SOURCE_COLOR,
+    TARGET_COLOR,
+)
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.figure
+
+
+# -- mixtures ---------------------------------------------------------------------------------------------------------
+
+
+# -- plans ------------------------------------------------------------------------------------------------------------
+
+
+def coupling(
+    plan: TransportPlan,
+    *,
+    ax: Optional["matplotlib.axes.Axes"] = None,
+    scale: str = "sqrt",
+    annotate: bool | None = None,
+    **style: Any,
+) -> "matplotlib.axes.Axes":
+    """Draw the coupling of the weights as a heat map, target weights above it and source weights beside it.
+
+    Args:
+        plan: The plan.
+        ax: Axes to draw into; they shrink to make room for the bars and the color bar.
+        scale: ``"sqrt"`` for a color scale that shows small weights, or ``"linear"``.
+        annotate: Write the weights into the cells; by default for up to 12 components on either side.
+        **style: Options passed on to ``imshow``, such as ``cmap``.
+
+    Returns:
+        The axes of the heat map.
+
+    Raises:
+        ValueError: If ``scale`` is neither of the two.
+    """
+    from matplotlib.colors import PowerNorm
+    from matplotlib.ticker import MaxNLocator
+
+    if scale not in ("sqrt", "linear"):
+        raise ValueError(f'`scale` must be "sqrt" or "linear"; got {scale!r}.')
+    panel = axes_or_new(ax)
+    weights = np.asarray(plan.weights, np.float64)
+    rows, columns = weights.shape
+    norm = PowerNorm(0.5 if scale == "sqrt" else 1.0, vmin=0, vmax=max(weights.max(), np.finfo(np.float64).tiny))
+    aspect = "equal" if max(rows, columns) <= 2 * min(rows, columns) else "auto"
+    image = panel.imshow(weights, **{"cmap": color_map("#54278F"), "norm": norm, "aspect": aspect} | style)
+    if annotate if annotate is not None else max(rows, columns) <= MAX_CELLS:
+        _draw_cells(panel, image, weights)
+    for axis, num in ((panel.xaxis, columns), (panel.yaxis, rows)):
+        step = next(s for s in (1, 2, 5, 10, 20, 50, 100, num) if num <= MAX_TICKS * s)
+        axis.set_ticks(range(0, num, step))
+    panel.set_axes_locator(_lower_left)
+    panel.tick_params(length=0)
+    panel.set_xlabel("target component")
+    panel.set_ylabel("source component")
+    panel.spines[:].set_color("0.7")
+
+    above = panel.inset_axes((0.0, 1.03, 1.0, 0.17), sharex=panel)
+    above.bar(range(columns), np.asarray(plan.target.weights), width=0.8, color=TARGET_COLOR)
+    beside = panel.inset_axes((1.03, 0.0, 0.17, 1.0), sharey=panel)
+    beside.barh(range(rows), np.asarray(plan.source.weights), height=0.8, color=SOURCE_COLOR)
+    for bars in (above, beside):
+        bars.spines[:].set_visible(False)
+        bars.tick_params(left=False, bottom=False, labelleft=False, labelbottom=False)
+    panel.set_xlim(-0.5, columns - 0.5)
+    panel.set_ylim(rows - 0.5, -0.5)
+    bar = panel.figure.colorbar(image, cax=panel.inset_axes((1.24, 0.0, 0.045, 1.0)), ticks=MaxNLocator(5))
+    bar.set_label("weight" if scale == "linear" else "weight (square-root scale)")
+    bar.outline.set_visible(False)
+    return panel
+
+
+def _lower_left(ax: Any, renderer: Any) -> Any:
+    """Where axes go that share their part of the figure with bars above and beside them."""
+    from matplotlib.transforms import Bbox
+
+    box = ax.get_position(original=True)
+    return Bbox.from_bounds(box.x0, box.y0, 0.7 * box.width, 0.82 * box.height)
+
+
+def _draw_cells(ax: Any, image: Any, weights: np.ndarray) -> None:
+    for (i, j), weight in np.ndenumerate(weights):
+        if weight >= 0.005:
+            dark = np.dot(image.cmap(image.norm(weight))[:3], (0.299, 0.587, 0.114)) < 0.55
+            text = f"{weight:.2f}".removeprefix("0")
+            ax.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+
+
+def arrows(
+    plan_or_map: TransportPlan | Callable[[Any], Any] | ArrayLike,
+    x: ArrayLike,
+    *,
+    ax: Optional["matplotlib.axes.Axes"] = None,
+    dims: ArrayLike = (0, 1),
+    max_arrows: int = 200,
+    color: str = NEUTRAL_COLOR,
+    **style: Any,
+) -> "matplotlib.axes.Axes":
+    """Draw a map as arrows from points to their images; in one dimension, images against points.
+
+    Args:
+        plan_or_map: A plan, whose barycentric map is drawn; a function of points; or the images, shape ``[n, d]``.
+        x: Points, shape ``[n, d]``.
+        ax: Axes to draw into.
+        dims: The two dimensions to show; ignored in one dimension.
+        max_arrows: Of more points than this, as many are shown, evenly spaced.
+        color: Color of the arrows.
+        **style: Options passed on to ``quiver`` (``plot`` in one dimension).
+
+    Returns:
+        The axes.
+
+    Raises:
+        TypeError: If ``plan_or_map`` is none of the three.
+        ValueError: If the images do not have the shape of ``x``, or ``dims`` are not two of its dimensions.
+    """
+    points = as_floating("x", x, "n d")
+    pair = check_dims(dims, points.shape[1])
+    if not len(points):
+        raise ValueError(f"`x` must have at least one point; got shape {tuple(points.shape)}.")
+    chosen = spread_indices(len(points), as_count("max_arrows", max_arrows))
+    if isinstance(plan_or_map, TransportPlan):
+        points, images = points[chosen], plan_or_map.push_forward(points[chosen])
+    elif callable(plan_or_map):
+        points, images = points[chosen], plan_or_map(points[chosen])
+    else:
+        images = as_host_or_traced("plan_or_map", plan_or_map)
+        if images.shape != points.shape:
+            raise ValueError(
+                f"`plan_or_map` must hold one image per point of `x`, shape {tuple(points.shape)}; "
+                f"got shape {tuple(images.shape)}."
+            )
+        points, images = points[chosen], images[chosen]
+    images = as_floating("plan_or_map", images, "n d")
+    if images.shape != points.shape:
+        raise ValueError(
+            f"`plan_or_map` must send points of shape {tuple(points.shape)} to that shape; got {tuple(images.shape)}."
+        )
+    panel = axes_or_new(ax)
+    start, end = np.asarray(points, np.float64), np.asarray(images, np.float64)
+    if start.shape[1] == 1:
+        _draw_graph(panel, start[:, 0], end[:, 0], color, style)
+        return panel
+    start, end = start[:, pair], end[:, pair]
+    options = {"color": color, "alpha": 0.55, "width": 0.0018, "headwidth": 6, "headlength": 7, "zorder": 2.2}
+    fixed = {"angles": "xy", "scale_units": "xy", "scale": 1.0}
+    panel.quiver(*start.T, *(end - start).T, **options | style | fixed)
+    panel.scatter(*start.T, s=7, color=SOURCE_COLOR, linewidths=0, zorder=2.3)
+    # Quiver itself makes no room for the arrows' tips.
+    panel.update_datalim(end)
+    panel.autoscale_view()
+    name_axes(panel, pair)
+    equal_aspect(panel)
+    return panel
+
+
+def _draw_graph(ax: Any, x: np.ndarray, images: np.ndarray, color: str, style: dict[str, Any]) -> None:
+    order = np.argsort(x, kind="stable")
+    low, high = min(x.min(), images.min()), max(x.max(), images.max())
+    ax.plot([low, high], [low, high], color="0.8", linewidth=1, zorder=0.5)
+    ax.plot(x[order], images[order], **{"color": color, "linewidth": 1.5, "marker": ".", "markersize": 4} | style)
+    ax.set_xlabel(f"{axis_name(0)} (source)")
+    ax.set_ylabel("image")
+
+
+def overview(
+    plan: TransportPlan,
+    x: ArrayLike | None = None,
+    y: ArrayLike | None = None,
+    *,
+    key: KeyLike | None = None,
+    dims: ArrayLike = (0, 1),
+) -> "matplotlib.figure.Figure":
+    """Draw a plan on one page: both mixtures, the coupling of their components, and the map.
+
+    The last panel shows the barycentric map on some source points (or on the source means when there are none), the
+    target points behind it, and lines between the means of coupled components, wider for heavier pairs. In one
+    dimension these are discs at (source mean, target mean).
+
+    Args:
+        plan: The plan.
+        x: Source points, shape ``[n, d]``.
+        y: Target points, shape ``[m, d]``.
+        key: A random key; with it, points that are not given are drawn from the mixtures.
+        dims: The two dimensions to show; ignored in one dimension.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If ``dims`` are not two dimensions of the plan, or the points do not fit it.
+    """
+    import jax
+    from matplotlib import pyplot as plt
+
+    pair = check_dims(dims, plan.source.dim)
+    x = None if x is None else as_points("x", x, plan.source.dim)
+    y = None if y is None else as_points("y", y, plan.source.dim)
+    if key is not None:
+        x_key, y_key = jax.random.split(as_key(key))
+        x = plan.source.sample(x_key, 1000) if x is None else x
+        y = plan.target.sample(y_key, 1000) if y is None else y
+    figure, axes = plt.subplots(2, 2, figsize=(11, 9.5), layout="constrained")
+    for ax, side, points, color, name in (
+        (axes[0, 0], plan.source, x, SOURCE_COLOR, "Source"),
+        (axes[0, 1], plan.target, y, TARGET_COLOR, "Target"),
+    ):
+        mixture(side, points, ax=ax, dims=pair, color=color)
+        ax.set_title(f"{name}: {counted(side.num_components, 'component')}")
+    coupling(plan, ax=axes[1, 0])
+    axes[1, 0].set_title("Coupling of the components")
+    ax = axes[1, 1]
+    if plan.source.dim > 1 and y is not None:
+        draw_points(ax, np.asarray(y, np.float64)[:, pair], TARGET_COLOR, {"alpha": 0.2})
+    _draw_pairs(ax, plan, pair)
+    arrows(plan, plan.source.components.mean() if x is None else x, ax=ax, dims=pair, max_arrows=60)
+    ax.set_title("Barycentric map and coupled components")
+    figure.suptitle(f"Transport cost {float(plan.cost):.4g} (squared distance)")
+    return figure
+
+
+def _draw_pairs(ax: Any, plan: TransportPlan, pair: tuple[int, ...]) -> None:
+    """Lines between coupled components' means, or discs in one dimension, by weight."""
+    from matplotlib.collections import LineCollection
+
+    table = plan.correspondences(0.01 * float(plan.weights.max()))
+    source, target = (np.asarray(m.components.mean(), np.float64)[:, pair] for m in (plan.source, plan.target))
+    share = table.weight / table.weight.max()
+    if plan.source.dim == 1:
+        ax.scatter(
+            source[table.source], target[table.target], s=300 * share, color=TARGET_COLOR, alpha=0.3, linewidths=0
+        )
+        return
+    lines = np.stack([source[table.source], target[table.target]], axis=1)
+    ax.add_collection(
+        LineCollection(list(lines), linewidths=6 * share**0.5, colors="#CC79A7", alpha=0.45, capstyle="round", zorder=2)
+    )
+    ax.autoscale_view()
+    if len(source) + len(target) <= MAX_LABELS:
+        draw_labels(ax, source, SOURCE_COLOR)
+        draw_labels(ax, target, TARGET_COLOR)
+
+
+def interpolation(
+    plan: TransportPlan,
+    times: ArrayLike = (0.0, 0.25, 0.5, 0.75, 1.0),
+    *,
+    dims: ArrayLike = (0, 1),
+    key: KeyLike | None = None,
+    num_samples: int = 2000,
+    **style: Any,
+) -> "matplotlib.figure.Figure":
+    """Draw the displacement interpolation between the two mixtures, one panel per time.
+
+    Args:
+        plan: The plan.
+        times: Times between 0 (source) and 1 (target).
+        dims: The two dimensions to show; ignored in one dimension.
+        key: A random key; needed where the interpolation has no density, and samples of it are drawn.
+        num_samples: Number of those samples.
+        **style: Options passed on to `mixture`, or to ``scatter`` (``hist`` in one dimension) for samples.
+
+    Returns:
+        The figure; its axes share their limits.
+
+    Raises:
+        ValueError: If ``times`` is empty or leaves [0, 1], ``dims`` are not two dimensions of the plan, or ``key`` is
+            needed.
+    """
+    import jax
+    from matplotlib import pyplot as plt
+
+    pair = check_dims(dims, plan.source.dim)
+    moments = np.asarray(as_host_or_traced("times", times), np.float64).ravel().tolist()
+    if not moments:
+        raise ValueError("`times` must hold at least one time; got none.")
+    laws = [plan.interpolate(t) for t in moments]
+    figure, axes = plt.subplots(
+        1,
+        len(moments),
+        figsize=(2.6 * len(moments) + 0.4, 3.0),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for ax, t, law in zip(axes[0], moments, laws, strict=True):
+        color = blend(t)
+        if isinstance(law, Mixture):
+            mixture(
+                law, ax=ax, dims=pair, color=color, **{"ellipses": False, "labels": False, "resolution": 120} | style
+            )
+        else:
+            if key is None:
+                raise ValueError("`key` must be given: this interpolation has no density, and samples are drawn.")
+            # The same key at every time: where the law draws pairs, the points can be followed from panel to panel.
+            samples = law.sample(jax.random.clone(key), as_count("num_samples", num_samples))
+            samples = np.asarray(samples, np.float64)
+            _draw_samples(ax, samples, pair, color, style)
+        ax.set_title(f"t = {t:g}")
+        ax.label_outer()
+    return figure
+
+
+def _draw_samples(ax: Any, samples: np.ndarray, pair: tuple[int, ...], color: str, style: dict[str, Any]) -> None:
+    if samples.shape[1] == 1:
+        ax.hist(samples[:, 0], **{"bins": 60, "density": True, "color": color, "alpha": 0.6} | style)
+        ax.set_xlabel(axis_name(0))
+        ax.set_ylabel("density")
+        return
+    draw_points(ax, samples[:, pair], color, style)
+    name_axes(ax, pair)
+    equal_aspect(ax)
+
+
+# -- fits -------------------------------------------------------------------------------------------------------------
+
+
+# -- what they share --------------------------------------------------------------------------------------------------
