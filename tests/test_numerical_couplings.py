@@ -10,9 +10,9 @@ from scipy.special import logsumexp
 
 import omt_expfam as omt
 from omt_expfam._couplings.interface import PairSelection, select_pairs
-from omt_expfam._couplings.numerical import solve_numerical_couplings
 from omt_expfam._couplings.numerical_pair import calibrated_weights, features
 from omt_expfam._couplings.numerical_sinkhorn import sinkhorn
+from omt_expfam._couplings.numerical_solve import solve_numerical_couplings
 from omt_expfam._couplings.solve import solve_couplings
 from omt_expfam.families import Gaussian
 

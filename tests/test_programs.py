@@ -9,7 +9,7 @@ import pytest
 import omt_expfam as omt
 from benchmarks._programs import counted
 from omt_expfam._base.precision import relaxed
-from omt_expfam._couplings.numerical import solve_numerical_couplings
+from omt_expfam._couplings.numerical_solve import solve_numerical_couplings
 from omt_expfam._weights.exact import exact_coupling
 from omt_expfam.families import DiagonalGaussian, Gamma, Gaussian, Laplace, LowRankGaussian, SphericalGaussian
 

@@ -7,7 +7,8 @@ import scipy.linalg
 import scipy.stats
 
 from omt_expfam.diagnostics import MixtureTransport
-from omt_expfam.diagnostics._sweep import COLUMNS, Sweep, sweep
+from omt_expfam.diagnostics._comparison import COLUMNS
+from omt_expfam.diagnostics._sweep import Sweep, sweep
 from omt_expfam.families import DiagonalGaussian, Gaussian
 from omt_expfam.plot import _stability as pictures
 

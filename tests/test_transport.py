@@ -593,7 +593,7 @@ def test_giving_up_raises_or_returns():
 def test_no_matrix_per_pair_is_held():
     """The compiled blocks for K = 600, d = 40 need a few megabytes: 360,000 matrices would take 2.3 GB."""
     from omt_expfam._components.covariance import DenseCovariance
-    from omt_expfam._couplings.gaussian import _collapse, _couple, _Sides
+    from omt_expfam._couplings.gaussian_blocks import collapse, couple, GaussianSides
     from omt_expfam._couplings.interface import PairSelection
 
     num, dim = 600, 40
@@ -605,7 +605,7 @@ def test_no_matrix_per_pair_is_held():
         return module
 
     components = shaped(Gaussian, loc=((num, dim), jnp.float32), scale_tril=((num, dim, dim), jnp.float32))
-    sides = shaped(_Sides, epsilon=((), jnp.float32))
+    sides = shaped(GaussianSides, epsilon=((), jnp.float32))
     form = shaped(DenseCovariance, tril=((num, dim, dim), jnp.float32))
     for name, value in (("source", components), ("target", components), ("forms", (form, form))):
         object.__setattr__(sides, name, value)
@@ -613,8 +613,8 @@ def test_no_matrix_per_pair_is_held():
     chosen = shaped(PairSelection, source=(pair, jnp.int32), target=(pair, jnp.int32), weight=(pair, jnp.float32))
     table = jax.ShapeDtypeStruct((num, num), jnp.float32)
     for compiled in (
-        jax.jit(_couple).lower(sides).compile(),
-        jax.jit(_collapse).lower(sides, chosen, table).compile(),
+        jax.jit(couple).lower(sides).compile(),
+        jax.jit(collapse).lower(sides, chosen, table).compile(),
     ):
         assert compiled.memory_analysis().temp_size_in_bytes < 100 * 2**20
 

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 from .._base.xla import program
 from .._components.covariance import to_dense
 from .._components.interface import AbstractComponents
-from .gaussian import form_of
+from .gaussian_blocks import form_of
 
 
 def cross_covariance_terms(

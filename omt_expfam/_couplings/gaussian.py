@@ -1,61 +1,41 @@
 """The P-block in closed form: couplings of Gaussian components, streamed over pairs."""
 
-from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from .._base.arrays import at_top, batch_size, on_host, power_of_two, safe_log, take, to_jax
+from .._base.arrays import at_top, batch_size, on_host, to_jax
 from .._base.buckets import cut, pad, pad_zero, point_bucket
-from .._base.progress import progress_bar
 from .._base.results import RESULTS
-from .._base.xla import program, unfused
 from .._components.covariance import AbstractCovariance, DenseCovariance, DiagonalCovariance, ScalarCovariance
 from .._components.interface import AbstractComponents
-from .gaussian_pair import conditional_gain, promote, trace_and_kl
+from .gaussian_blocks import (
+    _NUM_SLICES,
+    AffineMaps,
+    collapse,
+    conditional_covariance,
+    couple,
+    couple_slices,
+    cross_covariances,
+    displace_block,
+    displace_each,
+    form_of,
+    GaussianSides,
+    interpolate,
+    log_conditional,
+    LONG,
+    normal,
+    num_displaced,
+    sides_of,
+)
 from .interface import (
-    AbstractComponentMaps,
     AbstractCouplings,
     independent_costs,
     PairSelection,
     select_pairs,
-    squared_distances,
 )
-
-
-class AffineMaps(AbstractComponentMaps):
-    """One affine map per source component: ``offset_i + gain_i (x - center_i)``.
-
-    Attributes:
-        center: Source means, shape ``[K0, d]``.
-        gain: Matrices ``[K0, d, d]``, or their diagonals ``[K0, d]``.
-        offset: Images of the means, shape ``[K0, d]``.
-    """
-
-    center: Float[Array, "K0 d"]
-    gain: Float[Array, "K0 d *e"]
-    offset: Float[Array, "K0 d"]
-
-    def padded(self, num_components: int) -> "AffineMaps":
-        return pad(self, num_components)
-
-    def __call__(self, x: Float[Array, "n d"], responsibilities: Float[Array, "n K0"]) -> Float[Array, "n d"]:
-        return _apply_maps(self, x, responsibilities)
-
-
-@program
-def _apply_maps(maps: AffineMaps, x: Float[Array, "n d"], responsibilities: Float[Array, "n K0"]) -> Array:
-    def add(total: Array, item: tuple[Array, Array, Array, Array]) -> tuple[Array, None]:
-        center, gain, offset, weight = item
-        step = x - center[None]
-        image = step * gain[None] if gain.ndim == 1 else step @ gain.T
-        return total + weight[:, None] * (offset[None] + image), None
-
-    return jax.lax.scan(add, jnp.zeros_like(x), (maps.center, maps.gain, maps.offset, responsibilities.T))[0]
 
 
 class GaussianCouplings(AbstractCouplings):
@@ -86,9 +66,9 @@ class GaussianCouplings(AbstractCouplings):
         costs, kl = on_host(lambda _, *tables: tuple(table.T for table in tables), self.costs, self.kl)
         return GaussianCouplings(costs, kl, self.epsilon, self.target, self.source)
 
-    def _sides(self) -> "_Sides":
+    def _sides(self) -> "GaussianSides":
         """What all pairs are made of, padded where it is little."""
-        sides = _sides(self.source, self.target, self.epsilon)
+        sides = sides_of(self.source, self.target, self.epsilon)
         return sides.padded() if at_top(sides) else sides
 
     def component_maps(self, row_shares: Float[Array, "K0 K1"]) -> AffineMaps:
@@ -97,10 +77,10 @@ class GaussianCouplings(AbstractCouplings):
         sides = self._sides()
         shares = select_pairs(row_shares, threshold, self.source.dim**3)
         if not at_top(self, row_shares):
-            return _collapse(sides, shares, row_shares)
+            return collapse(sides, shares, row_shares)
         num, size = row_shares.shape[0], (sides.source.num_components, sides.target.num_components)
         table = pad_zero(np.asarray(pad_zero(row_shares, size[0])).T, size[1]).T
-        return cut(_collapse(sides, shares, table), num)
+        return cut(collapse(sides, shares, table), num)
 
     def conditional_covariance(
         self,
@@ -110,11 +90,11 @@ class GaussianCouplings(AbstractCouplings):
         shares: PairSelection,
     ) -> Float[Array, "n d d"]:
         if not at_top(self, x, y, weight, shares):
-            return _conditional_covariance(self._sides(), x, y, weight, shares)
+            return conditional_covariance(self._sides(), x, y, weight, shares)
         num, sides = x.shape[0], self._sides()
         x, y, weight = pad((x, y, weight), point_bucket(num))
         weight = pad(weight, sides.source.num_components, axis=1)
-        return cut(_conditional_covariance(sides, x, y, weight, shares), num)
+        return cut(conditional_covariance(sides, x, y, weight, shares), num)
 
     def conditional_mean(
         self, x: Float[Array, "n d"], source: Int[Array, " n"], target: Int[Array, " n"]
@@ -126,13 +106,13 @@ class GaussianCouplings(AbstractCouplings):
     ) -> Float[Array, "n d"]:
         num = x.shape[0]
         size = point_bucket(num) if at_top(self, key, x, source, target) else num
-        return self._displace(x, _normal(key, (size, x.shape[1]), x.dtype), source, target)
+        return self._displace(x, normal(key, (size, x.shape[1]), x.dtype), source, target)
 
     def _displace(self, x: Array, noise: Array | None, source: Array, target: Array) -> Array:
         """Conditional means, plus noise of the conditional covariances, each point under its own pair."""
-        sides = _sides(self.source, self.target, self.epsilon)
+        sides = sides_of(self.source, self.target, self.epsilon)
         if not at_top(sides, x, noise, source, target):
-            return _displace_each(sides, x, jnp.zeros_like(x) if noise is None else noise, source, target)
+            return displace_each(sides, x, jnp.zeros_like(x) if noise is None else noise, source, target)
         # Points sorted by pair: each block of points meets few pairs, whose matrices it can hold.
         left, right = np.asarray(source), np.asarray(target)
         order = np.lexsort((right, left))
@@ -144,10 +124,10 @@ class GaussianCouplings(AbstractCouplings):
             chosen = order[start : start + block]
             pair = left[chosen].astype(np.int64) * self.target.num_components + right[chosen]
             unique, which = np.unique(pair, return_inverse=True)
-            unique = np.divmod(pad(unique, _num_displaced(len(unique), x.shape[1])), self.target.num_components)
+            unique = np.divmod(pad(unique, num_displaced(len(unique), x.shape[1])), self.target.num_components)
             size = min(point_bucket(len(chosen)), block)
             own, z, which = pad((points[chosen], noises[chosen], which), size)
-            moved[chosen] = np.asarray(_displace_block(sides.of_pairs(*unique), own, z, which))[: len(chosen)]
+            moved[chosen] = np.asarray(displace_block(sides.of_pairs(*unique), own, z, which))[: len(chosen)]
         return to_jax(moved)
 
     def log_conditional(
@@ -158,17 +138,17 @@ class GaussianCouplings(AbstractCouplings):
         shares: PairSelection,
     ) -> Float[Array, " n"]:
         if not at_top(self, x, y, log_weight, shares):
-            return _log_conditional(self._sides(), x, y, log_weight, shares)
+            return log_conditional(self._sides(), x, y, log_weight, shares)
         num, sides = x.shape[0], self._sides()
         x, y, log_weight = pad((x, y, log_weight), point_bucket(num))
         log_weight = pad(log_weight, sides.source.num_components, axis=1)
-        return cut(_log_conditional(sides, x, y, log_weight, shares), num)
+        return cut(log_conditional(sides, x, y, log_weight, shares), num)
 
     def cross_covariances(self, pairs: PairSelection) -> Float[Array, "p d d"]:
-        return _cross_covariances(self._sides(), pairs)
+        return cross_covariances(self._sides(), pairs)
 
     def interpolate(self, t: Float[Array, ""], pairs: PairSelection) -> AbstractComponents:
-        mean, covariance = _interpolate(self._sides(), t, pairs)
+        mean, covariance = interpolate(self._sides(), t, pairs)
         forms = form_of(self.source), form_of(self.target)
         if all(isinstance(form, ScalarCovariance) for form in forms):
             variance = on_host(lambda _, table: table[:, 0], covariance)
@@ -180,282 +160,16 @@ class GaussianCouplings(AbstractCouplings):
         return self.source.with_gaussian_form(mean, form)
 
 
-class _Sides(eqx.Module):
-    """The components of both sides, the structures of their covariances, and the regularization."""
-
-    source: AbstractComponents
-    target: AbstractComponents
-    forms: tuple[AbstractCovariance, AbstractCovariance]
-    epsilon: Float[Array, ""]
-
-    @property
-    def item_size(self) -> int:
-        """How many numbers the work on one component and all of the other side touches."""
-        cheap = all(isinstance(form, DiagonalCovariance | ScalarCovariance) for form in self.forms)
-        dim = self.source.dim
-        return max(self.source.num_components, self.target.num_components) * (dim if cheap else dim**3)
-
-    def padded(self) -> "_Sides":
-        """Both sides with repeated components where that is little."""
-        source, target = (side.padded(self.item_size) for side in (self.source, self.target))
-        forms = pad(self.forms[0], source.num_components), pad(self.forms[1], target.num_components)
-        return _Sides(source, target, forms, self.epsilon)
-
-    def of_pairs(self, source: Any, target: Any) -> "_Sides":
-        """The components of some pairs, one after another, so that programs do not depend on the number of all."""
-        first, second = (self.source, self.forms[0]), (self.target, self.forms[1])
-        first, second = on_host(lambda _, *trees: (take(trees[0], source), take(trees[1], target)), first, second)
-        return _Sides(first[0], second[0], (first[1], second[1]), self.epsilon)
-
-    def pairs(self) -> "_Pairs":
-        """Means and covariances, brought to one structure."""
-        return _Pairs(self.source.mean(), self.target.mean(), *promote(*self.forms), self.epsilon / 2)
-
-
-def _sides(source: AbstractComponents, target: AbstractComponents, epsilon: Float[Array, ""]) -> _Sides:
-    return _Sides(source, target, (form_of(source), form_of(target)), epsilon)
-
-
-class _Pairs(eqx.Module):
-    """What every pair is made of: means, promoted covariances, and s = eps1 / 2."""
-
-    source_mean: Float[Array, "K0 d"]
-    target_mean: Float[Array, "K1 d"]
-    source: AbstractCovariance
-    target: AbstractCovariance
-    s: Float[Array, ""]
-
-    @property
-    def item_size(self) -> int:
-        """How many numbers the work on one pair takes."""
-        dim = self.source_mean.shape[1]
-        return 4 * dim if isinstance(self.source, DiagonalCovariance) else 4 * dim * dim
-
-    def gain(self, source: Int[Array, ""], target: Int[Array, ""]) -> Array:
-        """The matrix (or diagonal) A of one pair."""
-        return conditional_gain(take(self.source, source), take(self.target, target), self.s)
-
-
-def form_of(components: AbstractComponents) -> AbstractCovariance:
-    form = components.gaussian_form()
-    assert form is not None  # solve_couplings has asked.
-    return form
-
-
-@program
-def _normal(key: Key[Array, ""], shape: tuple[int, ...], dtype: Any) -> Array:
-    return jax.random.normal(key, shape, dtype)
-
-
-def _num_displaced(num: int, dim: int) -> int:
-    """The number of pairs that a block of points is padded to."""
-    return max(power_of_two(num), 1 if dim > 16 else 64)
-
-
-def _apply(gain: Array, vector: Array) -> Array:
-    return gain * vector if gain.ndim == 1 else gain @ vector
-
-
-def _root(gain: Array) -> Array:
-    return jnp.sqrt(gain) if gain.ndim == 1 else jnp.linalg.cholesky(gain)
-
-
-# Pairs times d^3 beyond which the pairs are solved in slices of source components, so that progress can be shown.
-_LONG = 10**9
-_NUM_SLICES = 32
-
-
 def solve_gaussian_couplings(
     source: AbstractComponents, target: AbstractComponents, epsilon: Float[Array, ""], progress: bool | None = None
 ) -> GaussianCouplings:
     """Costs and divergences of all pairs; no matrix of a pair outlives its block."""
-    sides = _sides(source, target, epsilon)
+    sides = sides_of(source, target, epsilon)
     num, other = source.num_components, target.num_components
     if not at_top(sides):
-        costs, kl = _couple(sides)
-    elif sides.item_size * min(num, other) < _LONG:
-        costs, kl = cut(cut(_couple(sides.padded()), num), other, axis=1)
+        costs, kl = couple(sides)
+    elif sides.item_size * min(num, other) < LONG:
+        costs, kl = cut(cut(couple(sides.padded()), num), other, axis=1)
     else:
-        costs, kl = _couple_slices(sides, -(-num // _NUM_SLICES), progress)
+        costs, kl = couple_slices(sides, -(-num // _NUM_SLICES), progress)
     return GaussianCouplings(costs, kl, epsilon, source, target)
-
-
-@program
-def _couple(sides: "_Sides") -> tuple[Float[Array, "K0 K1"], Float[Array, "K0 K1"]]:
-    """Costs and divergences of all pairs."""
-    trace, kl = pair_terms(sides.pairs())
-    spreads = [jax.vmap(lambda c: c.trace())(form) for form in sides.forms]
-    distance = squared_distances(sides.source.mean(), sides.target.mean())
-    return distance + (spreads[0][:, None] + spreads[1][None, :] - 2 * trace), kl
-
-
-def _couple_slices(sides: "_Sides", rows: int, progress: bool | None) -> tuple[Array, Array]:
-    """`_couple` for some source components at a time; every slice has the same shape."""
-    num = sides.source.num_components
-    parts = []
-    with progress_bar(num, "component couplings", progress) as bar:
-        for start in range(0, num, rows):
-            index = np.minimum(np.arange(start, start + rows), num - 1)
-            form = jax.tree.map(lambda leaf, own=index: np.asarray(leaf)[own], sides.forms[0])
-            part = _Sides(sides.source.select(index), sides.target, (form, sides.forms[1]), sides.epsilon)
-            parts.append(jax.block_until_ready(_couple(part)))
-            bar.update(min(rows, num - start))
-    costs, kl = (to_jax(np.concatenate(values)[:num]) for values in zip(*parts, strict=True))
-    return costs, kl
-
-
-def pair_terms(pairs: _Pairs) -> tuple[Float[Array, "K0 K1"], Float[Array, "K0 K1"]]:
-    """Tr C and KL of all pairs, some rows at a time, or parts of rows where the target has many components."""
-    num, other = pairs.source_mean.shape[0], pairs.target_mean.shape[0]
-    # Small blocks: the matrices of a block should stay in the processor's cache.
-    block = batch_size(pairs.item_size, 2**17)
-
-    # Rematerialized: the derivative of a block needs the matrices of that block only.
-    @jax.checkpoint
-    def one(source: AbstractCovariance, target: AbstractCovariance) -> tuple[Array, Array]:
-        return trace_and_kl(source, target, pairs.s)
-
-    def row(source: AbstractCovariance) -> tuple[Array, Array]:
-        if block >= other:
-            return jax.vmap(one, in_axes=(None, 0))(source, pairs.target)
-        return jax.lax.map(lambda target: one(source, target), pairs.target, batch_size=block)
-
-    return jax.lax.map(row, pairs.source, batch_size=min(max(1, block // other), num))
-
-
-def _scan_pairs(function: Callable, start: Any, pairs: PairSelection, item_size: int) -> Any:
-    """Fold ``function(carry, block of pairs)`` over the selected pairs, in blocks of bounded size."""
-    num = pairs.weight.shape[0]
-    size = min(1 << max(batch_size(item_size).bit_length() - 1, 0), num)
-    pad = -num % size
-    blocks = jax.tree.map(lambda leaf: jnp.pad(leaf, (0, pad)).reshape(-1, size), pairs)
-    return jax.lax.scan(lambda carry, block: (function(carry, block), None), start, blocks)[0]
-
-
-@program
-def _collapse(sides: _Sides, shares: PairSelection, row_shares: Float[Array, "K0 K1"]) -> AffineMaps:
-    """The maps with gains sum_j share_ij A_ij and offsets sum_j share_ij m1_j."""
-    pairs = sides.pairs()
-
-    def add(total: Array, block: PairSelection) -> Array:
-        gains = jax.vmap(pairs.gain)(block.source, block.target)
-        weight = block.weight.reshape((-1,) + (1,) * (gains.ndim - 1))
-        return total.at[block.source].add(weight * gains)
-
-    shape = jax.eval_shape(pairs.gain, shares.source[0], shares.target[0])
-    start = jnp.zeros((pairs.source_mean.shape[0], *shape.shape), shape.dtype)
-    gain = _scan_pairs(add, start, shares, pairs.item_size)
-    return AffineMaps(pairs.source_mean, gain, row_shares @ pairs.target_mean)
-
-
-def _conditional_mean(pairs: _Pairs, gain: Array, x: Array, source: Array, target: Array) -> Array:
-    """E[y | x] under one pair, at all points."""
-    step = x - pairs.source_mean[source][None]
-    return pairs.target_mean[target][None] + unfused(jax.vmap(lambda v: _apply(gain, v))(step))
-
-
-@program
-def _conditional_covariance(sides: _Sides, x: Array, y: Array, weight: Array, shares: PairSelection) -> Array:
-    pairs, dim = sides.pairs(), x.shape[1]
-
-    def add(total: Array, block: PairSelection) -> Array:
-        gains = jax.vmap(pairs.gain)(block.source, block.target)
-        mean = jax.vmap(_conditional_mean, (None, 0, None, 0, 0))(pairs, gains, x, block.source, block.target)
-        offset = mean - y[None]
-        scale = weight.T[block.source] * block.weight[:, None]
-        between = jnp.einsum("pn,pnd,pne->nde", scale, offset, offset)
-        within = pairs.s * (scale.T @ gains.reshape(gains.shape[0], -1))
-        within = jax.vmap(jnp.diag)(within) if gains.ndim == 2 else within.reshape(-1, dim, dim)
-        return total + between + within
-
-    start = jnp.zeros((x.shape[0], dim, dim), x.dtype)
-    return _scan_pairs(add, start, shares, pairs.item_size + 3 * x.size)
-
-
-@program
-def _displace_block(sides: _Sides, x: Array, noise: Array, which: Array) -> Array:
-    return _displaced(sides.pairs(), x, noise, jnp.tile(jnp.arange(sides.source.num_components), (2, 1)), which)
-
-
-@program
-def _displace_each(sides: _Sides, x: Array, noise: Array, source: Array, target: Array) -> Array:
-    pairs = sides.pairs()
-
-    def one(item: tuple[Array, Array, Array, Array]) -> Array:
-        point, z, i, j = item
-        return _displaced(pairs, point[None], z[None], jnp.stack([i, j])[:, None], jnp.zeros((1,), int))[0]
-
-    size = min(batch_size(pairs.item_size), x.shape[0])
-    return jax.lax.map(one, (x, noise, source, target), batch_size=size)
-
-
-def _displaced(pairs: _Pairs, x: Array, noise: Array, unique: Int[Array, "2 u"], which: Array) -> Array:
-    """Points and noise moved by the couplings of the pairs that they belong to."""
-    gains = jax.vmap(pairs.gain)(unique[0], unique[1])
-    roots = jax.vmap(_root)(gains)
-
-    def one(point: Array, z: Array, index: Array) -> Array:
-        step = point - pairs.source_mean[unique[0, index]]
-        drift = _apply(gains[index], step) + jnp.sqrt(pairs.s) * _apply(roots[index], z)
-        return pairs.target_mean[unique[1, index]] + drift
-
-    return jax.vmap(one)(x, noise, which)
-
-
-@program
-def _log_conditional(sides: _Sides, x: Array, y: Array, log_weight: Array, shares: PairSelection) -> Array:
-    pairs, dim = sides.pairs(), x.shape[1]
-
-    def density(i: Array, j: Array) -> Array:
-        gain = pairs.gain(i, j)
-        root = _root(pairs.s * gain)
-        residual = y - _conditional_mean(pairs, gain, x, i, j)
-        if root.ndim == 1:
-            z, log_det = residual / root[None], jnp.sum(jnp.log(root))
-        else:
-            inverse = jax.scipy.linalg.solve_triangular(root, jnp.eye(dim, dtype=root.dtype), lower=True)
-            z, log_det = unfused(residual @ inverse.T), jnp.sum(jnp.log(jnp.diagonal(root)))
-        return -0.5 * jnp.sum(z * z, axis=1) - log_det - 0.5 * dim * jnp.log(2 * jnp.pi).astype(x.dtype)
-
-    def add(total: Array, block: PairSelection) -> Array:
-        table = jax.vmap(density)(block.source, block.target) + log_weight.T[block.source]
-        return jnp.logaddexp(total, jax.scipy.special.logsumexp(table + safe_log(block.weight)[:, None], axis=0))
-
-    start = jnp.full((x.shape[0],), -jnp.inf, x.dtype)
-    return _scan_pairs(add, start, shares, pairs.item_size + 3 * x.size)
-
-
-@program
-def _cross_covariances(sides: _Sides, selection: PairSelection) -> Float[Array, "p d d"]:
-    pairs = sides.pairs()
-
-    def one(item: tuple[Array, Array]) -> Float[Array, "d d"]:
-        source, target = take(pairs.source, item[0]), take(pairs.target, item[1])
-        gain = conditional_gain(source, target, pairs.s)
-        # E[y | x] = m1 + A (x - m0), so that Cov(x, y) = Sigma0 A' with A symmetric.
-        return jnp.diag(source.variance * gain) if gain.ndim == 1 else source.matrix() @ gain
-
-    size = min(batch_size(pairs.item_size), selection.weight.shape[0])
-    return jax.lax.map(one, (selection.source, selection.target), batch_size=size)
-
-
-@program
-def _interpolate(sides: _Sides, t: Array, selection: PairSelection) -> tuple[Array, Array]:
-    """Means, and variances of the coordinates or Cholesky factors, of (1 - t) x + t y under each pair."""
-    pairs = sides.pairs()
-
-    def one(item: tuple[Array, Array]) -> tuple[Array, Array]:
-        i, j = item
-        mean = (1 - t) * pairs.source_mean[i] + t * pairs.target_mean[j]
-        source, target = take(pairs.source, i), take(pairs.target, j)
-        gain = conditional_gain(source, target, pairs.s)
-        if isinstance(source, DiagonalCovariance) and isinstance(target, DiagonalCovariance):
-            cross = 2 * source.variance * gain
-            return mean, (1 - t) ** 2 * source.variance + t**2 * target.variance + t * (1 - t) * cross
-        left, right = source.matrix(), target.matrix()
-        cross = left @ gain
-        matrix = (1 - t) ** 2 * left + t**2 * right + t * (1 - t) * (cross + cross.T)
-        return mean, jnp.linalg.cholesky(matrix)
-
-    size = min(batch_size(pairs.item_size), selection.weight.shape[0])
-    return jax.lax.map(one, (selection.source, selection.target), batch_size=size)

@@ -22,7 +22,7 @@ def solve_couplings(
     """
     from .._components.joined import Blocks
     from .gaussian import solve_gaussian_couplings
-    from .numerical import solve_numerical_couplings
+    from .numerical_solve import solve_numerical_couplings
     from .product import solve_product_couplings
 
     if isinstance(source, Blocks) or isinstance(target, Blocks):

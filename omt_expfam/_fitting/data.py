@@ -10,7 +10,7 @@ from .._components.mixture import Mixture
 from .._family.em_family import AbstractEMFamily
 from .._family.template import Template
 from .._numerics.support import check_support
-from .problem import fit_problem, FitProblem, MovedStart, standardization
+from .problem import fit_problem, FitProblem, MovedStart
 
 
 class Data(NamedTuple):
@@ -159,3 +159,23 @@ def as_start(start: Any, chosen: Template, num_components: int, dim: int, shift:
         raise ValueError(f"`start` must hold finite means of shape {(num_components, dim)}; got shape {means.shape}.")
     check_support("start", means, chosen.family)
     return (means - shift) / scale
+
+
+def standardization(
+    family: type[AbstractEMFamily], points: np.ndarray, weight: np.ndarray, standardize: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Shift and scale such that (x - shift) / scale is standardized, as far as the family allows."""
+    dim = points.shape[1]
+    if not standardize or family.standardization == "none":
+        return np.zeros(dim), np.ones(dim)
+    share = weight / weight.sum()
+    if family.standardization == "scale":
+        size = share @ np.abs(points.astype(np.float64))
+        return np.zeros(dim), np.where(size > 0, size, 1.0)
+    shift = share @ points.astype(np.float64)
+    variance = share @ (points - shift) ** 2
+    if family.standardization == "scalar":
+        variance = np.full(dim, variance.mean())
+    # A constant coordinate cannot be scaled; rounding alone must not be blown up to unit variance either.
+    constant = variance <= (1e-12 * np.maximum(np.abs(shift), 1e-150)) ** 2
+    return shift, np.where(constant, 1.0, np.sqrt(variance))

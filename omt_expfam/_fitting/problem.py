@@ -45,26 +45,6 @@ def working_precision(dtype: str) -> contextlib.AbstractContextManager:
     return jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext()
 
 
-def standardization(
-    family: type[AbstractEMFamily], points: np.ndarray, weight: np.ndarray, standardize: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Shift and scale such that (x - shift) / scale is standardized, as far as the family allows."""
-    dim = points.shape[1]
-    if not standardize or family.standardization == "none":
-        return np.zeros(dim), np.ones(dim)
-    share = weight / weight.sum()
-    if family.standardization == "scale":
-        size = share @ np.abs(points.astype(np.float64))
-        return np.zeros(dim), np.where(size > 0, size, 1.0)
-    shift = share @ points.astype(np.float64)
-    variance = share @ (points - shift) ** 2
-    if family.standardization == "scalar":
-        variance = np.full(dim, variance.mean())
-    # A constant coordinate cannot be scaled; rounding alone must not be blown up to unit variance either.
-    constant = variance <= (1e-12 * np.maximum(np.abs(shift), 1e-150)) ** 2
-    return shift, np.where(constant, 1.0, np.sqrt(variance))
-
-
 class MovedStart(NamedTuple):
     """A start in the units of the data, and how to standardize it."""
 
