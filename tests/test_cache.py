@@ -10,7 +10,7 @@ import platformdirs
 import pytest
 
 import omt_expfam as omt
-from omt_expfam._base import cache as _cache
+from omt_expfam._base import cache
 
 pytestmark = pytest.mark.usefixtures("kept_programs")
 ROOT = Path(__file__).parents[1]
@@ -92,7 +92,7 @@ def test_size_is_bounded(tmp_path, monkeypatch):
     omt.use_compilation_cache(tmp_path)
     compile_one(2)
     (oldest,) = programs(tmp_path)
-    monkeypatch.setattr(_cache, "_MAX_BYTES", bound := 3 * size(tmp_path))
+    monkeypatch.setattr(cache, "_MAX_BYTES", bound := 3 * size(tmp_path))
     omt.use_compilation_cache(tmp_path)
     for number in range(3, 8):
         compile_one(number)
@@ -126,7 +126,7 @@ def test_the_environment_names_the_folder(tmp_path, monkeypatch):
     assert omt.use_compilation_cache() == tmp_path / "theirs"
     assert jax.config.jax_compilation_cache_max_size == -1
     assert omt.use_compilation_cache(tmp_path / "ours") == tmp_path / "ours"
-    assert jax.config.jax_compilation_cache_max_size == _cache._MAX_BYTES
+    assert jax.config.jax_compilation_cache_max_size == cache._MAX_BYTES
 
 
 def test_the_folder_by_default(tmp_path, monkeypatch):

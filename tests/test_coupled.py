@@ -11,7 +11,7 @@ from numpyro.infer.util import log_density
 
 from omt_expfam import ConvergenceError, Mixture, NumPyroComponents, RESULTS, transport
 from omt_expfam._base.precision import relaxed
-from omt_expfam._pipelines import coupled as _coupled
+from omt_expfam._pipelines import coupled
 from omt_expfam._pipelines.coupled import fit_coupled
 from omt_expfam._pipelines.factor import transport_factor
 from omt_expfam._posteriors.methods.mode import find_mode
@@ -350,8 +350,8 @@ def test_bad_arguments_of_the_fit_are_named():
 @pytest.mark.usefixtures("x64")
 def test_a_search_that_ends_nowhere_is_told(monkeypatch):
     lost = lambda target, u: find_mode(target, u)._replace(found=False)
-    monkeypatch.setattr(_coupled, "find_mode", lost)
-    monkeypatch.setattr(_coupled, "_SEARCHES", 2)
+    monkeypatch.setattr(coupled, "find_mode", lost)
+    monkeypatch.setattr(coupled, "_SEARCHES", 2)
     with pytest.raises(ConvergenceError, match="no proper maximum"):
         fit_coupled(jax.random.key(0), *line(), Gaussian, 1, strength=0.5, **EPSILONS)
     told = fit_coupled(jax.random.key(0), *line(), Gaussian, 1, strength=0.5, throw=False, **EPSILONS)

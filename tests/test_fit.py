@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 
 import omt_expfam as omt
-from omt_expfam._fitting import problem as _fit_problem
+from omt_expfam._fitting import problem
 from omt_expfam._fitting.start import merge
 from omt_expfam.families import DiagonalGaussian, Gaussian, LowRankGaussian, SphericalGaussian
 from tests.cases import CASES, mixture
@@ -206,8 +206,8 @@ def test_padding_changes_nothing(name, num, size, inside, monkeypatch, x64):
     weight = np.random.default_rng(0).uniform(0.5, 2, size)
     settings = {"dtype": inside, "sample_weight": weight, "tolerance": 1e-5 if inside == "float64" else 1e-4}
     padded = omt.fit(jax.random.key(0), x, FAMILIES[name], num, **settings)
-    monkeypatch.setattr(_fit_problem, "point_bucket", lambda count: count)
-    monkeypatch.setattr(_fit_problem, "_slots", lambda *arguments: (arguments[3], 2 * arguments[3]))
+    monkeypatch.setattr(problem, "point_bucket", lambda count: count)
+    monkeypatch.setattr(problem, "_slots", lambda *arguments: (arguments[3], 2 * arguments[3]))
     plain = omt.fit(jax.random.key(0), x, FAMILIES[name], num, **settings)
     assert int(padded.num_steps) == int(plain.num_steps)
     tolerance = {"rtol": 1e-12, "atol": 1e-12} if inside == "float64" else {"rtol": 1e-5, "atol": 1e-5}

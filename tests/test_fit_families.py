@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 
 import omt_expfam as omt
-from omt_expfam._fitting import problem as _fit_problem
+from omt_expfam._fitting import problem
 from omt_expfam.families import Beta, Exponential, Gamma, Laplace, LogNormal
 from tests.test_factorized import InverseGaussian, NATURAL, VonMises, Weibull
 
@@ -171,8 +171,8 @@ def test_padding_changes_nothing(family, prior, monkeypatch, x64):
     x = np.concatenate([rng.exponential(1.0, (400, 2)) + 0.1, 3 + rng.exponential(0.5, (300, 2))])
     weight = rng.uniform(0.5, 2, len(x))
     padded = omt.fit(jax.random.key(0), x, family, 3, sample_weight=weight, **prior)
-    monkeypatch.setattr(_fit_problem, "point_bucket", lambda count: count)
-    monkeypatch.setattr(_fit_problem, "_slots", lambda *arguments: (arguments[3], 2 * arguments[3]))
+    monkeypatch.setattr(problem, "point_bucket", lambda count: count)
+    monkeypatch.setattr(problem, "_slots", lambda *arguments: (arguments[3], 2 * arguments[3]))
     plain = omt.fit(jax.random.key(0), x, family, 3, sample_weight=weight, **prior)
     for ours, theirs in zip(jax.tree.leaves(padded), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)

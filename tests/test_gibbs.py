@@ -11,7 +11,7 @@ from numpyro.distributions import constraints, transforms
 from omt_expfam import AbstractFactorizedFamily, Mixture
 from omt_expfam._base.precision import relaxed
 from omt_expfam._family.priors import ConjugatePrior
-from omt_expfam._posteriors.methods import gibbs_sweeps as _gibbs
+from omt_expfam._posteriors.methods import gibbs_sweeps
 from omt_expfam._posteriors.methods.gibbs_kernel import MixtureGibbs
 from omt_expfam._posteriors.methods.gibbs_sweeps import gibbs_draws
 from omt_expfam._posteriors.methods.metropolis import Metropolis
@@ -320,11 +320,11 @@ def test_chunks_of_points_make_no_difference(monkeypatch, x64):
     priors = mixture_model(x, Gaussian, 2).priors
     states = []
     for chunk, prepared in ((2**20, 2**20), (100, 2**20), (100, 0)):
-        monkeypatch.setattr(_gibbs, "_CHUNK", chunk)
-        monkeypatch.setattr(_gibbs, "_PREPARED", prepared)
-        problem, components = _gibbs.gibbs_problem(x, start, priors, jnp.ones(2))
-        first = _gibbs.first_state(problem, jax.random.key(0), start.weights, components)
-        states.append(on_host(jax.jit(_gibbs.draw_labels)(problem, first)[1]))
+        monkeypatch.setattr(gibbs_sweeps, "_CHUNK", chunk)
+        monkeypatch.setattr(gibbs_sweeps, "_PREPARED", prepared)
+        problem, components = gibbs_sweeps.gibbs_problem(x, start, priors, jnp.ones(2))
+        first = gibbs_sweeps.first_state(problem, jax.random.key(0), start.weights, components)
+        states.append(on_host(jax.jit(gibbs_sweeps.draw_labels)(problem, first)[1]))
         assert (problem.used.shape[0] == 1) == (chunk > 100)
         assert problem.prepared == (prepared > 0)
     expected = np.asarray(start.log_prob(x)).sum()
@@ -340,9 +340,9 @@ def test_new_data_need_no_compilation():
     options = {"num_warmup": 1, "num_samples": 2, "num_chains": 2, "progress": False}
     start = start_of(DiagonalGaussian)
     gibbs_draws(jax.random.key(0), two_groups(1), start, diagonal_priors(), 1.0, **options)
-    before = _gibbs._advance._cache_size()
+    before = gibbs_sweeps._advance._cache_size()
     gibbs_draws(jax.random.key(1), two_groups(2), start, diagonal_priors(0.5, 3.0), 0.5, **options)
-    assert _gibbs._advance._cache_size() == before
+    assert gibbs_sweeps._advance._cache_size() == before
 
 
 @pytest.mark.parametrize(

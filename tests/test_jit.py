@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks._programs import counted
-from omt_expfam._base import xla as _jit
+from omt_expfam._base import xla
 from omt_expfam._base.xla import program
 
 
@@ -28,8 +28,8 @@ def test_a_program_is_compiled_once(size):
 
 def test_only_small_arrays_are_compiled_quickly(monkeypatch):
     asked = []
-    known = _jit._compiled
-    monkeypatch.setattr(_jit, "_compiled", lambda *arguments: asked.append(arguments[2]) or known(*arguments))
+    known = xla._compiled
+    monkeypatch.setattr(xla, "_compiled", lambda *arguments: asked.append(arguments[2]) or known(*arguments))
     double(jnp.ones(8))
     double(jnp.ones(2**18 + 8))
     assert asked == [True]
@@ -45,6 +45,6 @@ def test_programs_are_parts_of_others():
 
 
 def test_options_that_a_backend_does_not_know_are_left_out(monkeypatch):
-    monkeypatch.setattr(_jit, "_QUICK", {"xla_no_such_option": True})
-    assert _jit._known.__wrapped__("cpu", True) is None
-    assert _jit._known("gpu", True) is None
+    monkeypatch.setattr(xla, "_QUICK", {"xla_no_such_option": True})
+    assert xla._known.__wrapped__("cpu", True) is None
+    assert xla._known("gpu", True) is None

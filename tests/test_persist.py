@@ -19,7 +19,7 @@ import pytest
 
 import omt_expfam as omt
 from families import REGISTRY
-from omt_expfam import _storage as _persist
+from omt_expfam import _storage
 from omt_expfam._components.numpyro_components import NumPyroComponents
 from omt_expfam._components.numpyro_laws import Laws
 from omt_expfam._couplings.interface import AbstractCouplings
@@ -326,7 +326,7 @@ def reachable_classes():
 
 
 def test_class_table_is_complete():
-    known = set(_persist.library_classes().values())
+    known = set(_storage.library_classes().values())
     # A NumPyro distribution is code: refused with a message of its own.
     assert reachable_classes() - {NumPyroComponents, Laws} <= known
 
@@ -340,7 +340,7 @@ def test_numpyro_distributions_are_refused(tmp_path):
     assert set(REGISTRY.values()) <= reachable_classes()
     assert set(CASES) == set(REGISTRY)
     assert any(issubclass(cls, AbstractCouplings) for cls in reachable_classes())
-    assert all(name == cls.__name__ for name, cls in _persist.library_classes().items())
+    assert all(name == cls.__name__ for name, cls in _storage.library_classes().items())
 
 
 # -- refusals -----------------------------------------------------------------------------------------------
@@ -519,7 +519,7 @@ def test_an_interrupted_write_leaves_the_old_file(small_file):
     before = small_file.read_bytes()
 
     def write():
-        with _persist.atomic_file(small_file) as file:
+        with _storage.atomic_file(small_file) as file:
             file.write(b"half")
             raise KeyboardInterrupt
 

@@ -164,15 +164,15 @@ METHOD = MixtureTransport(
 
 
 def test_a_mixture_is_refitted_on_the_disturbed_side_only(monkeypatch):
-    from omt_expfam._pipelines import mixture_transport as _method
+    from omt_expfam._pipelines import mixture_transport
 
-    fitted, original = [], _method.fit
+    fitted, original = [], mixture_transport.fit
 
     def counted(key, x, *rest, **options):
         fitted.append(np.asarray(x))
         return original(key, x, *rest, **options)
 
-    monkeypatch.setattr(_method, "fit", counted)
+    monkeypatch.setattr(mixture_transport, "fit", counted)
     study = stability(key(), X, Y, METHOD, [GaussianNoise(0.0), Scaling(1.3), Reseeding()], num_repeats=2)
     assert len(fitted) == 2 + 6
     assert sum(np.array_equal(points, Y) for points in fitted) == 1

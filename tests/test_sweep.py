@@ -47,10 +47,10 @@ def made(**columns):
 
 
 def test_one_gaussian_is_measured_exactly(monkeypatch):
-    from omt_expfam._pipelines import mixture_transport as _method
+    from omt_expfam._pipelines import mixture_transport
 
-    fitted, original = [], _method.fit
-    monkeypatch.setattr(_method, "fit", lambda *a, **k: fitted.append(0) or original(*a, **k))
+    fitted, original = [], mixture_transport.fit
+    monkeypatch.setattr(mixture_transport, "fit", lambda *a, **k: fitted.append(0) or original(*a, **k))
     found = sweep(
         key(), X, Y, BASE, {"epsilon_components": [0.3, 2.0], "epsilon_weights": [5.0]}, held_out=LEFT, true_map=2 * X
     )
