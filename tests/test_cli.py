@@ -295,7 +295,7 @@ def test_interruption(capsys, monkeypatch):
     def interrupt(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("omt_expfam._files.points.read_points", interrupt)
+    monkeypatch.setattr("omt_expfam._cli.commands.read_points", interrupt)
     assert run(capsys, "fit", "source.npy", "-K", 2)[::2] == (130, "omt-expfam: interrupted\n")
 
 

@@ -1,10 +1,13 @@
 """The demo: handwritten digits of one class are transported to another, measured, and drawn."""
 
+import argparse
 import os
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+
+from families import LowRankGaussian
 
 from .. import metrics, plot
 from .._family.template import template
@@ -41,6 +44,11 @@ class Sides(NamedTuple):
 
     source: np.ndarray
     target: np.ndarray
+
+
+def demo_command(arguments: argparse.Namespace) -> None:
+    """Run the demo."""
+    run_demo(arguments.out, arguments.seed)
 
 
 def run_demo(folder: str, seed: int) -> None:
@@ -101,8 +109,6 @@ def principal_components(images: np.ndarray) -> Features:
 
 def solve(source_key: jax.Array, target_key: jax.Array, x: np.ndarray, y: np.ndarray) -> TransportPlan:
     """Fit both sides and transport one to the other, reporting each step."""
-    from families import LowRankGaussian
-
     fits = []
     for digit, key, points in ((SOURCE_DIGIT, source_key, x), (TARGET_DIGIT, target_key, y)):
         fits.append(fit(key, points, template(LowRankGaussian, rank=RANK), NUM_COMPONENTS))

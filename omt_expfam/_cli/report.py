@@ -1,5 +1,6 @@
 """The report on a user's own two data sets: what `omt_expfam.diagnostics` finds, in Markdown with pictures."""
 
+import argparse
 import os
 import shutil
 import tempfile
@@ -9,9 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+import families
+
 from .. import diagnostics, plot
 from .._files.archive import atomic_file
+from .._files.points import read_points
 from .._plans.plan import TransportPlan
+from .parser import FAMILIES
 
 REPORT = "report.md"
 # Disturbances, in mean standard deviations of the data or as shares of the points.
@@ -29,6 +34,28 @@ class Study(NamedTuple):
     method: diagnostics.MixtureTransport
     num_repeats: int
     seed: int
+
+
+def diagnose_command(arguments: argparse.Namespace) -> None:
+    """Report on two files of points."""
+    x, y = (
+        read_points(path, array=arguments.array, header=arguments.header).astype(arguments.precision)
+        for path in (arguments.source, arguments.target)
+    )
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(
+            f"{arguments.target}: must have {x.shape[1]} columns, as {arguments.source}; got {y.shape[1]}."
+        )
+    method = diagnostics.MixtureTransport(
+        getattr(families, FAMILIES[arguments.family]),
+        tuple(arguments.components) if len(arguments.components) == 2 else arguments.components[0],
+        epsilon_components=arguments.epsilon_components,
+        epsilon_weights=arguments.epsilon_weights,
+    )
+    names = os.path.basename(arguments.source), os.path.basename(arguments.target)
+    with jax.enable_x64(arguments.precision == "float64"):
+        run_diagnose(arguments.out, Study(names, x, y, method, arguments.repeats, arguments.seed))
+    print(f"saved {os.path.join(arguments.out, REPORT)}")
 
 
 def run_diagnose(folder: str, study: Study, say: Callable[[str], None] = print) -> None:
