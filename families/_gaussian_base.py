@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key
 
 from omt_expfam._base.arrays import take
 from omt_expfam._base.xla import unfused
-from omt_expfam._components.covariance import AbstractCovariance, DiagonalCovariance, ScalarCovariance, to_dense
+from omt_expfam._components.covariance import AbstractCovariance
 from omt_expfam._components.exponential_family import AbstractExponentialFamily
 from omt_expfam._components.interface import map_components
 from omt_expfam._family.em_family import AbstractEMFamily, AbstractRegularEMFamily
@@ -45,6 +45,11 @@ class AbstractGaussian(AbstractExponentialFamily, AbstractEMFamily):
     def _relative_trace(self, other: "AbstractGaussian") -> Float[Array, ""]:
         """tr(other's precision x own covariance), for the KL divergence."""
 
+    @staticmethod
+    @abc.abstractmethod
+    def _from_form(mean: Float[Array, "K d"], covariance: AbstractCovariance) -> "AbstractGaussian":
+        """Components with these moments, of this family where it holds the structure, else of the next wider one."""
+
     # -- densities, draws and moments -----------------------------------------------------------------------------
 
     @property
@@ -62,7 +67,7 @@ class AbstractGaussian(AbstractExponentialFamily, AbstractEMFamily):
         return self.loc
 
     def with_gaussian_form(self, mean: Float[Array, "K d"], covariance: AbstractCovariance) -> "AbstractGaussian":
-        return gaussian_from_form(mean, covariance)
+        return self._from_form(mean, covariance)
 
     def _entropy(self) -> Float[Array, ""]:
         return 0.5 * (self.dim * (1 + LOG_2PI) + self._log_det())
@@ -184,16 +189,3 @@ class Moments(NamedTuple):
     first: Float[Array, "K d"]
     second: Float[Array, "K q"]
     origin: Float[Array, "K d"]
-
-
-def gaussian_from_form(mean: Float[Array, "K d"], covariance: AbstractCovariance) -> AbstractGaussian:
-    """Gaussian components with the given means, in the narrowest family that holds the covariance structure."""
-    from .diagonal_gaussian import DiagonalGaussian
-    from .gaussian import Gaussian
-    from .spherical_gaussian import SphericalGaussian
-
-    if isinstance(covariance, ScalarCovariance):
-        return SphericalGaussian(mean, covariance.variance)
-    if isinstance(covariance, DiagonalCovariance):
-        return DiagonalGaussian(mean, covariance.variance)
-    return Gaussian(mean, scale_tril=to_dense(covariance).tril)

@@ -8,12 +8,13 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, Key
 
 from omt_expfam._base.arguments import ArrayLike, as_floating, check_positive, check_shape
-from omt_expfam._components.covariance import DiagonalCovariance
+from omt_expfam._components.covariance import AbstractCovariance, DiagonalCovariance
 from omt_expfam._components.product_form import NormalShape, ProductForm
 from omt_expfam._family.conjugate import draw_location, draw_variance, read_moments
 from omt_expfam._family.priors import location_prior, spread_of, variance_prior, within_scale
 
-from ._gaussian_base import AbstractMomentGaussian, LOG_2PI, Moments
+from ._gaussian_base import AbstractGaussian, AbstractMomentGaussian, LOG_2PI, Moments
+from .gaussian import Gaussian
 
 
 class DiagonalGaussian(AbstractMomentGaussian):
@@ -85,6 +86,12 @@ class DiagonalGaussian(AbstractMomentGaussian):
         return DiagonalGaussian(variance * natural_parameters[:, : self.dim], variance)
 
     # -- transport, NumPyro, EM -----------------------------------------------------------------------------------
+
+    @staticmethod
+    def _from_form(mean: Float[Array, "K d"], covariance: AbstractCovariance) -> AbstractGaussian:
+        if isinstance(covariance, DiagonalCovariance):
+            return DiagonalGaussian(mean, covariance.variance)
+        return Gaussian._from_form(mean, covariance)
 
     def gaussian_form(self) -> DiagonalCovariance:
         return DiagonalCovariance(self.variance)

@@ -15,9 +15,9 @@ from omt_expfam._components.covariance import AbstractCovariance, DiagonalCovari
 from omt_expfam._components.interface import AbstractComponents
 from omt_expfam._components.product_form import ProductForm
 
-from ._gaussian_base import gaussian_from_form
 from ._location_base import AbstractTwoSidedFamily
 from ._two_sided import AbstractTwoSidedShape, LocationLaw, product_form, TwoSided
+from .diagonal_gaussian import DiagonalGaussian
 
 _SCALES = ("scale_left", "scale_right")
 
@@ -109,7 +109,7 @@ class ExponentialPower(AbstractTwoSidedFamily):
         return DiagonalCovariance(0.5 * self.scale_left**2)
 
     def with_gaussian_form(self, mean: Float[Array, "K d"], covariance: AbstractCovariance) -> AbstractComponents:
-        return gaussian_from_form(mean, covariance)
+        return DiagonalGaussian._from_form(mean, covariance)
 
     def product_form(self) -> ProductForm:
         return product_form(self.loc, self._law())

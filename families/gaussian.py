@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from omt_expfam._base.arguments import ArrayLike, as_floating, check_shape
 from omt_expfam._base.arrays import is_traced, to_jax
-from omt_expfam._components.covariance import DenseCovariance
+from omt_expfam._components.covariance import AbstractCovariance, DenseCovariance, to_dense
 from omt_expfam._family.conjugate import (
     check_names,
     draw_dense_location,
@@ -21,7 +21,7 @@ from omt_expfam._family.conjugate import (
 )
 from omt_expfam._family.priors import covariance_prior, location_prior, spread_of, within_scale
 
-from ._gaussian_base import AbstractMomentGaussian, LOG_2PI, Moments
+from ._gaussian_base import AbstractGaussian, AbstractMomentGaussian, LOG_2PI, Moments
 
 
 class Gaussian(AbstractMomentGaussian):
@@ -128,6 +128,10 @@ class Gaussian(AbstractMomentGaussian):
         return Gaussian(mean, covariance)
 
     # -- transport, NumPyro, EM -----------------------------------------------------------------------------------
+
+    @staticmethod
+    def _from_form(mean: Float[Array, "K d"], covariance: AbstractCovariance) -> AbstractGaussian:
+        return Gaussian(mean, scale_tril=to_dense(covariance).tril)
 
     def gaussian_form(self) -> DenseCovariance:
         return DenseCovariance(self.scale_tril)

@@ -111,6 +111,10 @@ class LowRankGaussian(AbstractGaussian):
 
     # -- transport, NumPyro ---------------------------------------------------------------------------------------
 
+    @staticmethod
+    def _from_form(mean: Float[Array, "K d"], covariance: AbstractCovariance) -> AbstractGaussian:
+        return Gaussian._from_form(mean, covariance)
+
     def gaussian_form(self) -> AbstractCovariance:
         """The cheap low-rank structure where every diagonal part is a multiple of the identity, else dense."""
         if not is_traced(self.variance):

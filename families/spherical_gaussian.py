@@ -9,12 +9,13 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, Key
 
 from omt_expfam._base.arguments import ArrayLike, as_floating, check_positive, check_shape
-from omt_expfam._components.covariance import ScalarCovariance
+from omt_expfam._components.covariance import AbstractCovariance, ScalarCovariance
 from omt_expfam._components.product_form import NormalShape, ProductForm
 from omt_expfam._family.conjugate import draw_location, draw_variance, read_moments
 from omt_expfam._family.priors import location_prior, spread_of, variance_prior, within_scale
 
-from ._gaussian_base import AbstractMomentGaussian, LOG_2PI, Moments
+from ._gaussian_base import AbstractGaussian, AbstractMomentGaussian, LOG_2PI, Moments
+from .diagonal_gaussian import DiagonalGaussian
 
 
 class SphericalGaussian(AbstractMomentGaussian):
@@ -87,6 +88,12 @@ class SphericalGaussian(AbstractMomentGaussian):
         return SphericalGaussian(variance[:, None] * natural_parameters[:, :-1], variance)
 
     # -- transport, NumPyro, EM -----------------------------------------------------------------------------------
+
+    @staticmethod
+    def _from_form(mean: Float[Array, "K d"], covariance: AbstractCovariance) -> AbstractGaussian:
+        if isinstance(covariance, ScalarCovariance):
+            return SphericalGaussian(mean, covariance.variance)
+        return DiagonalGaussian._from_form(mean, covariance)
 
     def gaussian_form(self) -> ScalarCovariance:
         return ScalarCovariance(self.variance, self.dim)

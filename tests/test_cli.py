@@ -27,7 +27,7 @@ EPSILONS = ("--epsilon-components", "0.5", "--epsilon-weights", "0.25")
 def folder(tmp_path, monkeypatch):
     """Every command runs in an empty folder with two files of points, and leaves JAX's settings as they are."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("omt_expfam._base.cache.use_compilation_cache", lambda: None)
+    monkeypatch.setattr("omt_expfam.use_compilation_cache", lambda: None)
     np.save("source.npy", SOURCE)
     np.savetxt("target.csv", TARGET, delimiter=",", header="x,y", comments="", fmt="%.17g")
     return tmp_path
@@ -344,7 +344,7 @@ def test_usage_comes_at_once(arguments):
 @pytest.mark.parametrize("options", [(), ("--no-cache",)])
 def test_programs_are_kept_between_runs(options, capsys, monkeypatch, small_plan):
     calls = []
-    monkeypatch.setattr("omt_expfam._base.cache.use_compilation_cache", lambda: calls.append(1))
+    monkeypatch.setattr("omt_expfam.use_compilation_cache", lambda: calls.append(1))
     assert run(capsys, "push", "plan.omt", "source.npy", "--precision", "float32", *options)[0] == 0
     assert calls == ([] if options else [1])
 

@@ -4,8 +4,11 @@ from typing import Any
 
 from .._components.interface import AbstractComponents
 from .._components.joined import as_blocks, Blocks
+from .gaussian import solve_gaussian_couplings
 from .interface import AbstractCouplings
 from .joined import BlockCouplings, pair_table
+from .numerical_solve import solve_numerical_couplings
+from .product import solve_product_couplings
 
 
 def solve_couplings(
@@ -20,11 +23,6 @@ def solve_couplings(
     Gaussian components are coupled in closed form, components with independent coordinates coordinate by coordinate,
     and all others numerically; sets of several families are coupled block by block.
     """
-    from .._components.joined import Blocks
-    from .gaussian import solve_gaussian_couplings
-    from .numerical_solve import solve_numerical_couplings
-    from .product import solve_product_couplings
-
     if isinstance(source, Blocks) or isinstance(target, Blocks):
         return solve_block_couplings(source, target, epsilon, progress, numerical)
     if source.gaussian_form() is not None and target.gaussian_form() is not None:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from .._base.buckets import pad, pad_zero, point_bucket
 from .._base.xla import program
 from .._components.mixture import Mixture
+from .arviz import effective_size, r_hat
 from .distribution import log_density
 
 # Points at which the log-likelihood is followed, at most.
@@ -89,15 +90,13 @@ class LabelFree(eqx.Module):
     def __str__(self) -> str:
         lines = [f"{'quantity':<16}{'mean':>12}{'sd':>11}{'ess':>8}{'r-hat':>8}"]
         columns = (self.names, self.mean, self.standard_deviation, self.effective_size, self.r_hat)
-        for name, mean, deviation, size, r_hat in zip(*columns, strict=True):
-            lines.append(f"{name:<16}{mean:>12.5g}{deviation:>11.3g}{size:>8.0f}{r_hat:>8.3f}")
+        for name, mean, deviation, size, ratio in zip(*columns, strict=True):
+            lines.append(f"{name:<16}{mean:>12.5g}{deviation:>11.3g}{size:>8.0f}{ratio:>8.3f}")
         return "\n".join(lines)
 
 
 def _diagnose(draws: np.ndarray, num_chains: int) -> tuple[np.ndarray, np.ndarray]:
     """Effective sizes and r-hats; a single chain is compared with itself, first half against second."""
-    from .arviz import effective_size, r_hat
-
     chains = draws.reshape(len(draws), num_chains, -1)
     if num_chains == 1:
         half = chains.shape[2] // 2

@@ -14,6 +14,7 @@ from .._base.results import RESULTS
 from .._base.xla import program
 from .._components.draws import count_draws
 from .._components.mixture import Mixture
+from .arviz import inference_data, leave_one_out
 from .credible import credible_interval, CredibleInterval
 from .distribution import log_density
 from .label_free import LabelFree
@@ -138,8 +139,6 @@ class PosteriorFit(eqx.Module):
         Raises:
             ValueError: If the data are needed and were not kept.
         """
-        from .arviz import inference_data
-
         return inference_data(self, log_likelihood, None if predictive is None else as_key(predictive))
 
     def loo(self) -> Any:
@@ -152,8 +151,6 @@ class PosteriorFit(eqx.Module):
         Raises:
             ValueError: If the data were not kept.
         """
-        from .arviz import leave_one_out
-
         return leave_one_out(self.to_arviz(log_likelihood=True))
 
     def data(self) -> Float[Array, "n d"]:

@@ -7,6 +7,7 @@ import numpy as np
 from ..diagnostics._sensitivity import Sensitivity
 from ..diagnostics._uniqueness import Uniqueness
 from ..diagnostics._worst_case import WorstCase
+from ._style import axes_or_new, NEUTRAL_COLOR, SOURCE_COLOR, TARGET_COLOR
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -32,8 +33,6 @@ def uniqueness_histogram(
     Returns:
         The axes.
     """
-    from ._style import axes_or_new, NEUTRAL_COLOR, SOURCE_COLOR, TARGET_COLOR
-
     panel = axes_or_new(ax)
     least = found.objectives[:, -1].min()
     scale = max(abs(least), np.finfo(float).tiny)
@@ -86,8 +85,6 @@ def sensitivity_map(
     Raises:
         ValueError: If ``side`` or ``quantity`` is none of these.
     """
-    from ._style import axes_or_new
-
     if side not in ("source", "target"):
         raise ValueError(f'`side` must be "source" or "target"; got {side!r}.')
     quantities = ("map", "cost", "weights")
@@ -124,8 +121,6 @@ def worst_case_curve(
     Returns:
         The axes.
     """
-    from ._style import axes_or_new, NEUTRAL_COLOR, TARGET_COLOR
-
     panel = axes_or_new(ax)
     random = found.random_displacements
     if len(found.radii) > 1:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Optional, TYPE_CHECKING
 
+import jax
 import numpy as np
 
 from .._base.arguments import ArrayLike, as_count, as_floating, as_host_or_traced, as_key, as_points, KeyLike
@@ -218,7 +219,6 @@ def overview(
     Raises:
         ValueError: If ``dims`` are not two dimensions of the plan, or the points do not fit it.
     """
-    import jax
     from matplotlib import pyplot as plt
 
     pair = check_dims(dims, plan.source.dim)
@@ -295,7 +295,6 @@ def interpolation(
         ValueError: If ``times`` is empty or leaves [0, 1], ``dims`` are not two dimensions of the plan, or ``key`` is
             needed.
     """
-    import jax
     from matplotlib import pyplot as plt
 
     pair = check_dims(dims, plan.source.dim)

@@ -8,6 +8,8 @@ from .._base.arguments import ArrayLike, as_count, as_points, check_probability
 from .._base.arrays import spread_indices
 from .._posterior_plans.plan import PosteriorPlan
 from .._posteriors.posterior import PosteriorFit
+from ._plans import arrows
+from ._style import axes_or_new, check_dims, color_map, NEUTRAL_COLOR, SOURCE_COLOR, TARGET_COLOR
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -49,9 +51,6 @@ def uncertain_map(
         ValueError: If ``x`` does not fit the plan, ``dims`` are not two of its dimensions, or ``probability`` is none.
     """
     from matplotlib.patches import Ellipse
-
-    from . import arrows
-    from ._style import axes_or_new, check_dims, TARGET_COLOR
 
     check_probability(probability)
     dim = posterior_plan.plan(0).source.dim
@@ -117,8 +116,6 @@ def weights_posterior(
     """
     from matplotlib.patches import Rectangle
 
-    from ._style import axes_or_new, color_map, TARGET_COLOR
-
     interval = posterior_plan.row_shares_interval(probability)
     orders = (("source_order", source_order), ("target_order", target_order))
     shown = [_check_order(*order, num) for order, num in zip(orders, interval.mean.shape, strict=True)]
@@ -180,8 +177,6 @@ def posterior_trace(
     Returns:
         The axes.
     """
-    from ._style import axes_or_new, NEUTRAL_COLOR, SOURCE_COLOR, TARGET_COLOR
-
     panel = axes_or_new(ax)
     if "elbo" in posterior.traces:
         bound = np.asarray(posterior.traces["elbo"], np.float64)

@@ -8,6 +8,7 @@ from .._base.arguments import check_probability
 from ..diagnostics._envelope import Envelope, running_maximum
 from ..diagnostics._stability import Stability
 from ..diagnostics._sweep import Sweep
+from ._style import axes_or_new, NEUTRAL_COLOR, TARGET_COLOR
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -58,8 +59,6 @@ def stability_curves(
     Raises:
         ValueError: If ``quantity`` or ``against`` is none of these, or the study does not have it.
     """
-    from ._style import axes_or_new
-
     if quantity not in _LABELS:
         raise ValueError(f"`quantity` must be one of {', '.join(_LABELS)}; got {quantity!r}.")
     if against not in ("size", "w2"):
@@ -129,8 +128,6 @@ def modulus(
     Raises:
         ValueError: If ``column`` names no distances, or the envelope belongs to other runs.
     """
-    from ._style import axes_or_new, NEUTRAL_COLOR
-
     if isinstance(study, Envelope):
         envelope, kinds = study, study.perturbations
     else:
@@ -192,8 +189,6 @@ def sweep_chart(
         The axes.
     """
     from matplotlib.patches import Patch
-
-    from ._style import axes_or_new, NEUTRAL_COLOR, TARGET_COLOR
 
     rows = np.arange(1, len(result.choices))
     alike, change = result.as_likely(tolerance), result.held_out_change

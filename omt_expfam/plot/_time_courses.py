@@ -9,6 +9,7 @@ from .._base.arguments import ArrayLike, as_points, as_scalar
 from .._base.arrays import spread_indices
 from .._time_courses.groups import GroupFlows
 from .._time_courses.trajectory import Trajectory
+from ._style import axes_or_new, check_dims, name_axes
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -45,8 +46,6 @@ def flows(
     Raises:
         ValueError: If ``names`` or ``colors`` do not fit the course.
     """
-    from ._style import axes_or_new
-
     as_scalar("min_weight", min_weight)
     if isinstance(course, GroupFlows):
         weights, tables = list(course.weights), list(course.couplings)
@@ -164,8 +163,6 @@ def trajectory(
         ValueError: If ``dims`` are not two dimensions of the trajectory, or ``points`` do not fit it.
     """
     import matplotlib
-
-    from ._style import axes_or_new, check_dims, name_axes
 
     if course.dim < 2:
         raise ValueError("`course` must have two dimensions or more to be drawn in the plane; `flows` needs none.")

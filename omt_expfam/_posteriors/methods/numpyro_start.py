@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
+from families import DiagonalGaussian
+
 from ..._base.arrays import split_key
 from ..._base.buckets import pad, point_bucket
 from ..._base.precision import relaxed
@@ -29,8 +31,6 @@ def numpyro_start(
     The Gaussian mixture is fitted by EM; its responsibilities break the symmetry. What is maximized is the likelihood
     of the points with their responsibilities, times the prior. Returns the sites and their mixture.
     """
-    from families import DiagonalGaussian
-
     fit_key, prior_key = split_key(key, 2)
     gaussian = fit(fit_key, x, DiagonalGaussian, model.num_components).mixture
     prior, size = Target.of(model), point_bucket(len(x))
