@@ -8,12 +8,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from omt_expfam._base.arrays import take
-from omt_expfam._base.xla import unfused
-from omt_expfam._components.covariance import AbstractCovariance
-from omt_expfam._components.exponential_family import AbstractExponentialFamily
-from omt_expfam._components.interface import map_components
-from omt_expfam._family.em_family import AbstractEMFamily, AbstractRegularEMFamily
+from omt_expfam.extend import (
+    AbstractCovariance,
+    AbstractEMFamily,
+    AbstractExponentialFamily,
+    AbstractRegularEMFamily,
+    map_components,
+    take,
+    unfused,
+)
 
 LOG_2PI = math.log(2 * math.pi)
 

@@ -9,10 +9,15 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int, Key
 
-from omt_expfam._base.xla import program
-from omt_expfam._components.interface import map_components
-from omt_expfam._family.em_family import AbstractEMFamily
-from omt_expfam._family.priors import location_prior, positive_prior, spread_of, within_scale
+from omt_expfam.extend import (
+    AbstractEMFamily,
+    location_prior,
+    map_components,
+    positive_prior,
+    program,
+    spread_of,
+    within_scale,
+)
 
 from ._side_scales import common_scale, expected_log_density, separate_scales
 from ._two_sided import raised, TwoSided

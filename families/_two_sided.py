@@ -11,7 +11,7 @@ from jax.scipy.special import gammaincc, gammaln
 from jaxtyping import Array, Bool, Float, Key
 from numpyro.distributions import constraints
 
-from omt_expfam._components.product_form import AbstractShape, ProductForm
+from omt_expfam.extend import AbstractShape, ProductForm
 
 
 class TwoSided(NamedTuple):

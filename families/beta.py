@@ -9,10 +9,18 @@ from jax.scipy.special import digamma, gammaln
 from jaxtyping import Array, Float, Key
 from numpyro.distributions import constraints
 
-from omt_expfam._base.arguments import ArrayLike, as_floating, check_positive, check_shape
-from omt_expfam._components.product_form import AbstractShape, ProductForm
-from omt_expfam._family.coordinates import AbstractCoordinateFamily
-from omt_expfam._family.priors import positive_prior, spread_of, within_scale
+from omt_expfam.extend import (
+    AbstractCoordinateFamily,
+    AbstractShape,
+    ArrayLike,
+    as_floating,
+    check_positive,
+    check_shape,
+    positive_prior,
+    ProductForm,
+    spread_of,
+    within_scale,
+)
 
 # The prior standard deviation of the logarithms of both parameters: their scale follows from moments, roughly.
 _LOG_SPREAD = 1.5

@@ -7,13 +7,22 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
-from omt_expfam._base.arguments import ArrayLike, as_floating, check_positive, check_shape
-from omt_expfam._base.arrays import batch_size, log_share
-from omt_expfam._base.buckets import point_bucket
-from omt_expfam._components.interface import map_components
-from omt_expfam._components.product_form import ProductForm
-from omt_expfam._family.priors import location_prior, positive_prior, spread_of, within_scale
-from omt_expfam._fitting.em import joint_table
+from omt_expfam.extend import (
+    ArrayLike,
+    as_floating,
+    batch_size,
+    check_positive,
+    check_shape,
+    joint_table,
+    location_prior,
+    log_share,
+    map_components,
+    point_bucket,
+    positive_prior,
+    ProductForm,
+    spread_of,
+    within_scale,
+)
 
 from ._location_base import AbstractLocationFamily, Membership, SortedData, unless_collapsed
 from ._two_sided import ExponentialShape, LocationLaw, TwoSided

@@ -9,11 +9,18 @@ import numpyro.distributions as dist
 from jax.scipy.special import gammaln
 from jaxtyping import Array, Float
 
-from omt_expfam._base.arguments import ArrayLike, as_floating, as_host_or_traced, check_positive, check_shape
-from omt_expfam._base.arrays import is_traced
-from omt_expfam._components.covariance import AbstractCovariance, DiagonalCovariance
-from omt_expfam._components.interface import AbstractComponents
-from omt_expfam._components.product_form import ProductForm
+from omt_expfam.extend import (
+    AbstractComponents,
+    AbstractCovariance,
+    ArrayLike,
+    as_floating,
+    as_host_or_traced,
+    check_positive,
+    check_shape,
+    DiagonalCovariance,
+    is_traced,
+    ProductForm,
+)
 
 from ._location_base import AbstractTwoSidedFamily
 from ._two_sided import AbstractTwoSidedShape, LocationLaw, product_form, TwoSided

@@ -9,17 +9,25 @@ import numpyro.distributions as dist
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Key
 
-from omt_expfam._base.arguments import ArrayLike, as_floating, check_shape
-from omt_expfam._base.arrays import is_traced, to_jax
-from omt_expfam._components.covariance import AbstractCovariance, DenseCovariance, to_dense
-from omt_expfam._family.conjugate import (
+from omt_expfam.extend import (
+    AbstractCovariance,
+    ArrayLike,
+    as_floating,
     check_names,
+    check_shape,
+    covariance_prior,
+    DenseCovariance,
     draw_dense_location,
     draw_scale_tril,
+    is_traced,
+    location_prior,
     read_inverse_wishart,
     read_normal,
+    spread_of,
+    to_dense,
+    to_jax,
+    within_scale,
 )
-from omt_expfam._family.priors import covariance_prior, location_prior, spread_of, within_scale
 
 from ._gaussian_base import AbstractGaussian, AbstractMomentGaussian, LOG_2PI, Moments
 

@@ -10,11 +10,24 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, Key
 from numpyro.distributions import constraints
 
-from omt_expfam._base.arguments import ArrayLike, as_floating, check_positive, check_shape
-from omt_expfam._components.product_form import AbstractShape, ProductForm
-from omt_expfam._family.conjugate import check_names, draw_location, draw_variance, read_inverse_gamma, read_normal
-from omt_expfam._family.coordinates import AbstractCoordinateFamily
-from omt_expfam._family.priors import location_prior, scale_prior, spread_of, within_scale
+from omt_expfam.extend import (
+    AbstractCoordinateFamily,
+    AbstractShape,
+    ArrayLike,
+    as_floating,
+    check_names,
+    check_positive,
+    check_shape,
+    draw_location,
+    draw_variance,
+    location_prior,
+    ProductForm,
+    read_inverse_gamma,
+    read_normal,
+    scale_prior,
+    spread_of,
+    within_scale,
+)
 
 _LOG_2PI = math.log(2 * math.pi)
 

@@ -9,11 +9,24 @@ import numpyro.distributions as dist
 from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Float, Key
 
-from omt_expfam._base.arguments import ArrayLike, as_count, as_floating, check_positive, check_shape
-from omt_expfam._base.arrays import is_traced, to_jax
-from omt_expfam._components.covariance import AbstractCovariance, DenseCovariance, LowRankCovariance
-from omt_expfam._components.interface import each, map_components
-from omt_expfam._family.priors import location_prior, spread_of, variance_prior, within_scale
+from omt_expfam.extend import (
+    AbstractCovariance,
+    ArrayLike,
+    as_count,
+    as_floating,
+    check_positive,
+    check_shape,
+    DenseCovariance,
+    each,
+    is_traced,
+    location_prior,
+    LowRankCovariance,
+    map_components,
+    spread_of,
+    to_jax,
+    variance_prior,
+    within_scale,
+)
 
 from ._gaussian_base import AbstractGaussian
 from .diagonal_gaussian import DiagonalGaussian

@@ -8,11 +8,23 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, Key
 
-from omt_expfam._base.arguments import ArrayLike, as_floating, check_positive, check_shape
-from omt_expfam._components.covariance import AbstractCovariance, ScalarCovariance
-from omt_expfam._components.product_form import NormalShape, ProductForm
-from omt_expfam._family.conjugate import draw_location, draw_variance, read_moments
-from omt_expfam._family.priors import location_prior, spread_of, variance_prior, within_scale
+from omt_expfam.extend import (
+    AbstractCovariance,
+    ArrayLike,
+    as_floating,
+    check_positive,
+    check_shape,
+    draw_location,
+    draw_variance,
+    location_prior,
+    NormalShape,
+    ProductForm,
+    read_moments,
+    ScalarCovariance,
+    spread_of,
+    variance_prior,
+    within_scale,
+)
 
 from ._gaussian_base import AbstractGaussian, AbstractMomentGaussian, LOG_2PI, Moments
 from .diagonal_gaussian import DiagonalGaussian

@@ -235,3 +235,11 @@ class Statistics(NamedTuple):
 def verify(components: Any) -> None:
     """Raise ValueError if fitted components are not what their family says."""
     components._verify()
+
+
+def joint_table(
+    log_weights: Float[Array, " K"], components: AbstractEMFamily, data: PyTree, natural: bool
+) -> Float[Array, "K n"]:
+    """Log-densities plus log-weights; ``-inf`` for components without weight, whatever their parameters."""
+    table = components._table(data, natural) + log_weights[:, None]
+    return jnp.where(jnp.isneginf(log_weights)[:, None], -jnp.inf, table)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._base.arrays import log_share
 from .._base.xla import after
-from .._family.em_family import AbstractEMFamily
+from .._family.em_family import AbstractEMFamily, joint_table
 
 
 class EMData(eqx.Module):
@@ -70,14 +70,6 @@ def chunk_data(
         ready = components._prepare(chunks[0], natural)
         chunks = jax.tree.map(lambda leaf: leaf[None], ready)
     return EMData(chunks, jnp.pad(weight, (0, pad)).reshape(num, chunk), natural, prepared)
-
-
-def joint_table(
-    log_weights: Float[Array, " K"], components: AbstractEMFamily, data: PyTree, natural: bool
-) -> Float[Array, "K n"]:
-    """Log-densities plus log-weights; ``-inf`` for components without weight, whatever their parameters."""
-    table = components._table(data, natural) + log_weights[:, None]
-    return jnp.where(jnp.isneginf(log_weights)[:, None], -jnp.inf, table)
 
 
 def _expect(log_weights: Array, components: AbstractEMFamily, data: Any, weight: Array, natural: bool) -> Any:

@@ -19,9 +19,9 @@ from .._base.buckets import component_bucket, cut, pad, pad_zero, point_bucket
 from .._base.progress import progress_bar
 from .._base.xla import program
 from .._components.mixture import Mixture
-from .._family.em_family import AbstractEMFamily, AbstractRegularEMFamily
+from .._family.em_family import AbstractEMFamily, AbstractRegularEMFamily, joint_table
 from .._family.template import Template
-from .em import chunk_data, EMState, initial_state, joint_table, run, start_from_responsibilities
+from .em import chunk_data, EMState, initial_state, run, start_from_responsibilities
 from .start import merged_start, seed_from_kmeans, seed_from_means
 
 # Numbers held at once by an E-step before the data are cut into chunks, and the size of a chunk then.

@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Int
 
 from .._base.arrays import log_share
 from .._base.xla import after, unfused
-from .._family.em_family import AbstractEMFamily, AbstractRegularEMFamily
-from .em import joint_table, start_from_responsibilities
+from .._family.em_family import AbstractEMFamily, AbstractRegularEMFamily, joint_table
+from .em import start_from_responsibilities
 
 _LLOYD_STEPS = 10
 

@@ -1,0 +1,71 @@
+"""What the author of a component family needs: the interfaces, and the tools of the families that come along.
+
+The families of the library import nothing else of it.
+"""
+
+from ._base.arguments import (
+    ArrayLike as ArrayLike,
+    as_count as as_count,
+    as_floating as as_floating,
+    as_host_or_traced as as_host_or_traced,
+    check_positive as check_positive,
+    check_shape as check_shape,
+)
+from ._base.arrays import (
+    batch_size as batch_size,
+    is_traced as is_traced,
+    log_share as log_share,
+    take as take,
+    to_jax as to_jax,
+)
+from ._base.buckets import point_bucket as point_bucket
+from ._base.xla import program as program, unfused as unfused
+from ._components.covariance import (
+    AbstractCovariance as AbstractCovariance,
+    DenseCovariance as DenseCovariance,
+    DiagonalCovariance as DiagonalCovariance,
+    LowRankCovariance as LowRankCovariance,
+    ScalarCovariance as ScalarCovariance,
+    to_dense as to_dense,
+)
+from ._components.exponential_family import (
+    AbstractExponentialFamily as AbstractExponentialFamily,
+    AbstractRegularFamily as AbstractRegularFamily,
+)
+from ._components.interface import (
+    AbstractComponents as AbstractComponents,
+    each as each,
+    map_components as map_components,
+)
+from ._components.product_form import (
+    AbstractShape as AbstractShape,
+    NormalShape as NormalShape,
+    ProductForm as ProductForm,
+)
+from ._family.conjugate import (
+    check_names as check_names,
+    draw_dense_location as draw_dense_location,
+    draw_location as draw_location,
+    draw_scale_tril as draw_scale_tril,
+    draw_variance as draw_variance,
+    read_inverse_gamma as read_inverse_gamma,
+    read_inverse_wishart as read_inverse_wishart,
+    read_moments as read_moments,
+    read_normal as read_normal,
+)
+from ._family.coordinates import AbstractCoordinateFamily as AbstractCoordinateFamily
+from ._family.em_family import (
+    AbstractEMFamily as AbstractEMFamily,
+    AbstractRegularEMFamily as AbstractRegularEMFamily,
+    joint_table as joint_table,
+    Statistics as Statistics,
+)
+from ._family.priors import (
+    covariance_prior as covariance_prior,
+    location_prior as location_prior,
+    positive_prior as positive_prior,
+    scale_prior as scale_prior,
+    spread_of as spread_of,
+    variance_prior as variance_prior,
+    within_scale as within_scale,
+)
