@@ -13,7 +13,7 @@ from .._base.arrays import spread_indices
 from .._base.progress import progress_bar
 from .._base.results import ConvergenceError
 from .._plans.plan import TransportPlan
-from ..diagnostics import MixtureTransport
+from .mixture_transport import MixtureTransport
 
 
 @dataclasses.dataclass(frozen=True)
