@@ -1,57 +1,39 @@
 """The public names and where they live; `__init__.py` reads this file."""
 
-from . import diagnostics as diagnostics, metrics as metrics, plot as plot
+from . import diagnostics as diagnostics, extend as extend, metrics as metrics, plot as plot, results as results
 from ._base.cache import use_compilation_cache as use_compilation_cache
 from ._base.results import ConvergenceError as ConvergenceError, RESULTS as RESULTS
-from ._components.covariance import (
-    AbstractCovariance as AbstractCovariance,
-    DenseCovariance as DenseCovariance,
-    DiagonalCovariance as DiagonalCovariance,
-    LowRankCovariance as LowRankCovariance,
-    ScalarCovariance as ScalarCovariance,
-)
-from ._components.exponential_family import (
-    AbstractExponentialFamily as AbstractExponentialFamily,
-    AbstractRegularFamily as AbstractRegularFamily,
-)
 from ._components.interface import AbstractComponents as AbstractComponents
 from ._components.joined import Blocks as Blocks
 from ._components.mixture import Mixture as Mixture
 from ._components.numpyro_components import NumPyroComponents as NumPyroComponents
-from ._components.product_form import AbstractShape as AbstractShape, ProductForm as ProductForm
 from ._components.relabel import relabel as relabel
 from ._couplings.settings import NumericalSettings as NumericalSettings
-from ._family.coordinates import AbstractFactorizedFamily as AbstractFactorizedFamily
-from ._family.em_family import AbstractEMFamily as AbstractEMFamily, AbstractRegularEMFamily as AbstractRegularEMFamily
 from ._family.priors import ConjugatePrior as ConjugatePrior
 from ._family.template import Template as Template, template as template
 from ._fitting.fit import Fit as Fit, fit as fit
-from ._fitting.select import select_num_components as select_num_components, Selection as Selection
-from ._pipelines.coupled import CoupledFit as CoupledFit, fit_coupled as fit_coupled
+from ._fitting.select import select_num_components as select_num_components
+from ._pipelines.coupled import fit_coupled as fit_coupled
 from ._pipelines.factor import transport_factor as transport_factor
-from ._pipelines.select_plan import PlanSelection as PlanSelection, select_plan as select_plan
-from ._plans.displacement import Displacement as Displacement
+from ._pipelines.select_plan import select_plan as select_plan
 from ._plans.plan import TransportPlan as TransportPlan
 from ._plans.transport import BlockStart as BlockStart, transport as transport
-from ._posterior_plans.correspondences import PosteriorCorrespondences as PosteriorCorrespondences
 from ._posterior_plans.plan import PosteriorPlan as PosteriorPlan
 from ._posterior_plans.transport import transport_posterior as transport_posterior
-from ._posteriors.credible import credible_interval as credible_interval, CredibleInterval as CredibleInterval
+from ._posteriors.credible import credible_interval as credible_interval
 from ._posteriors.distribution import MixtureDistribution as MixtureDistribution
 from ._posteriors.fit import fit_posterior as fit_posterior
 from ._posteriors.from_numpyro import posterior_from_numpyro as posterior_from_numpyro
-from ._posteriors.label_free import LabelFree as LabelFree
 from ._posteriors.methods.bootstrap import Bootstrap as Bootstrap
 from ._posteriors.methods.gibbs import Gibbs as Gibbs
 from ._posteriors.methods.gibbs_kernel import MixtureGibbs as MixtureGibbs
 from ._posteriors.methods.laplace import LaplaceApproximation as LaplaceApproximation
-from ._posteriors.methods.method import AbstractMethod as AbstractMethod
 from ._posteriors.methods.nuts import NUTS as NUTS
 from ._posteriors.methods.svi import SVI as SVI
 from ._posteriors.model import mixture_model as mixture_model, MixtureModel as MixtureModel
 from ._posteriors.posterior import PosteriorFit as PosteriorFit
 from ._storage import load as load, save as save
-from ._time_courses.groups import group_shares as group_shares, GroupFlows as GroupFlows, GroupShares as GroupShares
-from ._time_courses.trajectory import Lineage as Lineage, Trajectory as Trajectory, trajectory as trajectory
+from ._time_courses.groups import group_shares as group_shares
+from ._time_courses.trajectory import Trajectory as Trajectory, trajectory as trajectory
 
 __version__: str

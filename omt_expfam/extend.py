@@ -53,7 +53,10 @@ from ._family.conjugate import (
     read_moments as read_moments,
     read_normal as read_normal,
 )
-from ._family.coordinates import AbstractCoordinateFamily as AbstractCoordinateFamily
+from ._family.coordinates import (
+    AbstractCoordinateFamily as AbstractCoordinateFamily,
+    AbstractFactorizedFamily as AbstractFactorizedFamily,
+)
 from ._family.em_family import (
     AbstractEMFamily as AbstractEMFamily,
     AbstractRegularEMFamily as AbstractRegularEMFamily,

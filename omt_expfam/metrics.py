@@ -18,6 +18,13 @@ from ._base.arrays import is_traced
 from ._base.precision import in_float64, narrow
 from ._base.results import ConvergenceError
 
+__all__ = ["cosine_similarity", "frechet_distance", "l2_uvp", "mean_squared_error", "mmd", "sinkhorn_divergence"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 # Rows and columns of a block of kernel values, and how many points at most give the median distance.
 _BLOCK, _MEDIAN_POINTS = 1024, 2000
 

@@ -148,7 +148,7 @@ class AbstractFactorizedFamily(AbstractCoordinateFamily):
     A subclass says where a coordinate lives, what its sufficient statistics are, and which natural parameters a fit may
     start from; a log base measure and a log-partition in closed form are optional:
 
-        class Weibull(omt.AbstractFactorizedFamily):
+        class Weibull(omt.extend.AbstractFactorizedFamily):
             support, start = constraints.positive, (-1.0,)
 
             def _statistics(self, x):

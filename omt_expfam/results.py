@@ -1,0 +1,18 @@
+"""The types of results that calls return; nobody needs to make one."""
+
+from ._couplings.gaussian import GaussianCouplings as GaussianCouplings
+from ._couplings.joined import BlockCouplings as BlockCouplings
+from ._couplings.numerical import NumericalCouplings as NumericalCouplings
+from ._couplings.product import ProductCouplings as ProductCouplings
+from ._fitting.select import Selection as Selection
+from ._pipelines.coupled import CoupledFit as CoupledFit
+from ._pipelines.select_plan import PlanSelection as PlanSelection
+from ._plans.correspondences import Correspondences as Correspondences
+from ._plans.displacement import Displacement as Displacement
+from ._plans.plan import BlockTrace as BlockTrace
+from ._posterior_plans.correspondences import PosteriorCorrespondences as PosteriorCorrespondences
+from ._posteriors.credible import CredibleInterval as CredibleInterval
+from ._posteriors.label_free import LabelFree as LabelFree
+from ._time_courses.groups import GroupFlows as GroupFlows, GroupShares as GroupShares
+from ._time_courses.trajectory import Lineage as Lineage
+from ._weights.entropic import WeightCoupling as WeightCoupling
