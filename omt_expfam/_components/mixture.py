@@ -1,6 +1,6 @@
 """Mixtures: weights and components."""
 
-from typing import Any
+from typing import Any, Protocol, TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 from .._base.arguments import ArrayLike, as_count, as_floating, as_key, as_points, KeyLike
 from .._base.arrays import at_top, is_traced, on_host, safe_log, to_jax
 from .._base.buckets import cut, pad, pad_zero, point_bucket
+from .._base.methods import jittable
 from .._base.xla import program
 from .interface import AbstractComponents, call, log_prob_table
 
@@ -66,6 +67,7 @@ class Mixture(eqx.Module):
         """The dimension d."""
         return self.components.dim
 
+    @jittable
     def log_prob(self, x: ArrayLike) -> Float[Array, " n"]:
         """Log-density at points ``x[n, d]``, in nats."""
         points = as_points("x", x, self.dim, self.components.dtype)
@@ -74,6 +76,7 @@ class Mixture(eqx.Module):
         num, size = points.shape[0], point_bucket(points.shape[0])
         return cut(_log_prob(self.padded(size * self.dim), pad(points, size)), num)
 
+    @jittable
     def responsibilities(self, x: ArrayLike) -> Float[Array, "n K"]:
         r"""Posterior component probabilities $w_k p_k(x) / \sum_l w_l p_l(x)$ at points ``x[n, d]``.
 
@@ -152,13 +155,36 @@ def check_inside(name: str, table: Float[Array, "n K"], num: int) -> None:
         raise ValueError(f"`{name}` must lie in the support of some component; point {outside[0]} does not.")
 
 
-def check_pair(source: Any, target: Any) -> None:
-    """Raise unless both are mixtures, of one dimension."""
-    for name, mixture in (("source", source), ("target", target)):
-        if not isinstance(mixture, Mixture):
-            raise TypeError(f"`{name}` must be a Mixture; got {type(mixture).__name__}.")
-    if source.dim != target.dim:
-        raise ValueError(f"`target` must have the dimension of `source`, {source.dim}; got {target.dim}.")
+if TYPE_CHECKING:
+
+    class _HoldsMixture(Protocol):
+        @property
+        def mixture(self) -> Mixture: ...
+
+    MixtureLike = Mixture | _HoldsMixture
+else:
+    # Checked by `as_mixture`, with better messages than a run-time type checker's.
+    MixtureLike = Any
+
+
+def as_mixture(name: str, value: Any) -> Mixture:
+    """A mixture, or that of a fit.
+
+    Raises:
+        TypeError: If the value is neither.
+    """
+    mixture = value if isinstance(value, Mixture) else getattr(value, "mixture", None)
+    if not isinstance(mixture, Mixture):
+        raise TypeError(f"`{name}` must be a Mixture or a Fit; got {type(value).__name__}.")
+    return mixture
+
+
+def as_pair(source: Any, target: Any) -> tuple[Mixture, Mixture]:
+    """Two mixtures of one dimension, given as such or as fits."""
+    pair = as_mixture("source", source), as_mixture("target", target)
+    if pair[0].dim != pair[1].dim:
+        raise ValueError(f"`target` must have the dimension of `source`, {pair[0].dim}; got {pair[1].dim}.")
+    return pair
 
 
 @program

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 from .._base.arguments import ArrayLike, as_count, as_key, as_points, as_scalar, KeyLike, ScalarLike
 from .._base.arrays import at_top, is_traced, kept, on_host, safe_log, to_jax
 from .._base.buckets import component_bucket, cut, pad, pad_zero, point_bucket
+from .._base.methods import jittable
 from .._base.results import RESULTS, succeeded
 from .._base.xla import program
 from .._components.interface import log_prob_table
@@ -131,6 +132,7 @@ class TransportPlan(eqx.Module):
 
     # -- maps -----------------------------------------------------------------------------------------------------
 
+    @jittable
     def push_forward(self, x: ArrayLike) -> Float[Array, "n d"]:
         r"""The barycentric map T(x) = E[y | x] under the plan.
 
@@ -169,10 +171,12 @@ class TransportPlan(eqx.Module):
         check_inside("x", member, num)
         return cut(wide(filled, member), num)
 
+    @jittable
     def pull_back(self, y: ArrayLike) -> Float[Array, "n d"]:
         """The backward barycentric map E[x | y] under the same plan, at points ``y[n, d]``."""
         return self._reversed().push_forward(as_points("y", y, self.target.dim))
 
+    @jittable
     def push_forward_most_likely(self, x: ArrayLike) -> Float[Array, "n d"]:
         """The conditional mean under the most likely pair of components only, at points ``x[n, d]``."""
         points = as_points("x", x, self.source.dim, self.source.components.dtype)
@@ -184,6 +188,7 @@ class TransportPlan(eqx.Module):
 
         return self.couplings.conditional_mean(points, *on_host(largest, member, self.weight_coupling.row_shares))
 
+    @jittable
     def target_probabilities(self, x: ArrayLike) -> Float[Array, "n K1"]:
         """The probability that each point ``x[n, d]`` is sent to each target component."""
         member, shares = self.source.responsibilities(x), self.weight_coupling.row_shares
@@ -193,6 +198,7 @@ class TransportPlan(eqx.Module):
         member, num = pad(pad(member, point_bucket(len(member))), rows, axis=1), len(member)
         return cut(cut(_product(member, pad(pad_zero(shares, rows), columns, axis=1)), num), shares.shape[1], axis=1)
 
+    @jittable
     def conditional_covariance(self, x: ArrayLike) -> Float[Array, "n d d"]:
         """The total covariance of y given x under the plan: within pairs and between them."""
         points = as_points("x", x, self.source.dim, self.source.components.dtype)
@@ -200,6 +206,7 @@ class TransportPlan(eqx.Module):
         shares = select_pairs(self.weight_coupling.row_shares, 0.0)
         return self.couplings.conditional_covariance(points, center, self.source.responsibilities(points), shares)
 
+    @jittable
     def sample(self, key: KeyLike, x: ArrayLike) -> Float[Array, "n d"]:
         """One draw of y from the conditional law of the plan, for each point ``x[n, d]``."""
         points = as_points("x", x, self.source.dim, self.source.components.dtype)
@@ -213,6 +220,7 @@ class TransportPlan(eqx.Module):
         x = self.source.sample(x_key, as_count("num_samples", num_samples))
         return x, self.sample(y_key, x)
 
+    @jittable
     def log_prob(self, x: ArrayLike, y: ArrayLike) -> Float[Array, " n"]:
         """Log-density of the plan at pairs ``(x[n, d], y[n, d])``, in nats.
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from .._base.arguments import ArrayLike, as_count, as_floating, as_scalar, ScalarLike
 from .._base.arrays import is_traced, on_host, to_jax
 from .._base.results import raise_if_failed
-from .._components.mixture import cast_mixture, check_pair, Mixture
+from .._components.mixture import as_pair, cast_mixture, Mixture, MixtureLike
 from .._couplings.cross_covariances import cross_covariance_terms
 from .._couplings.interface import independent_costs
 from .._couplings.settings import NumericalSettings
@@ -35,8 +35,8 @@ class BlockStart(eqx.Module):
 
 
 def transport(
-    source: Mixture,
-    target: Mixture,
+    source: MixtureLike,
+    target: MixtureLike,
     *,
     epsilon_components: ScalarLike,
     epsilon_weights: ScalarLike,
@@ -59,8 +59,8 @@ def transport(
     minimizer from any interior start; more sweeps show that it stays there.
 
     Args:
-        source: Source mixture.
-        target: Target mixture, of the same dimension.
+        source: Source mixture, or a fit of it.
+        target: Target mixture or fit, of the same dimension.
         epsilon_components: Regularization of the component couplings, units of squared distance; 0 gives the
             unregularized (Monge) couplings.
         epsilon_weights: Regularization of the weight coupling, same units; 0 gives the exact linear program, which is
@@ -87,7 +87,7 @@ def transport(
             components that are coupled numerically.
         ConvergenceError: If a solve fails and ``throw`` is true.
     """
-    check_pair(source, target)
+    source, target = as_pair(source, target)
     dtype = jnp.result_type(source.components.dtype, target.components.dtype)
     source, target = (cast_mixture(mixture, dtype) for mixture in (source, target))
     epsilon_1 = to_jax(as_scalar("epsilon_components", epsilon_components), dtype)

@@ -23,7 +23,7 @@ from .._base.arguments import (
 from .._base.arrays import is_traced, on_host, safe_log
 from .._base.results import ConvergenceError
 from .._base.xla import program
-from .._components.mixture import Mixture
+from .._components.mixture import as_mixture, Mixture, MixtureLike
 from .._plans.displacement import Displacement
 from .._plans.plan import TransportPlan
 from .._plans.transport import transport
@@ -266,7 +266,7 @@ class Trajectory(eqx.Module):
 
 
 def trajectory(
-    mixtures: Sequence[Mixture],
+    mixtures: Sequence[MixtureLike],
     *,
     epsilon_components: ScalarLike,
     epsilon_weights: ScalarLike,
@@ -293,17 +293,15 @@ def trajectory(
         The trajectory.
 
     Raises:
-        TypeError: If an entry of ``mixtures`` is not a mixture.
+        TypeError: If an entry of ``mixtures`` is neither a mixture nor a fit.
         ValueError: If there are fewer than two mixtures, their dimensions differ, the times do not increase, or a
             growth does not fit its mixture.
         ConvergenceError: If a solve fails; the message says between which times.
     """
-    mixtures = tuple(mixtures)
+    mixtures = tuple(as_mixture(f"mixtures[{index}]", mixture) for index, mixture in enumerate(mixtures))
     if len(mixtures) < 2:
         raise ValueError(f"`mixtures` must hold at least two mixtures; got {len(mixtures)}.")
     for index, mixture in enumerate(mixtures):
-        if not isinstance(mixture, Mixture):
-            raise TypeError(f"`mixtures[{index}]` must be a Mixture; got {type(mixture).__name__}.")
         if mixture.dim != mixtures[0].dim:
             raise ValueError(f"`mixtures[{index}]` must have dimension {mixtures[0].dim}; got {mixture.dim}.")
     moments = _check_times(times, len(mixtures))

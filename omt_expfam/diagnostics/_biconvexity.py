@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from .._base.arguments import as_count, as_key, as_scalar, KeyLike, ScalarLike
 from .._base.precision import in_float64
-from .._components.mixture import check_pair, Mixture
+from .._components.mixture import as_pair, Mixture
 from ._parameters import balanced, gaussians
 from ._starts import gaussian_objectives, random_couplings, random_cross_covariances
 
@@ -105,7 +105,7 @@ def biconvexity(
         TypeError: If an argument is not of the stated type.
         ValueError: If an argument is out of range, or the dimensions differ.
     """
-    check_pair(source, target)
+    source, target = as_pair(source, target)
     epsilons = tuple(
         float(as_scalar(name, value))
         for name, value in (("epsilon_components", epsilon_components), ("epsilon_weights", epsilon_weights))

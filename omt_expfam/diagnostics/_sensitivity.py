@@ -11,7 +11,7 @@ from .._base.arguments import ArrayLike, as_count, as_points, as_scalar, ScalarL
 from .._base.buckets import pad, point_bucket
 from .._base.precision import in_float64
 from .._base.xla import jit_in_order
-from .._components.mixture import check_pair, Mixture
+from .._components.mixture import as_pair, Mixture
 from .._couplings.settings import NumericalSettings
 from .._plans.transport import transport
 from ._parameters import (
@@ -144,7 +144,7 @@ def sensitivity(
         ValueError: If an argument is out of range, or the dimensions differ.
         ConvergenceError: If a solve fails.
     """
-    check_pair(source, target)
+    source, target = as_pair(source, target)
     as_scalar("epsilon_components", epsilon_components)
     as_scalar("epsilon_weights", epsilon_weights, strict=True)
     options = {

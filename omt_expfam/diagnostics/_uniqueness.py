@@ -12,7 +12,7 @@ from .._base.arguments import as_count, as_key, as_scalar, KeyLike, ScalarLike
 from .._base.precision import in_float64
 from .._base.progress import progress_bar
 from .._base.results import ConvergenceError, raise_if_failed, RESULTS
-from .._components.mixture import check_pair, Mixture
+from .._components.mixture import as_pair, Mixture
 from .._couplings.interface import independent_costs
 from .._couplings.settings import NumericalSettings
 from .._couplings.solve import solve_couplings
@@ -223,7 +223,7 @@ def uniqueness(
         ValueError: If an argument is out of range, the dimensions differ, or a component has no weight.
         ConvergenceError: If a solve fails.
     """
-    check_pair(source, target)
+    source, target = as_pair(source, target)
     for name, mixture in (("source", source), ("target", target)):
         unused = np.flatnonzero(np.asarray(mixture.weights) == 0)
         if unused.size:

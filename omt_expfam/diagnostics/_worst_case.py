@@ -26,7 +26,7 @@ from .._base.precision import in_float64, narrow
 from .._base.progress import progress_bar
 from .._base.xla import jit_in_order, program
 from .._components.covariance import DenseCovariance
-from .._components.mixture import check_pair, Mixture
+from .._components.mixture import as_pair, Mixture
 from .._couplings.solve import solve_couplings
 from .._plans.transport import transport
 from ._parameters import as_arrays, balanced
@@ -160,7 +160,7 @@ def worst_case(
         ValueError: If an argument is out of range, or the dimensions differ.
         ConvergenceError: If a solve fails.
     """
-    check_pair(source, target)
+    source, target = as_pair(source, target)
     if source.components.gaussian_form() is None:
         raise TypeError(f"`source` must have Gaussian components; got {type(source.components).__name__}.")
     sizes = np.sort(np.asarray(as_floating("radii", radii, "R"), np.float64))
