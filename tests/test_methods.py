@@ -52,3 +52,20 @@ def test_methods_are_those_of_their_owner(fits, plan):
     np.testing.assert_allclose(twice(plan.push_forward, x), plan.push_forward(x), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(jax.jit(fits[0].mixture.log_prob)(x), fits[0].mixture.log_prob(x), rtol=1e-5)
     assert "barycentric map" in omt.TransportPlan.push_forward.__doc__
+
+
+def test_diagnostics_take_a_plan(fits, plan):
+    """It holds the mixtures and the regularizations."""
+    epsilons = {"epsilon_components": 0.3, "epsilon_weights": 0.2}
+    few = {"num_starts": 3, "num_descents": 0}
+    ours = omt.diagnostics.uniqueness(jax.random.key(0), plan, **few)
+    theirs = omt.diagnostics.uniqueness(jax.random.key(0), *fits, **epsilons, **few)
+    np.testing.assert_allclose(ours.objectives, theirs.objectives, rtol=1e-6)
+    ours, theirs = (
+        omt.diagnostics.sensitivity(*pair, **known, num_points=5) for pair, known in (((plan,), {}), (fits, epsilons))
+    )
+    np.testing.assert_allclose(ours.source.cost["weights"], theirs.source.cost["weights"], rtol=1e-5)
+    with pytest.raises(TypeError, match="`target`, `epsilon_weights` must be left out: the plan"):
+        omt.diagnostics.biconvexity(jax.random.key(0), plan, fits[1], epsilon_weights=0.2)
+    with pytest.raises(TypeError, match="`epsilon_weights` must be given, unless `source` is a plan"):
+        omt.diagnostics.worst_case(jax.random.key(0), *fits, epsilon_components=0.3, radii=[0.1])

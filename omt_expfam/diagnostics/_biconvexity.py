@@ -10,8 +10,9 @@ from jaxtyping import Float
 
 from .._base.arguments import as_count, as_key, as_scalar, KeyLike, ScalarLike
 from .._base.precision import in_float64
-from .._components.mixture import as_pair, Mixture
+from .._components.mixture import Mixture, MixtureLike
 from ._parameters import balanced, gaussians
+from ._problem import as_problem, ProblemLike
 from ._starts import gaussian_objectives, random_couplings, random_cross_covariances
 
 # Places on each segment, and the rounding of the objective there in units of its largest value.
@@ -79,11 +80,11 @@ class Biconvexity(eqx.Module):
 
 def biconvexity(
     key: KeyLike,
-    source: Mixture,
-    target: Mixture,
+    source: ProblemLike,
+    target: MixtureLike | None = None,
     *,
-    epsilon_components: ScalarLike,
-    epsilon_weights: ScalarLike,
+    epsilon_components: ScalarLike | None = None,
+    epsilon_weights: ScalarLike | None = None,
     num_segments: int = 100,
     num_points: int = 8,
 ) -> Biconvexity:
@@ -94,7 +95,7 @@ def biconvexity(
 
     Args:
         key: Random key of the segments.
-        source: Source mixture.
+        source: Source mixture, or a plan: its mixtures and regularizations, without the next three arguments.
         target: Target mixture.
         epsilon_components: Regularization of the component couplings, units of squared distance.
         epsilon_weights: Regularization of the weights, same units.
@@ -105,10 +106,10 @@ def biconvexity(
         TypeError: If an argument is not of the stated type.
         ValueError: If an argument is out of range, or the dimensions differ.
     """
-    source, target = as_pair(source, target)
+    source, target, epsilon_1, epsilon_2 = as_problem(source, target, epsilon_components, epsilon_weights)
     epsilons = tuple(
         float(as_scalar(name, value))
-        for name, value in (("epsilon_components", epsilon_components), ("epsilon_weights", epsilon_weights))
+        for name, value in (("epsilon_components", epsilon_1), ("epsilon_weights", epsilon_2))
     )
     counts = as_count("num_segments", num_segments), as_count("num_points", num_points, minimum=2)
     return in_float64(lambda left, right: _study(as_key(key), left, right, epsilons, counts), source, target)

@@ -11,7 +11,7 @@ from .._base.arguments import ArrayLike, as_count, as_points, as_scalar, ScalarL
 from .._base.buckets import pad, point_bucket
 from .._base.precision import in_float64
 from .._base.xla import jit_in_order
-from .._components.mixture import as_pair, Mixture
+from .._components.mixture import Mixture, MixtureLike
 from .._couplings.settings import NumericalSettings
 from .._plans.transport import transport
 from ._parameters import (
@@ -25,6 +25,7 @@ from ._parameters import (
     transport_metric,
     unit_steps,
 )
+from ._problem import as_problem, ProblemLike
 
 # Directions of the metric below this share of the largest do not move the mixture.
 _SINGULAR = 1e-10
@@ -115,11 +116,11 @@ class Sensitivity(eqx.Module):
 
 
 def sensitivity(
-    source: Mixture,
-    target: Mixture,
+    source: ProblemLike,
+    target: MixtureLike | None = None,
     *,
-    epsilon_components: ScalarLike,
-    epsilon_weights: ScalarLike,
+    epsilon_components: ScalarLike | None = None,
+    epsilon_weights: ScalarLike | None = None,
     points: ArrayLike | None = None,
     num_points: int = 200,
     numerical: NumericalSettings | None = None,
@@ -130,7 +131,7 @@ def sensitivity(
     and of the marginal constraints of the weights. In float64.
 
     Args:
-        source: Source mixture.
+        source: Source mixture, or a plan: its mixtures and regularizations, without the next three arguments.
         target: Target mixture.
         epsilon_components: Regularization of the component couplings, units of squared distance.
         epsilon_weights: Regularization of the weights, same units; positive, as the linear program at zero has a
@@ -144,12 +145,12 @@ def sensitivity(
         ValueError: If an argument is out of range, or the dimensions differ.
         ConvergenceError: If a solve fails.
     """
-    source, target = as_pair(source, target)
-    as_scalar("epsilon_components", epsilon_components)
-    as_scalar("epsilon_weights", epsilon_weights, strict=True)
+    source, target, epsilon_1, epsilon_2 = as_problem(source, target, epsilon_components, epsilon_weights)
+    as_scalar("epsilon_components", epsilon_1)
+    as_scalar("epsilon_weights", epsilon_2, strict=True)
     options = {
-        "epsilon_components": float(epsilon_components),
-        "epsilon_weights": float(epsilon_weights),
+        "epsilon_components": float(epsilon_1),
+        "epsilon_weights": float(epsilon_2),
         "numerical": numerical,
         "progress": False,
     }

@@ -12,13 +12,14 @@ from .._base.arguments import as_count, as_key, as_scalar, KeyLike, ScalarLike
 from .._base.precision import in_float64
 from .._base.progress import progress_bar
 from .._base.results import ConvergenceError, raise_if_failed, RESULTS
-from .._components.mixture import as_pair, Mixture
+from .._components.mixture import Mixture, MixtureLike
 from .._couplings.interface import independent_costs
 from .._couplings.settings import NumericalSettings
 from .._couplings.solve import solve_couplings
 from ._descent import descend_gaussian, GaussianProblem, mirror_descent, sample_problem, solve_samples
 from ._iteration import aligned_optimum, iterate, reduced_costs, ROUNDING
 from ._parameters import balanced, Gaussians, gaussians
+from ._problem import as_problem, ProblemLike
 from ._starts import gaussian_objectives, random_couplings, random_cross_covariances
 
 # Mirror descent: the step size in units of one over the regularization, and how many steps.
@@ -176,11 +177,11 @@ def _gap(values: np.ndarray, reference: np.ndarray) -> float:
 
 def uniqueness(
     key: KeyLike,
-    source: Mixture,
-    target: Mixture,
+    source: ProblemLike,
+    target: MixtureLike | None = None,
     *,
-    epsilon_components: ScalarLike,
-    epsilon_weights: ScalarLike,
+    epsilon_components: ScalarLike | None = None,
+    epsilon_weights: ScalarLike | None = None,
     num_starts: int = 100,
     num_sweeps: int = 2,
     num_descents: int = 3,
@@ -206,7 +207,7 @@ def uniqueness(
 
     Args:
         key: Random key of the starts.
-        source: Source mixture.
+        source: Source mixture, or a plan: its mixtures and regularizations, without the next three arguments.
         target: Target mixture.
         epsilon_components: Regularization of the component couplings, units of squared distance.
         epsilon_weights: Regularization of the weights, same units.
@@ -223,7 +224,7 @@ def uniqueness(
         ValueError: If an argument is out of range, the dimensions differ, or a component has no weight.
         ConvergenceError: If a solve fails.
     """
-    source, target = as_pair(source, target)
+    source, target, epsilon_1, epsilon_2 = as_problem(source, target, epsilon_components, epsilon_weights)
     for name, mixture in (("source", source), ("target", target)):
         unused = np.flatnonzero(np.asarray(mixture.weights) == 0)
         if unused.size:
@@ -232,8 +233,8 @@ def uniqueness(
                 "Leave it out with `select`."
             )
     settings = _Settings(
-        float(as_scalar("epsilon_components", epsilon_components)),
-        float(as_scalar("epsilon_weights", epsilon_weights)),
+        float(as_scalar("epsilon_components", epsilon_1)),
+        float(as_scalar("epsilon_weights", epsilon_2)),
         as_count("num_starts", num_starts),
         as_count("num_sweeps", num_sweeps),
         as_count("num_descents", num_descents, minimum=0),

@@ -26,10 +26,11 @@ from .._base.precision import in_float64, narrow
 from .._base.progress import progress_bar
 from .._base.xla import jit_in_order, program
 from .._components.covariance import DenseCovariance
-from .._components.mixture import as_pair, Mixture
+from .._components.mixture import Mixture, MixtureLike
 from .._couplings.solve import solve_couplings
 from .._plans.transport import transport
 from ._parameters import as_arrays, balanced
+from ._problem import as_problem, ProblemLike
 
 # Regularization of the weights that gives the search a slope where there is none, in units of the largest cost.
 _SMOOTHING = 0.02
@@ -119,11 +120,11 @@ class _Frame(NamedTuple):
 
 def worst_case(
     key: KeyLike,
-    source: Mixture,
-    target: Mixture,
+    source: ProblemLike,
+    target: MixtureLike | None = None,
     *,
-    epsilon_components: ScalarLike,
-    epsilon_weights: ScalarLike,
+    epsilon_components: ScalarLike | None = None,
+    epsilon_weights: ScalarLike | None = None,
     radii: Sequence[float] | ArrayLike,
     points: ArrayLike | None = None,
     num_points: int = 200,
@@ -143,7 +144,8 @@ def worst_case(
 
     Args:
         key: Random key.
-        source: Source mixture, of Gaussian components.
+        source: Source mixture, of Gaussian components, or a plan: its mixtures and regularizations, without the next
+            three arguments.
         target: Target mixture.
         epsilon_components: Regularization of the component couplings, units of squared distance.
         epsilon_weights: Regularization of the weights, same units.
@@ -160,14 +162,14 @@ def worst_case(
         ValueError: If an argument is out of range, or the dimensions differ.
         ConvergenceError: If a solve fails.
     """
-    source, target = as_pair(source, target)
+    source, target, epsilon_1, epsilon_2 = as_problem(source, target, epsilon_components, epsilon_weights)
     if source.components.gaussian_form() is None:
         raise TypeError(f"`source` must have Gaussian components; got {type(source.components).__name__}.")
     sizes = np.sort(np.asarray(as_floating("radii", radii, "R"), np.float64))
     check_positive("radii", jnp.asarray(sizes))
     options = {
-        "epsilon_components": float(as_scalar("epsilon_components", epsilon_components)),
-        "epsilon_weights": float(as_scalar("epsilon_weights", epsilon_weights)),
+        "epsilon_components": float(as_scalar("epsilon_components", epsilon_1)),
+        "epsilon_weights": float(as_scalar("epsilon_weights", epsilon_2)),
     }
     counts = _Counts(
         as_count("num_starts", num_starts), as_count("num_steps", num_steps), as_count("num_random", num_random)

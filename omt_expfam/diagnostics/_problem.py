@@ -1,0 +1,32 @@
+"""The transport problem that a diagnostic looks at: that of a plan, or two mixtures and their regularizations."""
+
+from typing import Any, TYPE_CHECKING
+
+from .._components.mixture import as_pair, Mixture, MixtureLike
+from .._plans.plan import TransportPlan
+
+if TYPE_CHECKING:
+    ProblemLike = TransportPlan | MixtureLike
+else:
+    # Checked by `as_problem`, with better messages than a run-time type checker's.
+    ProblemLike = Any
+
+
+def as_problem(
+    source: Any, target: Any, epsilon_components: Any, epsilon_weights: Any
+) -> tuple[Mixture, Mixture, Any, Any]:
+    """Both mixtures and both regularizations.
+
+    Raises:
+        TypeError: If something is missing beside a mixture, or given beside a plan.
+    """
+    rest = {"target": target, "epsilon_components": epsilon_components, "epsilon_weights": epsilon_weights}
+    if isinstance(source, TransportPlan):
+        given = [f"`{name}`" for name, value in rest.items() if value is not None]
+        if given:
+            raise TypeError(f"{', '.join(given)} must be left out: the plan that is given as `source` holds them.")
+        return source.source, source.target, source.epsilon_components, source.epsilon_weights
+    missing = [f"`{name}`" for name, value in rest.items() if value is None]
+    if missing:
+        raise TypeError(f"{', '.join(missing)} must be given, unless `source` is a plan.")
+    return *as_pair(source, target), epsilon_components, epsilon_weights
