@@ -14,7 +14,6 @@ from omt_expfam.extend import (
     AbstractExponentialFamily,
     AbstractRegularEMFamily,
     map_components,
-    take,
     unfused,
 )
 
@@ -101,6 +100,10 @@ class AbstractMomentGaussian(AbstractGaussian, AbstractRegularEMFamily):
         """The quadratic statistics of ``ridge`` times the identity."""
 
     @abc.abstractmethod
+    def _whitened_trace(self, scatter: Float[Array, " q"]) -> Float[Array, ""]:
+        """tr(Sigma^-1 S) for the centered second moments S."""
+
+    @abc.abstractmethod
     def _scatter(self) -> Float[Array, "K q"]:
         """The centered second moments."""
 
@@ -175,9 +178,8 @@ class AbstractMomentGaussian(AbstractGaussian, AbstractRegularEMFamily):
         return self._with_moments(mean, share * scatter + (1 - share) * target[None] + self._ridge(ridge)[None])
 
     def _log_prior(self, target: Float[Array, " q"], strength: Float[Array, ""]) -> Float[Array, " K"]:
-        """-strength/2 (log det Sigma + tr(Sigma^-1 target)), whose mode in Sigma is the target."""
-        spread = take(self._with_moments(self.loc[:1], target[None]), 0)
-        return jax.vmap(lambda c: -0.5 * strength * (c._log_det() + spread._relative_trace(c)))(self)
+        """-strength/2 (log det Sigma + tr(Sigma^-1 target)), whose mode in Sigma is the target, singular or not."""
+        return jax.vmap(lambda c: -0.5 * strength * (c._log_det() + c._whitened_trace(target)))(self)
 
     def _center(self, counts: Float[Array, " K"], sums: "Moments") -> tuple[Array, Array]:
         """Means and centered second moments; empty components get their origin and zero."""

@@ -81,6 +81,9 @@ class DiagonalGaussian(AbstractMomentGaussian):
     def _ridge(self, ridge: Float[Array, ""]) -> Float[Array, " d"]:
         return jnp.broadcast_to(ridge, (self.dim,))
 
+    def _whitened_trace(self, scatter: Float[Array, " d"]) -> Float[Array, ""]:
+        return jnp.sum(scatter / self.variance)
+
     def _scatter(self) -> Float[Array, "K d"]:
         return self.variance
 

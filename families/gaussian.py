@@ -105,6 +105,10 @@ class Gaussian(AbstractMomentGaussian):
         row, column = np.triu_indices(self.dim)
         return ridge * jnp.asarray(row == column, self.loc.dtype)
 
+    def _whitened_trace(self, scatter: Float[Array, " q"]) -> Float[Array, ""]:
+        root = self._precision_factor()
+        return jnp.sum((root @ _from_half(scatter[None], self.dim)[0]) * root)
+
     def _scatter(self) -> Float[Array, "K q"]:
         row, column = np.triu_indices(self.dim)
         return jax.vmap(lambda c: c._covariance())(self)[:, row, column]

@@ -83,6 +83,9 @@ class SphericalGaussian(AbstractMomentGaussian):
     def _ridge(self, ridge: Float[Array, ""]) -> Float[Array, " 1"]:
         return (self.dim * ridge)[None]
 
+    def _whitened_trace(self, scatter: Float[Array, " 1"]) -> Float[Array, ""]:
+        return scatter[0] / self.variance
+
     def _scatter(self) -> Float[Array, "K 1"]:
         return self.dim * self.variance[:, None]
 

@@ -1,0 +1,61 @@
+"""Data without a density in all directions: constant and dependent columns, few points, repeated points."""
+
+import jax
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+
+import omt_expfam as omt
+from omt_expfam.families import DiagonalGaussian, Gaussian, SphericalGaussian
+
+
+# Few points, short loops: compiling costs more than running.
+pytestmark = pytest.mark.optimize(False)
+
+
+def _cases():
+    rng = np.random.default_rng(0)
+    points = rng.standard_normal((60, 3))
+    return {
+        "simplex": (rng.dirichlet(np.ones(3), 60), 2),
+        "fewer points than dimensions": (rng.standard_normal((8, 12)), 2),
+        "constant column": (np.c_[points[:, :2], np.full(60, 3.0)], 2),
+        "duplicated column": (points[:, [0, 1, 0]], 2),
+        "one point": (points[:1], 1),
+        "equal points": (np.repeat(points[:1], 60, 0), 2),
+        "repeated rows": (np.repeat(points[:5], 12, 0), 4),
+    }
+
+
+@pytest.mark.parametrize("family", [Gaussian, DiagonalGaussian, SphericalGaussian])
+@pytest.mark.parametrize("name", _cases())
+def test_singular_data_are_fitted(name, family):
+    """The mean of the mixture is that of the points, and the likelihood that of its parameters in SciPy."""
+    points, num_components = _cases()[name]
+    fit = omt.fit(jax.random.key(0), points.astype("float32"), family, num_components)
+    assert bool(fit.converged)
+    np.testing.assert_allclose(fit.mixture.mean(), points.mean(0), atol=1e-4)
+    parts = [np.asarray(v, np.float64) for v in (fit.mixture.components.mean(), fit.mixture.components.covariance())]
+    densities = [scipy.stats.multivariate_normal(m, c, allow_singular=True) for m, c in zip(*parts, strict=True)]
+    rounded = points.astype("float32").astype(np.float64)
+    table = (
+        np.stack([density.logpdf(rounded).reshape(-1) for density in densities])
+        + np.log(np.asarray(fit.mixture.weights, np.float64))[:, None]
+    )
+    if all(density.cov_object.rank == points.shape[1] for density in densities):
+        expected = scipy.special.logsumexp(table, axis=0).mean()
+        np.testing.assert_allclose(np.asarray(fit.log_likelihood), expected, rtol=0.02, atol=0.1)
+
+
+def test_the_prior_is_that_of_a_full_target(x64):
+    """-strength / 2 (log det + tr(Sigma^-1 S)), also for an S without an inverse."""
+    rng = np.random.default_rng(1)
+    root = np.tril(rng.standard_normal((2, 3, 3))) + 3 * np.eye(3)
+    components = Gaussian(np.zeros((2, 3)), scale_tril=root)
+    direction = rng.standard_normal(3)
+    target = np.outer(direction, direction)
+    found = components._log_prior(jax.numpy.asarray(target[np.triu_indices(3)]), jax.numpy.asarray(5.0))
+    covariances = root @ root.transpose(0, 2, 1)
+    expected = [-2.5 * (np.linalg.slogdet(c)[1] + np.trace(np.linalg.solve(c, target))) for c in covariances]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
