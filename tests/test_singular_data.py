@@ -9,7 +9,6 @@ import scipy.stats
 import omt_expfam as omt
 from omt_expfam.families import DiagonalGaussian, Gaussian, SphericalGaussian
 
-
 # Few points, short loops: compiling costs more than running.
 pytestmark = pytest.mark.optimize(False)
 

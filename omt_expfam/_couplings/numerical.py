@@ -20,7 +20,7 @@ from .numerical_sinkhorn import extend, interaction
 from .settings import NumericalSettings
 
 # Draws per block of the integrals.
-_BLOCK = 2048
+BLOCK = 2048
 # Metropolis moves that take a draw off the nodes.
 _NUM_MOVES = 6
 # Fewer points than this are mapped by the program for this many.

@@ -13,7 +13,7 @@ from .._base.xla import program
 from .._components.covariance import DenseCovariance
 from .._components.interface import AbstractComponents
 from .gaussian_pair import conditional_gain
-from .numerical import _BLOCK, NumericalCouplings
+from .numerical import BLOCK, NumericalCouplings
 from .numerical_pair import Nodes, PairSolution, Side, solve_pair
 from .settings import NumericalSettings
 
@@ -155,12 +155,12 @@ def _sample_side(
 ) -> tuple[Side, Bool[Array, " 4"]]:
     """Nodes and draws of one component, and whether it has what is needed."""
     mean, covariance = component._mean(), component._covariance()
-    first = -(-num_nodes // _BLOCK)
+    first = -(-num_nodes // BLOCK)
 
     def block(keys: Key[Array, " m"]) -> Float[Array, "m d"]:
         return jax.vmap(component._sample)(keys) - mean[None]
 
-    blocks = jax.lax.map(block, _keys(numbers, first, -(-num_draws // _BLOCK)))
+    blocks = jax.lax.map(block, _keys(numbers, first, -(-num_draws // BLOCK)))
     nodes = Nodes.of(blocks[:first].reshape(-1, mean.shape[0])[:num_nodes], covariance)
     log_prob = jax.vmap(component._log_prob)(nodes.points + mean[None])
     finite = [jnp.all(jnp.isfinite(value)) for value in (covariance, nodes.tril, nodes.points, log_prob)]
@@ -174,9 +174,9 @@ def _keys(numbers: Array, for_nodes: int, for_draws: int) -> Key[Array, "b m"]:
     """Keys of all draws, in blocks, from the seed, the side, the component and the number of components."""
     seed, side, index, num = numbers
     key = jax.random.fold_in(jax.random.key(seed), side)
-    nodes = jax.random.split(jax.random.fold_in(key, index), (for_nodes, _BLOCK))
+    nodes = jax.random.split(jax.random.fold_in(key, index), (for_nodes, BLOCK))
     draws = jax.random.split(jax.random.fold_in(key, num + index), for_draws)
-    return jnp.concatenate([nodes, jax.vmap(lambda own: jax.random.split(own, _BLOCK))(draws)])
+    return jnp.concatenate([nodes, jax.vmap(lambda own: jax.random.split(own, BLOCK))(draws)])
 
 
 def _couple(source: Side, target: Side, epsilon: Array, tolerance: Array, max_steps: Array) -> PairSolution:
