@@ -163,7 +163,7 @@ def test_the_prior_is_that_of_the_fit(x64):
 def test_fixed_parameters_and_ones_own_families():
     """A template's rank is kept; a family of one's own needs no more than `fit` does."""
 
-    class Rayleigh(omt.AbstractFactorizedFamily):
+    class Rayleigh(omt.extend.AbstractFactorizedFamily):
         support, start = constraints.positive, (-1.0,)
 
         def _statistics(self, x):

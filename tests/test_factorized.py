@@ -14,7 +14,7 @@ from tests.cases import components
 pytestmark = pytest.mark.optimize(False)
 
 
-class Weibull(omt.AbstractFactorizedFamily):
+class Weibull(omt.extend.AbstractFactorizedFamily):
     """Of shape 3: the density is 3 x^2 / s^3 exp(-(x / s)^3)."""
 
     support, start = constraints.positive, (-1.0,)
@@ -33,7 +33,7 @@ class Weibull(omt.AbstractFactorizedFamily):
         return eta / scale**3
 
 
-class InverseGaussian(omt.AbstractFactorizedFamily):
+class InverseGaussian(omt.extend.AbstractFactorizedFamily):
     """eta = (-l / 2 m^2, -l / 2) for mean m and shape l."""
 
     support, start = constraints.positive, (-0.5, -0.5)
@@ -48,7 +48,7 @@ class InverseGaussian(omt.AbstractFactorizedFamily):
         return -2 * jnp.sqrt(eta[0] * eta[1]) - 0.5 * jnp.log(-eta[1] / jnp.pi)
 
 
-class VonMises(omt.AbstractFactorizedFamily):
+class VonMises(omt.extend.AbstractFactorizedFamily):
     """Angles; the log-partition is left to the library."""
 
     support, start = constraints.circular, (0.0, 0.0)

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 from numpyro.distributions import constraints, transforms
 
-from omt_expfam import AbstractFactorizedFamily, Mixture
+from omt_expfam import Mixture
 from omt_expfam._base.precision import relaxed
 from omt_expfam._family.priors import ConjugatePrior
 from omt_expfam._posteriors.methods import gibbs_sweeps
@@ -16,6 +16,7 @@ from omt_expfam._posteriors.methods.gibbs_kernel import MixtureGibbs
 from omt_expfam._posteriors.methods.gibbs_sweeps import gibbs_draws
 from omt_expfam._posteriors.methods.metropolis import Metropolis
 from omt_expfam._posteriors.model import mixture_model
+from omt_expfam.extend import AbstractFactorizedFamily
 from omt_expfam.families import (
     DiagonalGaussian,
     Exponential,

@@ -144,7 +144,7 @@ def test_laws_without_a_form_in_between_are_sampled():
     mixtures = [mixture_at(time, 2, Laplace) for time in (0, 1)]
     course = omt.trajectory(mixtures, **EPSILON)
     law = course.interpolate(0.5)
-    assert isinstance(law, omt.Displacement)
+    assert isinstance(law, omt.results.Displacement)
     assert course.sample_paths(jax.random.key(0), 5).shape == (2, 5, 2)
 
 
@@ -173,7 +173,7 @@ def test_a_component_that_no_point_belongs_to_gets_the_shares_of_all(x64):
 
 def test_flows_of_groups_add_up_the_flows_of_their_components(courses, x64):
     course = courses[0]
-    soft = omt.GroupShares(("b", "c"), [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0], [0.0, 1.0]])
+    soft = omt.results.GroupShares(("b", "c"), [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0], [0.0, 1.0]])
     flows = course.group_flows([["a", "b"], ["a", "b", "b"], soft])
     omega = [np.asarray(plan.weights) for plan in course.plans]
     assert flows.names == ("a", "b", "c")
@@ -276,6 +276,6 @@ def test_bad_arguments_are_named(courses, x64):
     with pytest.raises(ValueError, match="`groups` must have one entry per point, 2"):
         omt.group_shares(mixtures[0], np.zeros((2, 2)), ["a"])
     with pytest.raises(ValueError, match="rows that sum to one"):
-        omt.GroupShares(("a", "b"), [[0.5, 0.4]])
+        omt.results.GroupShares(("a", "b"), [[0.5, 0.4]])
     with pytest.raises(ValueError, match="`names` must differ"):
-        omt.GroupShares(("a", "a"), [[0.5, 0.5]])
+        omt.results.GroupShares(("a", "a"), [[0.5, 0.5]])
