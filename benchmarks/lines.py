@@ -20,7 +20,7 @@ from omt_expfam._couplings.line.schedule import counts_of, Bundle
 from omt_expfam._couplings.line.problems import _place, _solve, _stacked, _tabulate_all, standardize
 from omt_expfam._couplings.line.table import evaluate
 from omt_expfam.families import Laplace
-from tests.test_product_couplings import LAWS, dense, solved
+from tests.couplings.test_product_couplings import LAWS, dense, solved
 
 EPSILON, TOLERANCE = 0.05, 1.5e-11
 # Pairs whose accuracy is measured: all, and the harder ones at small regularizations.

@@ -8,7 +8,7 @@ import pytest
 
 import omt_expfam as omt
 
-TEXT = (Path(__file__).parents[1] / "README.md").read_text()
+TEXT = (Path(__file__).parents[2] / "README.md").read_text()
 
 
 @pytest.mark.loose

@@ -32,7 +32,7 @@ from omt_expfam.families import (
     SphericalGaussian,
 )
 from tests.cases import CASES, TwoHalves
-from tests.test_factorized import Weibull
+from tests.family.test_factorized import Weibull
 
 pytestmark = pytest.mark.optimize(False)
 K, NUM, DIM, RANK = 2, 12, 2, 1

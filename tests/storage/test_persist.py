@@ -27,7 +27,7 @@ from omt_expfam._storage import load, save
 from omt_expfam._weights.entropic import WeightCoupling
 from omt_expfam.families import DiagonalGaussian, Gaussian
 
-from .cases import CASES, components, DIM, mixture
+from ..cases import CASES, components, DIM, mixture
 
 pytestmark = pytest.mark.optimize(False)
 
@@ -569,7 +569,7 @@ def test_posteriors_round_trip(path):
 
 # -- files of earlier versions -------------------------------------------------------------------------------
 
-EARLIER = Path(__file__).parent / "data" / "format_1"
+EARLIER = Path(__file__).parents[1] / "data" / "format_1"
 
 
 @pytest.mark.parametrize("name", json.loads((EARLIER / "values.json").read_text()))

@@ -10,7 +10,7 @@ import pytest
 # Each starts Python and compiles what it draws: 5 to 25 seconds.
 pytestmark = pytest.mark.slow
 
-EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 # Those that read data which nothing installs, given by their directory.
 WITH_DATA = [path for path in EXAMPLES if path.stem == "uncertain_correspondences"]
 

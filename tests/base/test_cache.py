@@ -13,7 +13,7 @@ import omt_expfam as omt
 from omt_expfam._base import cache
 
 pytestmark = pytest.mark.usefixtures("kept_programs")
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def python(code, *arguments, at_once=1):

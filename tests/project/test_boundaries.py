@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 # The packages in the order in which data flow, each with those that it may import besides itself and `_base`.
 PACKAGES = {

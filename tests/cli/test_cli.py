@@ -13,13 +13,13 @@ from omt_expfam._cli.main import main
 from omt_expfam._storage import load, save
 from omt_expfam.families import DiagonalGaussian, LowRankGaussian
 
-from .cases import components, mixture
+from ..cases import components, mixture
 
 pytestmark = pytest.mark.optimize(False)
 RNG = np.random.default_rng(0)
 SOURCE = RNG.standard_normal((60, 2)) + np.repeat([[-4.0, 0.0], [4.0, 0.0]], 30, axis=0)
 TARGET = RNG.standard_normal((50, 2)) + np.repeat([[0.0, 5.0], [0.0, -5.0]], 25, axis=0)
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EPSILONS = ("--epsilon-components", "0.5", "--epsilon-weights", "0.25")
 
 

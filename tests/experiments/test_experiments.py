@@ -18,7 +18,7 @@ import pytest
 
 from benchmarks import __main__, _data, _experiment
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = sorted(p for p in (ROOT / "docs" / "experiments").glob("*.md") if p.stem != "index")
 SCRIPTS = sorted(p for p in (ROOT / "benchmarks").glob("[!_]*.py") if "_experiment" in p.read_text())
 

@@ -13,7 +13,7 @@ import pytest
 
 import omt_expfam as omt
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(str(p.relative_to(DOCS)) for p in DOCS.rglob("*.md") if "_build" not in p.parts)
 # The first that a user runs are quick, and compiled as users compile.
 FIRST = ("index.md", "getting-started.md")

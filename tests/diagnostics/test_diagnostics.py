@@ -11,7 +11,7 @@ import omt_expfam as omt
 from omt_expfam import diagnostics
 from omt_expfam.diagnostics import _uniqueness
 from omt_expfam.families import DiagonalGaussian, Gaussian, Laplace
-from tests.test_transport import BruteForce, random_pair
+from tests.plans.test_transport import BruteForce, random_pair
 
 pytestmark = pytest.mark.optimize(False)
 EPSILON = {"epsilon_components": 0.4, "epsilon_weights": 0.5}

@@ -29,7 +29,7 @@ from omt_expfam.families import (
     Laplace,
     LowRankGaussian,
 )
-from tests.test_factorized import Weibull
+from tests.family.test_factorized import Weibull
 
 pytestmark = pytest.mark.optimize(False)
 

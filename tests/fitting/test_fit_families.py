@@ -10,7 +10,7 @@ import scipy.stats
 import omt_expfam as omt
 from omt_expfam._fitting import problem
 from omt_expfam.families import Beta, Exponential, Gamma, Laplace, LogNormal
-from tests.test_factorized import InverseGaussian, NATURAL, VonMises, Weibull
+from tests.family.test_factorized import InverseGaussian, NATURAL, VonMises, Weibull
 
 pytestmark = pytest.mark.optimize(False)
 PLAIN = {"covariance_prior": 0.0, "regularization": 0.0, "tolerance": 1e-10}
