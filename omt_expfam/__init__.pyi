@@ -28,6 +28,7 @@ from ._posteriors.methods.bootstrap import Bootstrap as Bootstrap
 from ._posteriors.methods.gibbs import Gibbs as Gibbs
 from ._posteriors.methods.gibbs_kernel import MixtureGibbs as MixtureGibbs
 from ._posteriors.methods.laplace import LaplaceApproximation as LaplaceApproximation
+from ._posteriors.methods.method import AbstractMethod as AbstractMethod
 from ._posteriors.methods.nuts import NUTS as NUTS
 from ._posteriors.methods.svi import SVI as SVI
 from ._posteriors.model import mixture_model as mixture_model, MixtureModel as MixtureModel

@@ -34,10 +34,10 @@ def strict_jax(request):
         yield
 
 
-@pytest.fixture(autouse=True)
-def optimizations(request):
-    """With `optimize(False)` programs take a third of the time to compile, but twice to run."""
-    optimize = _optimizes(request.node)
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """With `optimize(False)` programs take a third of the time to compile, but twice to run; fixtures' too."""
+    optimize = _optimizes(item)
     if optimize == jax.config.read("jax_disable_most_optimizations"):
         # What was compiled otherwise would be found again.
         jax.clear_caches()

@@ -1,6 +1,7 @@
 """The documentation: its Python blocks run, printed numbers are the stated ones, every name exists and is listed."""
 
 import contextlib
+import inspect
 import io
 import itertools
 import pkgutil
@@ -103,9 +104,16 @@ def test_named_things_exist(page):
 
 def test_every_public_name_is_in_the_reference():
     reference = (DOCS / "api.md").read_text()
-    assert len(omt.__all__) > 60
+    assert len(omt.__all__) > 40
     for name in omt.__all__:
         assert re.search(rf"omt_expfam\.{name}(\(.*\))?$", reference, re.MULTILINE), name
+    for name, value in vars(omt.results).items():
+        if inspect.isclass(value):
+            assert re.search(rf"omt_expfam\.results\.{name}(\(\))?$", reference, re.MULTILINE), name
+    for name, value in vars(omt.extend).items():
+        if inspect.isclass(value) and value.__module__.startswith("omt_expfam"):
+            known = rf"omt_expfam\.(extend\.)?{name}(\(.*\))?$"
+            assert re.search(known, reference, re.MULTILINE), name
     for name, value in vars(omt.diagnostics).items():
         if not name.startswith("_") and getattr(value, "__module__", "").startswith("omt_expfam"):
             assert re.search(rf"omt_expfam\.diagnostics\.{name}(\(\))?$", reference, re.MULTILINE), name

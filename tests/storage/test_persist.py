@@ -23,6 +23,7 @@ from omt_expfam import _storage
 from omt_expfam._components.numpyro_components import NumPyroComponents
 from omt_expfam._components.numpyro_laws import Laws
 from omt_expfam._couplings.interface import AbstractCouplings
+from omt_expfam._files.archive import atomic_file
 from omt_expfam._storage import load, save
 from omt_expfam._weights.entropic import WeightCoupling
 from omt_expfam.families import DiagonalGaussian, Gaussian
@@ -519,7 +520,7 @@ def test_an_interrupted_write_leaves_the_old_file(small_file):
     before = small_file.read_bytes()
 
     def write():
-        with _storage.atomic_file(small_file) as file:
+        with atomic_file(small_file) as file:
             file.write(b"half")
             raise KeyboardInterrupt
 
