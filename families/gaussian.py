@@ -14,6 +14,7 @@ from omt_expfam.extend import (
     ArrayLike,
     as_floating,
     check_names,
+    check_positive,
     check_shape,
     covariance_prior,
     DenseCovariance,
@@ -64,6 +65,7 @@ class Gaussian(AbstractMomentGaussian):
             assert scale_tril is not None
             self.scale_tril = as_floating("scale_tril", scale_tril, "K d d", self.loc.dtype)
             check_shape("scale_tril", self.scale_tril, shape, "`mean`")
+            _check_triangular(self.scale_tril)
             return
         matrix = as_floating("covariance", covariance, "K d d", self.loc.dtype)
         check_shape("covariance", matrix, shape, "`mean`")
@@ -213,6 +215,15 @@ def _check_symmetric(matrix: Array) -> None:
     bad = np.flatnonzero(gap > 1e-4 * size)
     if bad.size:
         raise ValueError(f"`covariance` must be symmetric; component {bad[0]} differs by {gap[bad[0]]:.3g}.")
+
+
+def _check_triangular(factor: Array) -> None:
+    if is_traced(factor):
+        return
+    host = np.asarray(factor)
+    if np.triu(host, 1).any():
+        raise ValueError("`scale_tril` must be lower triangular: zero above the diagonal.")
+    check_positive("the diagonal of scale_tril", np.diagonal(host, axis1=1, axis2=2))
 
 
 def _cholesky(matrix: Array) -> Array:

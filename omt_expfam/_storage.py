@@ -112,13 +112,13 @@ def load(path: str | os.PathLike[str], *, families: Mapping[str, type] | None = 
         path: The file.
         families: Classes of your own that the file may hold, by name: ``{"Mine": Mine}``.
         dtype: ``"float32"`` or ``"float64"`` converts the object's JAX floating-point arrays. By default they
-            keep the type they were saved with, and float64 is refused while JAX's x64 mode is off, which
-            would round it. (64-bit integers become 32-bit ones there, where their values fit.)
+            keep the type they were saved with; while JAX's x64 mode is off, float64 numbers are rounded with a warning.
+            (64-bit integers become 32-bit ones there, where their values fit.)
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is not one of ours, is damaged or from a newer version, names an unknown
-            class, or holds float64 numbers that JAX would round.
+            class, or holds numbers that the type which was asked for, or JAX's, cannot hold.
     """
     if dtype not in (None, "float32", "float64"):
         raise ValueError(f'`dtype` must be "float32", "float64" or None; got {dtype!r}.')

@@ -71,18 +71,31 @@ def as_floating(name: str, value: ArrayLike, shape: str, dtype: Any = None) -> j
 
 def as_host_or_traced(name: str, value: Any) -> Any:
     """Return a NumPy array, or the JAX array or tracer itself, of real numbers."""
-    if isinstance(value, jax.Array):
-        array = value
-    else:
-        try:
-            array = np.asarray(value)
-        except (ValueError, TypeError) as error:
-            raise TypeError(f"`{name}` must be an array of real numbers; got {type(value).__name__}.") from error
+    array = value if isinstance(value, jax.Array) else _host_array(name, value)
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key) or not (
         jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer) or array.dtype == np.bool_
     ):
         raise TypeError(f"`{name}` must be an array of real numbers; got dtype {array.dtype}.")
     return array
+
+
+def _host_array(name: str, value: Any) -> np.ndarray:
+    """NumPy's view of what is not JAX's; nothing is dropped on the way."""
+    if hasattr(value, "toarray"):
+        raise TypeError(f"`{name}` must be a dense array; got a sparse {type(value).__name__}: call its `.toarray()`.")
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError(f"`{name}` must not have masked values; got {np.ma.count_masked(value)}. Drop or impute them.")
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise TypeError(f"`{name}` must be an array of real numbers; got {type(value).__name__}.") from error
+    if array.dtype != object:
+        return array
+    # Tables of columns of several types, and of nullable ones.
+    for entry in array.flat:
+        if not isinstance(entry, int | float | np.number | np.bool_):
+            raise TypeError(f"`{name}` must be an array of real numbers; one of its entries is {entry!r}.")
+    return array.astype(np.float64)
 
 
 def as_points(name: str, value: ArrayLike, dim: int, dtype: Any = None) -> jax.Array:
@@ -99,7 +112,7 @@ def check_shape(name: str, array: jax.Array, expected: tuple[int, ...], why: str
         raise ValueError(f"`{name}` must have shape {expected} to match {why}; got shape {tuple(array.shape)}.")
 
 
-def check_positive(name: str, array: jax.Array) -> None:
+def check_positive(name: str, array: jax.Array | np.ndarray) -> None:
     """Raise ValueError unless every (concrete) entry is positive."""
     if is_traced(array):
         return

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,11 +49,19 @@ def read_object(
     tree, members = open_archive(path, data)
     reader = _Reader(members, classes, families, dtype)
     try:
-        return reader.decode(tree)
+        loaded = reader.decode(tree)
     except _Refused as refusal:
         raise ValueError(f"{path}: {refusal}") from None
     except TREE_ERRORS as error:
         raise ValueError(f"{path}: the manifest of the file is malformed.") from error
+    if reader.rounded:
+        warnings.warn(
+            f"{path}: {reader.rounded}, as JAX has no others here. Enable them before loading with "
+            'jax.config.update("jax_enable_x64", True), or say dtype="float32".',
+            UserWarning,
+            stacklevel=3,
+        )
+    return loaded
 
 
 class _Writer:
@@ -132,6 +141,7 @@ class _Reader:
         self._members = members
         self._ours, self._theirs = classes, dict(families or {})
         self._dtype = dtype
+        self.rounded = ""
         self._arrays: dict[tuple[str, str], Any] = {}
         self._decoders = {
             "float": self._decode_float,
@@ -209,10 +219,12 @@ class _Reader:
         wanted = np.dtype(self._dtype) if self._dtype and host.dtype.kind == "f" else host.dtype
         available = np.dtype(jax.dtypes.canonicalize_dtype(wanted))
         if available != wanted and host.dtype.kind in "fc":
-            raise _Refused(
-                f"holds {wanted} numbers, which JAX would round to {available}. Enable them first with "
-                'jax.config.update("jax_enable_x64", True), or round them with load(path, dtype="float32").'
-            )
+            if self._dtype is not None:
+                raise _Refused(
+                    f'cannot be loaded with dtype="{wanted}" while JAX has no such numbers. Enable them first with '
+                    'jax.config.update("jax_enable_x64", True).'
+                )
+            self.rounded = f"{wanted} numbers were rounded to {available}"
         with np.errstate(over="ignore"):
             converted = host.astype(available)
         lost = converted != host if host.dtype.kind in "iu" else np.isfinite(host) & ~np.isfinite(converted)

@@ -60,7 +60,7 @@ def group_shares(mixture: Mixture, x: ArrayLike, groups: Sequence[Any] | np.ndar
         ValueError: If there is not one group for each point.
     """
     member = np.asarray(mixture.responsibilities(x), np.float64)
-    labels = np.asarray(groups).astype(str)
+    labels = _labels("groups", groups)
     if labels.shape != member.shape[:1]:
         raise ValueError(f"`groups` must have one entry per point, {len(member)}; got shape {labels.shape}.")
     names, index = np.unique(labels, return_inverse=True)
@@ -72,12 +72,22 @@ def group_shares(mixture: Mixture, x: ArrayLike, groups: Sequence[Any] | np.ndar
     return GroupShares(names.tolist(), shares / shares.sum(axis=1, keepdims=True))
 
 
+def _labels(where: str, groups: Any) -> np.ndarray:
+    """Names of groups as text; what is missing is no group."""
+    labels = np.asarray(groups)
+    missing = np.asarray([label is None or label != label or str(label) == "<NA>" for label in labels.flat], bool)
+    if missing.any():
+        first = int(np.argmax(missing))
+        raise ValueError(f"`{where}` must name a group at every place; {missing.sum()} do not, the first at {first}.")
+    return labels.astype(str)
+
+
 def as_group_shares(groups: Any, num_components: int, where: str) -> GroupShares:
     """Shares as given, or from one name for each component."""
     if isinstance(groups, GroupShares):
         found = groups
     else:
-        labels = np.asarray(groups).astype(str)
+        labels = _labels(where, groups)
         if labels.ndim != 1:
             raise ValueError(f"`{where}` must be GroupShares or one name per component; got shape {labels.shape}.")
         names = tuple(dict.fromkeys(labels.tolist()))

@@ -35,7 +35,38 @@ def plan():
     return omt.transport(law(), law(), epsilon_components=0.1, epsilon_weights=0.1)
 
 
+class Sparse:
+    def toarray(self):
+        raise AssertionError("nothing is made dense behind a user's back")
+
+
+def in_groups(labels):
+    return omt.group_shares(law(2, 3), np.zeros((2, 2), "float32"), labels)
+
+
 CASES = {
+    "masked": (
+        lambda: omt.fit(key(), np.ma.masked_less(DATA, -1), Gaussian, 1),
+        ValueError,
+        r"`x` must not have masked values; got \d+\. Drop or impute",
+    ),
+    "sparse": (lambda: omt.fit(key(), Sparse(), Gaussian, 1), TypeError, r"`x` .* got a sparse Sparse: call .*toarray"),
+    "text among numbers": (
+        lambda: law().log_prob(np.array([[1.0, "a"]], object)),
+        TypeError,
+        "`x` must be an array of real numbers; one of its entries is 'a'",
+    ),
+    "missing group": (lambda: in_groups(["a", None]), ValueError, "`groups` must name .* 1 do not, the first at 1"),
+    "factor not triangular": (
+        lambda: Gaussian(MEAN, scale_tril=EYE + 0.1),
+        ValueError,
+        "`scale_tril` must be lower triangular",
+    ),
+    "factor not positive": (
+        lambda: Gaussian(MEAN, scale_tril=EYE * np.array([1.0, -1.0])),
+        ValueError,
+        r"`the diagonal of scale_tril` must be positive; got -1",
+    ),
     "Gaussian NaN": (lambda: Gaussian(NAN, EYE), ValueError, r"`mean` must be finite; got nan at index \[0, 1\]"),
     "Gaussian indefinite": (
         lambda: Gaussian(MEAN, EYE * np.array([1, -1, 1])[:, None, None]),
@@ -258,3 +289,31 @@ def test_odd_data_are_refused_or_fitted(x):
     if fitted.converged and np.abs(x).max() < 1e15:
         assert np.isfinite(np.asarray(fitted.mixture.components.mean())).all()
         assert abs(float(fitted.mixture.weights.sum()) - 1) < 1e-5
+
+
+def test_numbers_of_any_kind_are_taken():
+    """Columns of several types and masks that hide nothing lose nothing."""
+    mixed = np.array([[1, 0.5], [np.float32(0.25), True]], object)
+    np.testing.assert_array_equal(law().log_prob(mixed), law().log_prob(mixed.astype("float32")))
+    plain = np.ma.masked_array(DATA)
+    np.testing.assert_array_equal(law().log_prob(plain), law().log_prob(DATA))
+
+
+@pytest.mark.parametrize(
+    ("method", "shape"),
+    [
+        ("push_forward", (0, 2)),
+        ("pull_back", (0, 2)),
+        ("push_forward_most_likely", (0, 2)),
+        ("target_probabilities", (0, 3)),
+        ("conditional_covariance", (0, 2, 2)),
+    ],
+)
+def test_no_points_are_mapped_to_none(method, shape):
+    assert getattr(plan(), method)(np.zeros((0, 2), "float32")).shape == shape
+
+
+def test_no_points_are_drawn_for_none():
+    none = np.zeros((0, 2), "float32")
+    assert plan().sample(key(), none).shape == (0, 2)
+    assert plan().log_prob(none, none).shape == (0,)
