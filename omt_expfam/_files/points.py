@@ -10,7 +10,7 @@ import numpy as np
 
 from .archive import atomic_file
 
-EXTENSIONS = (".npy", ".npz", ".csv")
+EXTENSIONS = (".npy", ".npz", ".csv", ".tsv")
 
 # What reading a malformed array raises, and a malformed archive besides.
 _NPY_ERRORS = (ValueError, EOFError, SyntaxError, MemoryError)
@@ -18,13 +18,15 @@ _NPZ_ERRORS = (*_NPY_ERRORS, KeyError, RuntimeError, zipfile.BadZipFile, zlib.er
 
 
 def read_points(source: str, *, array: str | None = None, header: bool | None = None) -> np.ndarray:
-    """Read points from a ``.npy``, ``.npz`` or ``.csv`` file.
+    """Read points from a ``.npy``, ``.npz``, ``.csv`` or ``.tsv`` file.
+
+    Text may be separated by commas, semicolons or tabs. Labels of rows, as pandas and R write them, are left out.
 
     Args:
         source: The file; ``file.npz:name`` chooses one array of several.
         array: The name of the array in a ``.npz`` file.
-        header: Whether the first line of a ``.csv`` file holds names; by default it does if none of its cells is a
-            number.
+        header: Whether the first line of a text file holds names; by default it does if none of its cells is a number,
+            or its first cell is empty.
 
     Returns:
         Real, finite numbers, shape ``[n, d]``.
@@ -38,7 +40,7 @@ def read_points(source: str, *, array: str | None = None, header: bool | None = 
     extension = check_extension(path)
     if name is not None and extension != ".npz":
         raise ValueError(f"{path}: only .npz files hold named arrays; got the name {name!r}.")
-    if extension == ".csv":
+    if extension in (".csv", ".tsv"):
         points = _read_csv(path, header)
     else:
         points = _read_npz(path, name) if extension == ".npz" else _read_npy(path)
@@ -104,21 +106,53 @@ def _read_csv(path: str, header: bool | None) -> np.ndarray:
     """Parse by NumPy where it can, and else cell by cell to find what is wrong."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         try:
-            first = next((row for row in csv.reader(file) if row), None)
+            delimiter = _delimiter(next((line for line in file if line.strip()), ""))
+            file.seek(0)
+            rows = (row for row in csv.reader(file, delimiter=delimiter) if row)
+            first, second = next(rows, None), next(rows, [])
         except (UnicodeDecodeError, csv.Error) as error:
             raise ValueError(f"{path}: not a readable text file ({_first_line(error)}).") from error
         if first is None:
             raise ValueError(f"{path}: the file is empty.")
-        skip = not any(_is_number(cell) for cell in first) if header is None else header
+        skip = _has_names(path, first, second) if header is None else header
+        labels = skip and _has_labels(path, first, second)
         file.seek(0)
         try:
-            rows = np.loadtxt(_lines(file, skip), delimiter=",", ndmin=2, comments=None, quotechar='"')
+            if labels:
+                raise ValueError("Labels of rows are left out cell by cell.")
+            rows = np.loadtxt(_lines(file, skip), delimiter=delimiter, ndmin=2, comments=None, quotechar='"')
         except (ValueError, UnicodeDecodeError):
             file.seek(0)
-            rows = _parse_cells(path, file, skip)
+            rows = _parse_cells(path, csv.reader(file, delimiter=delimiter), skip, labels)
     if not rows.size:
         raise ValueError(f"{path}: the file has no rows of numbers.")
     return rows
+
+
+def _delimiter(line: str) -> str:
+    """Comma, semicolon or tab: what the first line has most of."""
+    return max(",;\t", key=line.count)
+
+
+def _has_names(path: str, first: list[str], second: list[str]) -> bool:
+    """Whether the first line holds names: none of its cells is a number, or its corner is empty, above row labels."""
+    counted = first == [str(column) for column in range(len(first))]
+    whole = all(cell.strip().lstrip("-").isdigit() for cell in second)
+    if counted and (len(first) > 3 or (len(first) > 1 and not whole)):
+        raise ValueError(
+            f"{path}: the first line is {','.join(first)}: a point, or numbers of columns as pandas writes them? Say "
+            "--no-header or --header (header=False or True)."
+        )
+    return not first[0].strip() or not any(_is_number(cell) for cell in first)
+
+
+def _has_labels(path: str, names: list[str], second: list[str]) -> bool:
+    """Whether rows begin with a label: below an empty corner (pandas), or with one cell more than names (R)."""
+    if second and len(second) == len(names) + 1:
+        return True
+    if second and len(second) != len(names):
+        raise ValueError(f"{path}: the header has {len(names)} names; the first row has {len(second)} cells.")
+    return len(names) > 1 and not names[0].strip()
 
 
 def _lines(file: Any, skip: bool) -> Any:
@@ -133,9 +167,9 @@ def _lines(file: Any, skip: bool) -> Any:
     yield from lines
 
 
-def _parse_cells(path: str, file: Any, skip: bool) -> np.ndarray:
-    """Parse a table cell by cell, naming the first one that is not a number."""
-    reader, rows = csv.reader(file), []
+def _parse_cells(path: str, reader: Any, skip: bool, labels: bool) -> np.ndarray:
+    """Parse a table cell by cell, naming the first one that is not a number; labels of rows are left out."""
+    rows: list[list[float]] = []
     try:
         for cells in reader:
             if not cells or (len(cells) == 1 and not cells[0].strip()):
@@ -143,14 +177,15 @@ def _parse_cells(path: str, file: Any, skip: bool) -> np.ndarray:
             if skip:
                 skip = False
                 continue
-            if rows and len(cells) != len(rows[0]):
+            if rows and len(cells) != len(rows[0]) + labels:
+                above = len(rows[0]) + labels
                 raise ValueError(
-                    f"{path}: line {reader.line_num} has {len(cells)} columns; the rows above have {len(rows[0])}."
+                    f"{path}: line {reader.line_num} has {len(cells)} columns; the rows above have {above}."
                 )
-            for column, cell in enumerate(cells, 1):
+            for column, cell in list(enumerate(cells, 1))[labels:]:
                 if not _is_number(cell):
                     raise ValueError(f"{path}: line {reader.line_num}, column {column}: {cell!r} is not a number.")
-            rows.append([float(cell) for cell in cells])
+            rows.append([float(cell) for cell in cells[labels:]])
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: not a readable text file ({_first_line(error)}).") from error
     return np.asarray(rows)
@@ -186,7 +221,7 @@ def _write(file: BinaryIO, extension: str, points: np.ndarray) -> None:
         np.savez_compressed(file, x=points)
     else:
         digits = 9 if points.dtype == np.float32 else 17
-        np.savetxt(file, points, fmt=f"%.{digits}g", delimiter=",")
+        np.savetxt(file, points, fmt=f"%.{digits}g", delimiter="\t" if extension == ".tsv" else ",")
 
 
 def _first_line(error: Exception) -> str:
