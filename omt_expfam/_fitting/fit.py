@@ -5,7 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from .._base.arguments import ArrayLike, as_count, as_key, KeyLike
 from .._base.precision import narrow
@@ -50,6 +50,12 @@ class Fit(eqx.Module):
         return succeeded(self.result)
 
     @property
+    def undetermined(self) -> Bool[np.ndarray, " K"]:
+        """Components with fewer points behind them than free parameters: there the prior speaks, not the data."""
+        each = (self.num_parameters + 1) / self.mixture.num_components - 1
+        return np.asarray(self.effective_sizes) < each
+
+    @property
     def bic(self) -> Float[Array, ""]:
         """Bayesian information criterion, -2 log L + p log n; smaller is better."""
         return self._penalized(self.num_parameters * np.log(self.total_weight))
@@ -64,9 +70,11 @@ class Fit(eqx.Module):
         return jax.device_put((-2 * total * mean + penalty).astype(mean.dtype))
 
     def __repr__(self) -> str:
+        few = int(np.sum(self.undetermined))
+        warning = f"; components with fewer points than parameters: {few}" if few else ""
         return (
-            f"Fit({self.mixture}, log-likelihood {float(self.log_likelihood):.6g} per point, "
-            f"{int(self.num_steps)} steps, smallest component {np.asarray(self.effective_sizes).min():.4g} points)"
+            f"Fit({self.mixture}, log-likelihood {float(self.log_likelihood):.6g} per point, {int(self.num_steps)} "
+            f"steps, smallest component {np.asarray(self.effective_sizes).min():.4g} points{warning})"
         )
 
 

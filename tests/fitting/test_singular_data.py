@@ -47,6 +47,17 @@ def test_singular_data_are_fitted(name, family):
         np.testing.assert_allclose(np.asarray(fit.log_likelihood), expected, rtol=0.02, atol=0.1)
 
 
+def test_undetermined_components_are_named():
+    """Two points in two dimensions cannot tell the five parameters of a component."""
+    rng = np.random.default_rng(2)
+    x = np.concatenate([rng.standard_normal((50, 2)), [[20.0, 20.0], [20.5, 20.0]]]).astype("float32")
+    fit = omt.fit(jax.random.key(0), x, Gaussian, 2)
+    assert sorted(fit.undetermined.tolist()) == [False, True]
+    assert fit.undetermined[np.argmin(fit.effective_sizes)]
+    assert "components with fewer points than parameters: 1" in repr(fit)
+    assert "fewer points" not in repr(omt.fit(jax.random.key(0), x, Gaussian, 1))
+
+
 def test_the_prior_is_that_of_a_full_target(x64):
     """-strength / 2 (log det + tr(Sigma^-1 S)), also for an S without an inverse."""
     rng = np.random.default_rng(1)
