@@ -57,15 +57,12 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def bounded_programs():
-    """Drop compiled programs, a megabyte each, before a worker takes two gigabytes, or an eighth of the memory."""
+    """Drop compiled programs, a megabyte each, before a worker takes two gigabytes."""
     yield
-    if sys.platform == "linux" and _resident_memory() > max(1.5e9, _MEMORY / 8):
+    if sys.platform == "linux" and _resident_memory() > 1.5e9:
         jax.clear_caches()
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
-
-
-_MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _resident_memory():

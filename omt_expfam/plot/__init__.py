@@ -18,4 +18,9 @@ from ._posteriors import (
     weights_posterior as weights_posterior,
 )
 from ._stability import modulus as modulus, stability_curves as stability_curves, sweep_chart as sweep_chart
+from ._style import (
+    NEUTRAL_COLOR as NEUTRAL_COLOR,
+    SOURCE_COLOR as SOURCE_COLOR,
+    TARGET_COLOR as TARGET_COLOR,
+)
 from ._time_courses import flows as flows, trajectory as trajectory

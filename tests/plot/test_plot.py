@@ -24,7 +24,6 @@ from matplotlib.quiver import Quiver
 import omt_expfam as omt
 from omt_expfam import plot as typed_plot
 from omt_expfam.families import DiagonalGaussian, Gaussian
-from omt_expfam.plot._style import TARGET_COLOR
 
 pytestmark = pytest.mark.optimize(False)
 
@@ -233,7 +232,7 @@ def test_coupling_shows_the_weights_and_both_marginals(plans, size, scale):
     above, beside, bar = ax.child_axes
     np.testing.assert_allclose([p.get_height() for p in above.patches], plan.target.weights, rtol=1e-6)
     np.testing.assert_allclose([p.get_width() for p in beside.patches], plan.source.weights, rtol=1e-6)
-    assert [p.get_facecolor() for p in above.patches] == [to_rgba(TARGET_COLOR)] * size[1]
+    assert [p.get_facecolor() for p in above.patches] == [to_rgba(plot.TARGET_COLOR)] * size[1]
     assert bar.get_ylabel() == ("weight" if scale == "linear" else "weight (square-root scale)")
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("target component", "source component")
     assert ax.get_ylim() == (size[0] - 0.5, -0.5), "the first source component is on top, like in the matrix"
