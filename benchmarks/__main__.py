@@ -16,18 +16,27 @@ import traceback
 from pathlib import Path
 from typing import IO, NoReturn
 
-FOLDER = Path(__file__).parent
-# That of calibration is run by a test of its own.
-ALL = [p.stem for p in sorted(FOLDER.glob("[!_]*.py")) if p.stem != "calibration"]
-ALL += ["speed.first_session", "speed.long_session"]
+PATHS = {
+    f"{folder}.{path.stem}": path
+    for folder in ("experiments", "speed")
+    for path in sorted((Path(__file__).parent / folder).glob("[!_]*.py"))
+}
+# Calibration is run by a test of its own; mutations have no small size.
+ALL = [name for name in PATHS if name not in ("experiments.calibration", "speed.mutations")]
 # Loaded once: each benchmark runs in a fork, before JAX has started.
-SHARED = ["benchmarks._experiment", "benchmarks._networks", "benchmarks._peers", "arviz", "matplotlib.pyplot"]
+SHARED = [
+    "benchmarks.harness.experiment",
+    "benchmarks.harness.networks",
+    "benchmarks.harness.peers",
+    "arviz",
+    "matplotlib.pyplot",
+]
 SHARED += ["omt_expfam.diagnostics", "omt_expfam.families", "numpyro.infer"]
 
 
 def list_all() -> None:
     """Print the first lines of all."""
-    found = {p.stem: ast.get_docstring(ast.parse(p.read_text())) for p in sorted(FOLDER.glob("[!_]*.py"))}
+    found = {name: ast.get_docstring(ast.parse(path.read_text())) for name, path in PATHS.items()}
     width = max(map(len, found))
     for name, text in found.items():
         print(f"python -m benchmarks.{name:<{width}}  {(text or '').splitlines()[0]}")
@@ -72,7 +81,7 @@ def run_small(names: list[str], slots: int = 2) -> int:
         child, status, usage = os.wait3(0)
         name, output, begin = running.pop(child)
         cpu, wall = usage.ru_utime + usage.ru_stime, time.perf_counter() - begin
-        print(f"{name:<20} {cpu:6.1f} CPU s {wall:6.1f} s{' FAILED' if status else ''}")
+        print(f"{name:<30} {cpu:6.1f} CPU s {wall:6.1f} s{' FAILED' if status else ''}")
         if status:
             failures += 1
             output.seek(0)

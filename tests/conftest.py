@@ -21,7 +21,7 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from benchmarks._programs import counted
+from benchmarks.harness.programs import counted
 
 
 @pytest.fixture(autouse=True)

@@ -1,1 +1,1 @@
-"""Time of first calls and of the steps between them."""
+"""How long it takes and how much memory: ratios to peers, first calls, long sessions."""

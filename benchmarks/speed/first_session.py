@@ -7,7 +7,7 @@ full. CPU seconds count the threads of the compiler too and depend little on wha
 import tempfile
 import time
 
-from benchmarks._harness import in_own_process, parse, report, resident_memory  # isort: skip  (sets threads first)
+from benchmarks.harness.measure import in_own_process, parse, report, resident_memory  # isort: skip  (sets threads first)
 
 import json
 import sys
@@ -23,7 +23,7 @@ def session(cache: str) -> list[tuple[str, float, int, float]]:
     import numpy as np
 
     import omt_expfam as omt
-    from benchmarks._programs import counted
+    from benchmarks.harness.programs import counted
     from omt_expfam.families import Gaussian
 
     if cache:

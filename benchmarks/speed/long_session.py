@@ -3,7 +3,7 @@
 Programs are shared between neighboring sizes, so memory must settle; the script fails where it grows.
 """
 
-from benchmarks._harness import parse, report, resident_memory  # isort: skip  (sets the thread count first)
+from benchmarks.harness.measure import parse, report, resident_memory  # isort: skip  (sets the thread count first)
 
 import sys
 
@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 import omt_expfam as omt
-from benchmarks._programs import counted
+from benchmarks.harness.programs import counted
 from omt_expfam.families import Gaussian
 
 # Growth beyond the first ten rounds that is allowed, in MiB.

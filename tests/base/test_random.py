@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks._programs import counted
+from benchmarks.harness.programs import counted
 from omt_expfam.diagnostics import _random, Dropout, GaussianNoise, Outliers, Subsampling
 
 pytestmark = pytest.mark.optimize(False)

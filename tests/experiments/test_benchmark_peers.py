@@ -10,8 +10,9 @@ import scipy.linalg
 import scipy.special
 
 import omt_expfam as omt
-from benchmarks import _peers, stability
-from benchmarks._w2bench import W2Problem
+from benchmarks.experiments import stability
+from benchmarks.harness import peers as _peers
+from benchmarks.harness.w2bench import W2Problem
 from omt_expfam.families import Gaussian
 
 

@@ -6,7 +6,7 @@ import scipy.integrate
 import scipy.stats
 
 import omt_expfam as omt
-from benchmarks import digits
+from benchmarks.experiments import digits
 from omt_expfam.families import SphericalGaussian
 
 pytestmark = pytest.mark.loose
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.loose
 @pytest.fixture
 def networks():
     pytest.importorskip("flax", reason="the networks need flax")
-    from benchmarks import _networks
+    from benchmarks.harness import networks as _networks
 
     return _networks
 

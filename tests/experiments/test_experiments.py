@@ -16,11 +16,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from benchmarks import __main__, _data, _experiment
+from benchmarks import __main__
+from benchmarks.harness import data as _data, experiment as _experiment
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(p for p in (ROOT / "docs" / "experiments").glob("*.md") if p.stem != "index")
-SCRIPTS = sorted(p for p in (ROOT / "benchmarks").glob("[!_]*.py") if "_experiment" in p.read_text())
+SCRIPTS = sorted(
+    p for p in (ROOT / "benchmarks" / "experiments").glob("[!_]*.py") if "harness.experiment" in p.read_text()
+)
 
 
 def call(monkeypatch, experiment, *arguments):
@@ -113,13 +116,16 @@ def test_loaders_read_what_the_data_sets_say(data_dir):
 
 
 def test_every_experiment_has_a_page_that_gives_its_command():
-    commands = {page.stem: set(re.findall(r"python -m benchmarks\.(\w+) --save", page.read_text())) for page in PAGES}
+    commands = {
+        page.stem: set(re.findall(r"python -m benchmarks\.experiments\.(\w+) --save", page.read_text()))
+        for page in PAGES
+    }
     assert all(commands.values()), commands
     assert set.union(*commands.values()) == {p.stem for p in SCRIPTS}
     gate = ROOT / ".ci" / "run"
     if gate.is_file():
         assert "\npython -m benchmarks --quick\n" in gate.read_text()
-    assert {p.stem for p in SCRIPTS} <= set(__main__.ALL)
+    assert {f"experiments.{p.stem}" for p in SCRIPTS} <= set(__main__.ALL)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
@@ -149,8 +155,9 @@ def test_results_were_not_measured_at_quick_sizes_or_without_versions():
 
 def test_the_list_names_every_benchmark():
     listed = subprocess.run([sys.executable, "-m", "benchmarks"], cwd=ROOT, capture_output=True, text=True, check=True)
-    names = re.findall(r"^python -m benchmarks\.(\w+) +(\S.*)$", listed.stdout, re.MULTILINE)
-    expected = {p.stem: ast.get_docstring(ast.parse(p.read_text())) for p in (ROOT / "benchmarks").glob("[!_]*.py")}
+    names = re.findall(r"^python -m benchmarks\.([\w.]+) +(\S.*)$", listed.stdout, re.MULTILINE)
+    paths = [*(ROOT / "benchmarks" / "experiments").glob("[!_]*.py"), *(ROOT / "benchmarks" / "speed").glob("[!_]*.py")]
+    expected = {f"{p.parent.stem}.{p.stem}": ast.get_docstring(ast.parse(p.read_text())) for p in paths}
     assert {name: text for name, text in names} == {n: (t or "").splitlines()[0] for n, t in expected.items()}
 
 

@@ -5,8 +5,9 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 import omt_expfam as omt
-from benchmarks import _peers, perturbation, perturbation_times
-from benchmarks._data import bodenmiller, Cells
+from benchmarks.experiments import perturbation, perturbation_times
+from benchmarks.harness import peers as _peers
+from benchmarks.harness.data import bodenmiller, Cells
 from omt_expfam.families import SphericalGaussian
 
 pytestmark = pytest.mark.loose

@@ -3,7 +3,7 @@ import pytest
 import scipy.linalg
 
 import omt_expfam as omt
-from benchmarks import colors, shapes
+from benchmarks.experiments import colors, shapes
 from omt_expfam.families import Gaussian
 
 

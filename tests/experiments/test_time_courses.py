@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 import omt_expfam as omt
-from benchmarks import time_courses
+from benchmarks.experiments import time_courses
 from omt_expfam.families import Gaussian
 
 

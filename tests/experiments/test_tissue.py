@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 import omt_expfam as omt
-from benchmarks import tissue
-from benchmarks._data import Section
+from benchmarks.experiments import tissue
+from benchmarks.harness.data import Section
 from omt_expfam.families import Gaussian
 
 

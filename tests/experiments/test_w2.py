@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 import omt_expfam as omt
-from benchmarks import _peers, _w2_components, _w2_tables, scaling, w2
+from benchmarks.experiments import _w2_components, _w2_tables, scaling, w2
+from benchmarks.harness import peers as _peers
 from omt_expfam.families import Gaussian
 
 # -- quality of maps --------------------------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ import pytest
 import scipy.stats
 
 import omt_expfam as omt
-from benchmarks import calibration
-from benchmarks.calibration import Study
+from benchmarks.experiments import calibration
+from benchmarks.experiments.calibration import Study
 
 P_VALUE = 1e-3
 

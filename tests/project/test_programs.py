@@ -7,7 +7,7 @@ import numpyro.distributions as dist
 import pytest
 
 import omt_expfam as omt
-from benchmarks._programs import counted
+from benchmarks.harness.programs import counted
 from omt_expfam._base.precision import relaxed
 from omt_expfam._couplings.numerical_solve import solve_numerical_couplings
 from omt_expfam._weights.exact import exact_coupling

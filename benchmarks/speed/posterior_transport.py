@@ -1,6 +1,6 @@
 """All draws of a posterior transported in one call, against the summed kernel and a loop over `transport`."""
 
-from benchmarks._harness import parse, report, seconds, spd  # isort: skip  (sets the thread count first)
+from benchmarks.harness.measure import parse, report, seconds, spd  # isort: skip  (sets the thread count first)
 
 import inspect
 

@@ -1,6 +1,6 @@
 """Applying the barycentric map: against POT's, and flat in the number of target components."""
 
-from benchmarks._harness import parse, report, seconds, spd  # isort: skip  (sets the thread count first)
+from benchmarks.harness.measure import parse, report, seconds, spd  # isort: skip  (sets the thread count first)
 
 import jax
 import numpy as np

@@ -1,6 +1,6 @@
 """Time and memory of maps between single cells as the number of cells grows, each in a process of its own."""
 
-from benchmarks._harness import in_own_process, peak_memory, resident_memory  # isort: skip  (sets threads first)
+from benchmarks.harness.measure import in_own_process, peak_memory, resident_memory  # isort: skip  (sets threads first)
 
 import argparse
 import json
@@ -16,9 +16,9 @@ import numpy as np
 from tqdm import tqdm
 
 import omt_expfam as omt
-from benchmarks import _peers
-from benchmarks._data import kang
-from benchmarks._experiment import Results, run
+from benchmarks.harness import peers as _peers
+from benchmarks.harness.data import kang
+from benchmarks.harness.experiment import Results, run
 from omt_expfam.families import Gaussian
 
 DIM, NUM_COMPONENTS, EPSILON = 16, 8, 0.01
@@ -73,7 +73,7 @@ def measure(directory: Path, name: str, sizes: tuple[int, ...]) -> list[list[Any
     for num, after in zip(sizes, (*sizes[1:], None), strict=True):
         arguments = ALONE, str(directory), name, str(num)
         fit, solve, mapped, memory = json.loads(
-            in_own_process("benchmarks.perturbation_times", *arguments).splitlines()[-1]
+            in_own_process("benchmarks.experiments.perturbation_times", *arguments).splitlines()[-1]
         )
         rows.append([name, num, fit, solve, mapped, round(memory)])
         growth = (after / num) ** 2 if after else 1.0

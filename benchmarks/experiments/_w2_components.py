@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 import omt_expfam as omt
-from benchmarks import _peers
+from benchmarks.harness import peers as _peers
 from omt_expfam.families import Gaussian
 
 EPSILONS = {"epsilon_components": 0.02, "epsilon_weights": 0.01}

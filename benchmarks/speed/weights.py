@@ -1,6 +1,6 @@
 """The weight coupling at small regularization, against Sinkhorn (ott-jax) and the exact program (POT, SciPy)."""
 
-from benchmarks._harness import parse, report, seconds  # isort: skip  (sets the thread count first)
+from benchmarks.harness.measure import parse, report, seconds  # isort: skip  (sets the thread count first)
 
 import jax
 import jax.numpy as jnp

@@ -1,6 +1,6 @@
 """Colors of one picture carried to another's, both ways: two photographs of the sea, and two paintings."""
 
-from benchmarks._experiment import mean_and_deviation, Results, run  # isort: skip  (sets the thread count first)
+from benchmarks.harness.experiment import mean_and_deviation, Results, run  # isort: skip  (sets the thread count first)
 
 import argparse
 import dataclasses
@@ -13,8 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 import omt_expfam as omt
-from benchmarks import _peers
-from benchmarks._data import picture
+from benchmarks.harness import peers as _peers
+from benchmarks.harness.data import picture
 from omt_expfam.families import Gaussian
 
 # In units of squared distance of colors in [0, 1]: both regularizations, and that of the Sinkhorn divergence.

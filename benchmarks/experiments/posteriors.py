@@ -1,6 +1,6 @@
 """Gibbs, NUTS, Laplace, SVI and the bootstrap on the same data: intervals, effective draws per second, likelihoods."""
 
-from benchmarks._harness import parse, report  # isort: skip  (sets the thread count first)
+from benchmarks.harness.measure import parse, report  # isort: skip  (sets the thread count first)
 
 import time
 from collections.abc import Callable

@@ -3,7 +3,7 @@
 The environment variable OMT_CACHE may name a directory that keeps what is finished; a later run goes on from there.
 """
 
-from benchmarks._harness import in_own_process, peak_memory, resident_memory, seconds  # isort: skip  (sets threads)
+from benchmarks.harness.measure import in_own_process, peak_memory, resident_memory, seconds  # isort: skip  (sets threads)
 
 import argparse
 import dataclasses
@@ -20,11 +20,12 @@ import numpy as np
 from tqdm import tqdm
 
 import omt_expfam as omt
-from benchmarks import _peers, _w2_components
-from benchmarks._experiment import Results, run
-from benchmarks._kept import kept
-from benchmarks._w2_tables import picture, report
-from benchmarks._w2bench import W2Problem
+from benchmarks.harness import peers as _peers
+from benchmarks.experiments import _w2_components
+from benchmarks.harness.experiment import Results, run
+from benchmarks.harness.kept import kept
+from benchmarks.experiments._w2_tables import picture, report
+from benchmarks.harness.w2bench import W2Problem
 from omt_expfam.diagnostics import MixtureTransport
 from omt_expfam.families import DiagonalGaussian, Gaussian, LowRankGaussian
 
@@ -217,7 +218,9 @@ def cost_rows(cells: list[dict[str, Any]], directory: Path, num_test: int) -> li
         found = cached(
             f"alone_{slug(cell['label'])}_d{cell['dim']}",
             (cell["method"], cell["n"], num_test),
-            lambda a=arguments: {"numbers": json.loads(in_own_process("benchmarks.w2", ALONE, *a).splitlines()[-1])},
+            lambda a=arguments: {
+                "numbers": json.loads(in_own_process("benchmarks.experiments.w2", ALONE, *a).splitlines()[-1])
+            },
         )
         numbers = [float(f"{value:.2g}") for value in found["numbers"][:5]] + [round(v) for v in found["numbers"][5:]]
         rows.append([cell["dim"], cell["label"], cell["chosen"], f"{cell['n']:,}", *numbers])

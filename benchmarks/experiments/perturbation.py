@@ -3,7 +3,7 @@
 The environment variable OMT_CACHE may name a directory that keeps what is finished; a later run goes on from there.
 """
 
-from benchmarks._experiment import mean_and_deviation, Results, run  # isort: skip  (sets the thread count first)
+from benchmarks.harness.experiment import mean_and_deviation, Results, run  # isort: skip  (sets the thread count first)
 
 import argparse
 import collections
@@ -18,9 +18,9 @@ import scipy.spatial
 from tqdm import tqdm
 
 import omt_expfam as omt
-from benchmarks import _peers
-from benchmarks._data import bodenmiller, Cells, kang
-from benchmarks._kept import kept
+from benchmarks.harness import peers as _peers
+from benchmarks.harness.data import bodenmiller, Cells, kang
+from benchmarks.harness.kept import kept
 
 PAPER, WAYS, FIELD = (3, 5), ("forward", "backward"), "divergence, {}"
 IDENTITY = _peers.Maps(np.asarray, np.asarray)

@@ -3,7 +3,7 @@
 The environment variable OMT_CACHE may name a directory that keeps what is finished; a later run goes on from there.
 """
 
-from benchmarks._experiment import mean_and_deviation, Results, run  # isort: skip  (sets the thread count first)
+from benchmarks.harness.experiment import mean_and_deviation, Results, run  # isort: skip  (sets the thread count first)
 
 import argparse
 import dataclasses
@@ -17,9 +17,9 @@ import numpy as np
 from tqdm import tqdm
 
 import omt_expfam as omt
-from benchmarks import _peers
-from benchmarks._data import mnist, MissingData
-from benchmarks._kept import kept
+from benchmarks.harness import peers as _peers
+from benchmarks.harness.data import mnist, MissingData
+from benchmarks.harness.kept import kept
 
 PAPER = 10
 IDENTITY = _peers.Maps(np.asarray, np.asarray)
@@ -108,7 +108,7 @@ class Digits(NamedTuple):
 
 def encode(study: Study, seed: int, train: tuple[np.ndarray, ...], test: tuple[np.ndarray, ...]) -> Digits:
     """Train an autoencoder and encode all images."""
-    from benchmarks import _networks
+    from benchmarks.harness import networks as _networks
 
     images, labels = (part[: study.num_images] for part in train)
     latents = _networks.train_autoencoder(jax.random.key(1000 + seed), images, study.num_epochs[0])
@@ -296,7 +296,7 @@ def experiment(options: argparse.Namespace, results: Results) -> None:
     """Train the networks, then fit and score all methods."""
     train, test = mnist(options.data)
     try:
-        from benchmarks import _networks
+        from benchmarks.harness import networks as _networks
     except ImportError:
         raise MissingData("the networks need flax, which is not installed.") from None
     study = quick_study() if options.quick else full_study()

@@ -1,6 +1,6 @@
 """Calibration: ranks of truths drawn from the prior, and coverage of intervals over repeated data."""
 
-from benchmarks._harness import parse, report  # isort: skip  (sets the thread count first)
+from benchmarks.harness.measure import parse, report  # isort: skip  (sets the thread count first)
 
 import csv
 import time

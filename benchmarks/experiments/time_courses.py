@@ -1,6 +1,6 @@
 """Time courses of cells: a held-out snapshot predicted, known fates recovered, replicates compared, with growth."""
 
-from benchmarks._experiment import mean_and_deviation, run  # isort: skip  (sets the thread count first)
+from benchmarks.harness.experiment import mean_and_deviation, run  # isort: skip  (sets the thread count first)
 
 import functools
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from ott.solvers.linear import sinkhorn
 from tqdm import tqdm
 
 import omt_expfam as omt
-from benchmarks import _data
+from benchmarks.harness import data as _data
 from omt_expfam.families import Gaussian
 
 # Hours of the four snapshots of A549 cells; the last pools 754 cells of three days and 129 of seven: their mean.

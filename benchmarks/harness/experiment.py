@@ -4,7 +4,7 @@ An experiment is a module with a function ``experiment(options, results)`` and, 
 ``run(__doc__, __spec__, experiment)``.
 """
 
-from benchmarks._harness import report  # isort: skip  (sets the thread count first)
+from benchmarks.harness.measure import report  # isort: skip  (sets the thread count first)
 
 import argparse
 import contextlib
@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 import omt_expfam
-from benchmarks._data import data_directory, MissingData
+from benchmarks.harness.data import data_directory, MissingData
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TABLES, PICTURES = ROOT / "benchmarks" / "results", ROOT / "docs" / "images"
 PACKAGES = ("jax", "ott-jax", "POT", "scikit-learn", "flax", "numpy")
 
@@ -101,7 +101,7 @@ def versions() -> tuple[list[str], list[str]]:
 
 def _commit() -> str:
     """The commit of the sources, marked where they differ from it."""
-    code, git = ["--", "omt_expfam", "families", "benchmarks/*.py"], ["git", "-C", str(ROOT)]
+    code, git = ["--", "omt_expfam", "families", "benchmarks/**/*.py"], ["git", "-C", str(ROOT)]
     named = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     if named.returncode:
         return "unknown"

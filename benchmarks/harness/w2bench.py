@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._data import read_arrays
+from benchmarks.harness.data import read_arrays
 
 
 class W2Problem:

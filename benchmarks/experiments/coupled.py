@@ -7,7 +7,7 @@ are ours to choose, and its answer is scored by our float64 objective. Errors of
 percent of the target's variance.
 """
 
-from benchmarks._harness import parse, report  # isort: skip  (sets the thread count first)
+from benchmarks.harness.measure import parse, report  # isort: skip  (sets the thread count first)
 
 import time
 

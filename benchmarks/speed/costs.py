@@ -6,15 +6,7 @@ float32 but POT; errors are relative, against float64 singular values.
 
 import sys
 
-from benchmarks._harness import (  # isort: skip  (sets the thread count first)
-    in_own_process,
-    parse,
-    peak_memory,
-    report,
-    resident_memory,
-    seconds,
-    spd,
-)
+from benchmarks.harness.measure import in_own_process, parse, peak_memory, report, resident_memory, seconds, spd
 
 import jax
 import jax.numpy as jnp
@@ -109,7 +101,7 @@ def main():
     header = ["d", "K", "condition", "ours s", "ott s", "POT s", "ott/ours", "POT/ours", "our error", "ott error"]
     report([*header, "our first s", "ott first s"], rows, options.csv)
     num = 8 if options.quick else 600
-    answer = in_own_process("benchmarks.costs", MEMORY, str(num))
+    answer = in_own_process("benchmarks.speed.costs", MEMORY, str(num))
     print(f"transport at K = {num}, d = 40: {answer}")
 
 

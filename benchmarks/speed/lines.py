@@ -4,7 +4,7 @@ Both solve the same nodes and weights to the same marginal error. Accuracy is ag
 nothing with the library (tests/lines.py).
 """
 
-from benchmarks._harness import parse, report, seconds  # isort: skip  (sets the thread count first)
+from benchmarks.harness.measure import parse, report, seconds  # isort: skip  (sets the thread count first)
 
 import itertools
 

@@ -1,6 +1,6 @@
 """From a normal law to eight shapes in the plane: how near the transported points are to fresh ones."""
 
-from benchmarks._experiment import mean_and_deviation, Results, run  # isort: skip  (sets the thread count first)
+from benchmarks.harness.experiment import mean_and_deviation, Results, run  # isort: skip  (sets the thread count first)
 
 import argparse
 import dataclasses
@@ -14,7 +14,7 @@ import ot
 from tqdm import tqdm
 
 import omt_expfam as omt
-from benchmarks import _peers
+from benchmarks.harness import peers as _peers
 from omt_expfam.families import Gaussian
 
 # In units of the shapes' standard deviation per coordinate, which is one; and of its square.

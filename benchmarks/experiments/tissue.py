@@ -1,6 +1,6 @@
 """Two sections of a hypothalamus: predicting where genes are expressed, with 5 to 1000 components a side."""
 
-from benchmarks._experiment import mean_and_deviation, Results, run  # isort: skip  (sets the thread count first)
+from benchmarks.harness.experiment import mean_and_deviation, Results, run  # isort: skip  (sets the thread count first)
 
 import argparse
 import concurrent.futures
@@ -18,9 +18,9 @@ import scipy.spatial
 from tqdm import tqdm
 
 import omt_expfam as omt
-from benchmarks import _peers
-from benchmarks._data import merfish, Section
-from benchmarks._harness import peak_memory, resident_memory
+from benchmarks.harness import peers as _peers
+from benchmarks.harness.data import merfish, Section
+from benchmarks.harness.measure import peak_memory, resident_memory
 from omt_expfam.families import Gaussian
 
 # Micrometers; the corner of the grid is that of the data's own description of the nearest-cell baseline.

@@ -1,6 +1,6 @@
 """Time and memory against the number of points and of dimensions: this library beside solvers between samples."""
 
-from benchmarks._harness import in_own_process, peak_memory, resident_memory, seconds, spd  # isort: skip  (sets threads)
+from benchmarks.harness.measure import in_own_process, peak_memory, resident_memory, seconds, spd  # isort: skip  (sets threads)
 
 import argparse
 import dataclasses
@@ -14,8 +14,8 @@ import numpy as np
 import ot
 from tqdm import tqdm
 
-from benchmarks import _peers
-from benchmarks._experiment import Results, run
+from benchmarks.harness import peers as _peers
+from benchmarks.harness.experiment import Results, run
 from omt_expfam.diagnostics import MixtureTransport
 from omt_expfam.families import DiagonalGaussian, Gaussian
 
@@ -217,7 +217,7 @@ def experiment(options: argparse.Namespace, results: Results) -> None:
     for dim, method in tqdm(jobs, disable=None):
         limit = study.limits[method != OMT]
         arguments = method, str(dim), json.dumps(study.sizes[method]), str(limit)
-        answer = in_own_process("benchmarks.scaling", CHILD, *arguments)
+        answer = in_own_process("benchmarks.experiments.scaling", CHILD, *arguments)
         runs[dim, method] = json.loads(answer.splitlines()[-1])
     results.table("", *wide(runs, "total"))
     results.table("memory", *wide(runs, "memory"))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._experiment import mean_and_deviation, Results
+from benchmarks.harness.experiment import mean_and_deviation, Results
 
 MEASURES = ("l2_uvp", "cosine", "divergence", "displacement")
 Cells = Sequence[dict[str, Any]]

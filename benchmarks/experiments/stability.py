@@ -1,6 +1,6 @@
 """Stability of maps under perturbed source data: this library beside its peers, against a known optimal map."""
 
-from benchmarks._harness import report  # isort: skip  (sets the thread count first)
+from benchmarks.harness.measure import report  # isort: skip  (sets the thread count first)
 
 import argparse
 import csv as csv_module
@@ -21,9 +21,9 @@ import scipy.optimize
 from tqdm import tqdm
 
 import omt_expfam as omt
-from benchmarks import _peers
-from benchmarks._data import data_directory
-from benchmarks._w2bench import W2Problem
+from benchmarks.harness import peers as _peers
+from benchmarks.harness.data import data_directory
+from benchmarks.harness.w2bench import W2Problem
 from omt_expfam.diagnostics import Dropout, GaussianNoise
 
 LARGE = 16_384

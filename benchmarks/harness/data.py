@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-DEFAULT_DIRECTORY = Path(__file__).parents[2] / "shared" / "data"
+DEFAULT_DIRECTORY = Path(__file__).parents[3] / "shared" / "data"
 
 
 class MissingData(FileNotFoundError):

@@ -4,7 +4,7 @@ import os
 import warnings
 from pathlib import Path
 
-from benchmarks._harness import parse, report, seconds  # isort: skip  (sets the thread count first)
+from benchmarks.harness.measure import parse, report, seconds  # isort: skip  (sets the thread count first)
 
 import time
 

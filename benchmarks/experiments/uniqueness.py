@@ -1,6 +1,6 @@
 """One minimizer: the block iteration from many starts beside joint descents, and derivatives beside differences."""
 
-from benchmarks._harness import parse, report  # isort: skip  (sets the thread count first)
+from benchmarks.harness.measure import parse, report  # isort: skip  (sets the thread count first)
 
 import time
 
@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 import omt_expfam as omt
-from benchmarks._data import data_directory
-from benchmarks._w2bench import W2Problem
+from benchmarks.harness.data import data_directory
+from benchmarks.harness.w2bench import W2Problem
 from omt_expfam import diagnostics
 from omt_expfam.families import Gaussian
 

@@ -4,7 +4,7 @@ Ours runs in scalings between returns to the log domain and starts from the pote
 log domain throughout. A pair takes several such solves.
 """
 
-from benchmarks._harness import parse, report, seconds  # isort: skip  (sets the thread count first)
+from benchmarks.harness.measure import parse, report, seconds  # isort: skip  (sets the thread count first)
 
 import jax
 import jax.numpy as jnp

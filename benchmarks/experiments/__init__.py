@@ -1,0 +1,1 @@
+"""What comes out: errors and laws beside those of peers, on benchmarks and on real data."""

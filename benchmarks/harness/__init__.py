@@ -1,0 +1,1 @@
+"""What the benchmarks share: data, peers, measurement, tables and pictures."""
