@@ -1,5 +1,6 @@
 """The data of a fit, checked."""
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,9 @@ from .._family.em_family import AbstractEMFamily
 from .._family.template import Template
 from .._numerics.support import check_support
 from .problem import fit_problem, FitProblem, MovedStart
+
+# What lies so many interquartile ranges from the median is far, where no larger share of the points does.
+_QUARTILES, _FAR, _FEW = (0.25, 0.5, 0.75), 100.0, 0.02
 
 
 class Data(NamedTuple):
@@ -164,7 +168,10 @@ def as_start(start: Any, chosen: Template, num_components: int, dim: int, shift:
 def standardization(
     family: type[AbstractEMFamily], points: np.ndarray, weight: np.ndarray, standardize: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Shift and scale such that (x - shift) / scale is standardized, as far as the family allows."""
+    """Shift and scale such that (x - shift) / scale is standardized, as far as the family allows.
+
+    Few points that are far from all others are left out of both: the ridge is relative to the scale.
+    """
     dim = points.shape[1]
     if not standardize or family.standardization == "none":
         return np.zeros(dim), np.ones(dim)
@@ -173,9 +180,38 @@ def standardization(
         size = share @ np.abs(points.astype(np.float64))
         return np.zeros(dim), np.where(size > 0, size, 1.0)
     shift = share @ points.astype(np.float64)
-    variance = share @ (points - shift) ** 2
+    squares = (points - shift) ** 2
+    variance = share @ squares
+    # Few far points stand out by more than six standard deviations; only then are they looked for.
+    columns = np.flatnonzero(squares.max(axis=0) > 36 * variance)
+    if columns.size:
+        some = points[:, columns].astype(np.float64)
+        shares = np.where(_far(some, columns, share), 0.0, share[:, None])
+        shares = shares / shares.sum(axis=0)
+        shift[columns] = np.sum(shares * some, axis=0)
+        variance[columns] = np.sum(shares * (some - shift[columns]) ** 2, axis=0)
     if family.standardization == "scalar":
         variance = np.full(dim, variance.mean())
     # A constant coordinate cannot be scaled; rounding alone must not be blown up to unit variance either.
     constant = variance <= (1e-12 * np.maximum(np.abs(shift), 1e-150)) ** 2
     return shift, np.where(constant, 1.0, np.sqrt(variance))
+
+
+def _far(points: np.ndarray, numbers: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Values beyond a hundred interquartile ranges from the median of their coordinate, where they are few; warns."""
+    order = np.argsort(points, axis=0)
+    below = np.cumsum(share[order], axis=0)
+    quartiles = [np.take_along_axis(order, np.argmax(below >= level, axis=0)[None], axis=0)[0] for level in _QUARTILES]
+    low, middle, high = (points[rows, np.arange(points.shape[1])] for rows in quartiles)
+    far = np.abs(points - middle) > _FAR * (high - low)
+    far &= (high > low) & (share @ far <= _FEW)
+    columns = np.flatnonzero(far.any(axis=0))
+    if columns.size:
+        values = points[far[:, columns[0]], columns[0]]
+        warnings.warn(
+            f"`x` has {len(values)} points far from all others in column {numbers[columns[0]]}, such as "
+            f"{values[0]:.6g}: sentinels or outliers? They are fitted like the others; leave out what is none.",
+            UserWarning,
+            stacklevel=4,
+        )
+    return far

@@ -58,6 +58,25 @@ def test_undetermined_components_are_named():
     assert "fewer points" not in repr(omt.fit(jax.random.key(0), x, Gaussian, 1))
 
 
+def test_one_far_point_does_not_blind_the_fit():
+    """The others are fitted as without it, and it is named."""
+    rng = np.random.default_rng(3)
+    x = np.concatenate([rng.standard_normal((300, 2)), rng.standard_normal((200, 2)) + 6])
+    with pytest.warns(UserWarning, match=r"`x` has 1 points far from all others in column 0, such as 100000"):
+        fit = omt.fit(jax.random.key(0), np.concatenate([x, [[1e5, 1e5]]]), Gaussian, 3)
+    means = np.sort(np.asarray(fit.mixture.components.mean())[:, 0])
+    np.testing.assert_allclose(means, [x[:300, 0].mean(), x[300:, 0].mean(), 1e5], atol=0.1)
+
+
+def test_sentinels_are_named_and_stand_alone():
+    rng = np.random.default_rng(4)
+    x = np.concatenate([rng.standard_normal((300, 1)), np.full((3, 1), -9999.0)])
+    with pytest.warns(UserWarning, match=r"`x` has 3 points far .* such as -9999: sentinels"):
+        fit = omt.fit(jax.random.key(0), x, Gaussian, 2)
+    variance = np.asarray(fit.mixture.components.covariance())[np.argmax(fit.mixture.weights), 0, 0]
+    np.testing.assert_allclose(variance, x[:300].var(), rtol=0.05)
+
+
 def test_the_prior_is_that_of_a_full_target(x64):
     """-strength / 2 (log det + tr(Sigma^-1 S)), also for an S without an inverse."""
     rng = np.random.default_rng(1)
