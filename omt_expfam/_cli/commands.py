@@ -10,7 +10,7 @@ import families
 
 from .._components.mixture import Mixture
 from .._family.template import template
-from .._files.points import check_extension, read_points, write_points
+from .._files.points import read_points, write_points
 from .._fitting.fit import Fit, fit
 from .._plans.plan import TransportPlan
 from .._plans.transport import transport
@@ -74,7 +74,6 @@ def _load_mixture(path: str, precision: str) -> Any:
 
 def push_command(arguments: argparse.Namespace) -> None:
     """Map a file of points by a saved plan."""
-    check_extension(arguments.out)
     with jax.enable_x64(arguments.precision == "float64"):
         plan = load(arguments.plan, dtype=arguments.precision)
         if not isinstance(plan, TransportPlan):

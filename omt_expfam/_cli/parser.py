@@ -7,6 +7,8 @@ from typing import Any, NoReturn
 
 import omt_expfam
 
+from .._files.paths import check_extension, check_folder
+
 PROG = "omt-expfam"
 
 FAMILIES = {
@@ -222,9 +224,10 @@ def check_usage(arguments: argparse.Namespace) -> None:
         arguments.parser.error("--family low-rank and --rank R go together")
     if command == "diagnose" and len(arguments.components) > 2:
         arguments.parser.error("-K takes one number, or two for source and target")
-    folder = os.path.dirname(out)
-    if command in ("fit", "transport", "push") and folder and not os.path.isdir(folder):
-        raise FileNotFoundError(f"{out}: there is no folder {folder}.")
+    if command == "push":
+        check_extension(out)
+    if command in ("fit", "transport", "push"):
+        check_folder(out)
     if command != "demo":
         saved = os.path.join(out, "report.md") if command == "diagnose" else out
         if os.path.lexists(saved) and not arguments.force:

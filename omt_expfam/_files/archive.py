@@ -13,6 +13,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from .paths import check_folder
+
 FORMAT, FORMAT_VERSION = "omt-expfam", 1
 
 _MANIFEST = "manifest.json"
@@ -45,8 +47,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     if os.path.exists(destination) and not os.path.isfile(destination):
         raise OSError(f"{os.fspath(path)}: not a regular file.")
     folder, name = os.path.split(destination)
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"{os.fspath(path)}: there is no folder {folder}.")
+    check_folder(path)
     temporary = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(6)}.tmp")
     try:
         with open(temporary, "xb") as file:

@@ -9,8 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from .archive import atomic_file
-
-EXTENSIONS = (".npy", ".npz", ".csv", ".tsv")
+from .paths import check_extension
 
 # What reading a malformed array raises, and a malformed archive besides.
 _NPY_ERRORS = (ValueError, EOFError, SyntaxError, MemoryError)
@@ -52,18 +51,6 @@ def write_points(path: str, points: np.ndarray) -> None:
     extension = check_extension(path)
     with atomic_file(path) as file:
         _write(file, extension, points)
-
-
-def check_extension(path: str) -> str:
-    """The extension of a file of points, in lower case.
-
-    Raises:
-        ValueError: If it is not one that holds points.
-    """
-    extension = os.path.splitext(path)[1].lower()
-    if extension not in EXTENSIONS:
-        raise ValueError(f"{path}: files of points end in {', '.join(EXTENSIONS)}; got {extension or 'no extension'}.")
-    return extension
 
 
 def _split_name(source: str) -> tuple[str, str | None]:
