@@ -23,6 +23,7 @@ PACKAGES = {
     "_couplings": "_numerics _components",
     "_plans": "_components _weights _couplings",
     "_time_courses": "_components _plans",
+    "_potentials": "_numerics _components _plans",
     "_posteriors": "_numerics _components _family families _fitting",
     "_posterior_plans": "_components _weights _couplings _plans _posteriors",
     "metrics": "",

@@ -1,0 +1,4 @@
+"""Samples and a plan, to a convex potential whose gradient is the map.
+
+May import `_base`, `_numerics`, `_components` and `_plans`.
+"""
