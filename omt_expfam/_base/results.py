@@ -63,6 +63,10 @@ class RESULTS(eqx.Enumeration):
         "EM met a log-likelihood that is not finite. Raise `regularization` or `covariance_prior`, or use fewer "
         "components."
     )
+    conjugate_not_converged = (
+        "Some points that a map sends to given ones were not found: a potential is nearly flat or nearly kinked there. "
+        "Enable float64, or take them as they are from `solve_pull_back`, or raise its `tolerance` or `max_steps`."
+    )
 
 
 class ConvergenceError(RuntimeError):

@@ -95,13 +95,16 @@ def stationary_point(
 
     def solve(_: Any, begin: Float[Array, " m"]) -> tuple[Array, tuple[Array, Array, Array, Array]]:
         found = _solve(field, begin, size, wanted, max_steps)
-        return found.point, (found.rest, found.scale, found.num_steps, found.converged)
+        # As floating-point numbers, since JAX gives those of `custom_root` tangents of their own type.
+        flags = found.num_steps.astype(begin.dtype), found.converged.astype(begin.dtype)
+        return found.point, (found.rest, found.scale, *flags)
 
     def tangent_solve(product: Any, right: Float[Array, " m"]) -> Float[Array, " m"]:
-        return jax.lax.custom_linear_solve(product, right, lambda a, b: _solve_exactly(a, b), symmetric=True)
+        return jax.lax.custom_linear_solve(product, right, _solve_exactly, symmetric=True)
 
     point, evidence = jax.lax.custom_root(field, jax.lax.stop_gradient(start), solve, tangent_solve, has_aux=True)
-    return StationaryPoint(point, *jax.lax.stop_gradient(evidence))
+    rest, scale, num_steps, converged = jax.lax.stop_gradient(evidence)
+    return StationaryPoint(point, rest, scale, num_steps.astype(int), converged > 0)
 
 
 def _solve(
@@ -140,13 +143,11 @@ def _solve(
 
     first = _State(start, rest, size + norm(product(start)), jnp.asarray(0), jnp.asarray(False))
     last = jax.lax.while_loop(proceed, advance, first)
-    return StationaryPoint(
-        last.point, last.rest, last.scale, last.num_steps, norm(last.rest) <= tolerance * last.scale
-    )
+    return StationaryPoint(last.point, last.rest, last.scale, last.num_steps, norm(last.rest) <= tolerance * last.scale)
 
 
 class _Krylov(NamedTuple):
-    """Two Lanczos vectors, two directions, the rotation of the present column, and the residual's norm (with a sign)."""
+    """Two Lanczos vectors, two directions, the last rotation, and the norm of the residual with a sign."""
 
     step: Float[Array, " m"]
     old: Float[Array, " m"]

@@ -1,7 +1,6 @@
 """Several potentials for one map, each in coordinates of its own."""
 
 import equinox as eqx
-import jax
 from jaxtyping import Array, Float
 
 from .interface import AbstractPotential
@@ -38,12 +37,12 @@ class Members(eqx.Module):
         def one(potential: AbstractPotential, line: StraightLine) -> Float[Array, ""]:
             return line.value(x, potential.value(line.whiten_source(x)))
 
-        return jax.vmap(one)(self.potential, self.line)
+        return eqx.filter_vmap(one)(self.potential, self.line)
 
     def images(self, x: Float[Array, " d"]) -> Float[Array, "M d"]:
-        """grad phi(x) of each member."""
+        """The image grad phi(x) under each member."""
 
         def one(potential: AbstractPotential, line: StraightLine) -> Float[Array, " d"]:
             return line.target_point(potential.gradient(line.whiten_source(x)))
 
-        return jax.vmap(one)(self.potential, self.line)
+        return eqx.filter_vmap(one)(self.potential, self.line)

@@ -28,7 +28,7 @@ PACKAGES = {
     "_posterior_plans": "_components _weights _couplings _plans _posteriors",
     "metrics": "",
     "_pipelines": "_numerics _components _family _fitting _weights _couplings _plans _posteriors metrics",
-    "results": "_fitting _weights _couplings _plans _time_courses _posteriors _posterior_plans _pipelines",
+    "results": "_fitting _weights _couplings _plans _time_courses _potentials _posteriors _posterior_plans _pipelines",
     "_files": "",
     "diagnostics": "_numerics _components _fitting _weights _couplings _plans metrics _pipelines _files",
     "plot": "_components _fitting _plans _time_courses _posteriors _posterior_plans diagnostics",

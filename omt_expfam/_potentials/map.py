@@ -1,0 +1,343 @@
+"""The gradient of a convex potential, an optimal map, and its inverse."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from .._base.arguments import ArrayLike, as_count, as_points, as_scalar, ScalarLike
+from .._base.arrays import at_top, batch_size, is_traced, on_host, to_jax
+from .._base.buckets import pad, point_bucket
+from .._base.methods import jittable
+from .._base.results import raise_if_failed, RESULTS
+from .._base.xla import program
+from .average import average, Solved
+from .conjugate import default_tolerance, MAX_STEPS
+from .interface import AbstractPotential
+from .line import StraightLine
+from .members import Members
+
+# Numbers in a block of points.
+_BLOCK = 2**23
+
+
+class ConjugatePoints(eqx.Module):
+    """Points that a map sends to given ones, with the evidence.
+
+    Attributes:
+        points: The points, shape ``[n, d]``.
+        values: phi* at the given points: the largest <x, y> - phi(x), units of squared distance.
+        residuals: Bounds on the distances between the given points and the images of those that were found; equal to
+            them where the map has no members on the target side.
+        point_errors: Bounds on the distances of ``points`` from the exact ones, by strong convexity; infinite where the
+            map has members on the target side alone.
+        value_errors: Bounds on the errors of ``values``, rounding apart.
+        num_steps: Newton steps of each solve.
+        converged: Whether each met the tolerance.
+    """
+
+    points: Float[Array, "n d"]
+    values: Float[Array, " n"]
+    residuals: Float[Array, " n"]
+    point_errors: Float[Array, " n"]
+    value_errors: Float[Array, " n"]
+    num_steps: Int[Array, " n"]
+    converged: Bool[Array, " n"]
+
+    @property
+    def result(self) -> Any:
+        """Whether all points were found."""
+        return _outcome(self.converged)
+
+    def __repr__(self) -> str:
+        num, found = self.converged.shape[0], int(np.sum(np.asarray(self.converged)))
+        worst = float(np.max(np.asarray(self.residuals), initial=0.0))
+        return f"ConjugatePoints({found} of {num} found, residual at most {worst:.2g})"
+
+
+class BrenierMap(eqx.Module):
+    r"""The gradient of a convex potential: the optimal map between a law and its image (Brenier, 1991).
+
+    The potential is an average: of potentials $\phi_m$ of source points, and of conjugates $\psi_m^*$ of potentials of
+    target points. Its gradient is the average of the members' maps. `push_forward` and `pull_back` are inverse to each
+    other up to the tolerance of the solves: one is a gradient, the other one a conjugate point.
+
+    Attributes:
+        source: Members on the source side.
+        target: Members on the target side: potentials of target points, for maps from there to the source.
+        is_reversed: Whether source and target are read the other way round; see `reverse`.
+    """
+
+    source: Members | None
+    target: Members | None
+    is_reversed: bool = eqx.field(static=True)
+
+    def __init__(self, source: Members | None, target: Members | None = None, *, is_reversed: bool = False) -> None:
+        given = [side for side in (source, target) if side is not None]
+        if not given:
+            raise ValueError("`source` and `target` must not both be None: a map needs members on one side.")
+        if given[0].num_dimensions != given[-1].num_dimensions:
+            dims = " and ".join(str(side.num_dimensions) for side in given)
+            raise ValueError(f"`source` and `target` must have the same number of dimensions; got {dims}.")
+        self.source, self.target, self.is_reversed = source, target, is_reversed
+
+    @classmethod
+    def from_potential(cls, potential: AbstractPotential, dtype: Any = None) -> "BrenierMap":
+        """The map of one potential of points in their own units.
+
+        Args:
+            potential: A convex potential, of the library or of your own.
+            dtype: The floating-point type of points; by default the potential's widest, or JAX's own.
+        """
+        leaves = [leaf for leaf in jax.tree.leaves(potential) if eqx.is_inexact_array(leaf)]
+        if dtype is None:
+            dtype = np.result_type(*(leaf.dtype for leaf in leaves)) if leaves else jax.dtypes.canonicalize_dtype(float)
+        dim = as_count("num_dimensions", potential.num_dimensions)
+        zero, eye, one = np.zeros(dim), np.eye(dim), np.ones(())
+        identity = StraightLine(*(to_jax(part, dtype) for part in (zero, zero, eye, eye, one, np.ones(dim))))
+        return cls(jax.tree.map(_stacked, Members(potential, identity)))
+
+    @property
+    def num_members(self) -> int:
+        """M, members of both sides together."""
+        return sum(side.num_members for side in self._sides)
+
+    @property
+    def num_dimensions(self) -> int:
+        """d, the dimension of points."""
+        return self._sides[0].num_dimensions
+
+    @property
+    def _sides(self) -> list[Members]:
+        return [side for side in (self.source, self.target) if side is not None]
+
+    # -- maps -----------------------------------------------------------------------------------------------------
+
+    @jittable
+    def push_forward(self, x: ArrayLike) -> Float[Array, "n d"]:
+        """The images of points: grad phi(x).
+
+        Args:
+            x: Points, shape ``[n, d]``.
+
+        Raises:
+            ConvergenceError: If some image had to be solved for, by members on the target side, and was not found.
+                Under tracing such images are NaN.
+        """
+        return self._found(_solve, "x", x, self.is_reversed, "point")
+
+    @jittable
+    def pull_back(self, y: ArrayLike) -> Float[Array, "n d"]:
+        """The points whose images are ``y[n, d]``: grad phi*(y), the conjugate points.
+
+        Raises:
+            ConvergenceError: If some point was not found. Under tracing such points are NaN. `solve_pull_back` returns
+                them, with the evidence.
+        """
+        return self._found(_solve, "y", y, not self.is_reversed, "point")
+
+    @jittable
+    def solve_pull_back(
+        self, y: ArrayLike, *, tolerance: ScalarLike | None = None, max_steps: int = MAX_STEPS
+    ) -> ConjugatePoints:
+        """`pull_back` with its evidence; points that were not found are returned, and flagged.
+
+        Args:
+            y: Points, shape ``[n, d]``.
+            tolerance: Of the residual, relative to the size of what cancels in it; by default eps^(3/4).
+            max_steps: Newton steps at most.
+        """
+        points = self._points("y", y)
+        if tolerance is not None:
+            as_scalar("tolerance", tolerance)
+        as_count("max_steps", max_steps, minimum=0)
+        return ConjugatePoints(*self._over(_solve, points, not self.is_reversed, "", tolerance, max_steps))
+
+    @jittable
+    def push_forward_members(self, x: ArrayLike) -> Float[Array, "n M d"]:
+        """The images of points ``x[n, d]`` under each member: first those on the side of x.
+
+        Their mean is `push_forward`; of a reversed map it is not quite, as the inverse of a mean of maps is not the
+        mean of their inverses.
+        """
+        return self._found(_member_images, "x", x, self.is_reversed)
+
+    @jittable
+    def spread(self, x: ArrayLike) -> Float[Array, "n d"]:
+        """Standard deviations of the members' images of points ``x[n, d]``, for each coordinate.
+
+        Raises:
+            ValueError: If the map has one member.
+        """
+        if self.num_members < 2:
+            raise ValueError("`spread` compares members: fit a map with several; this one has one.")
+        return on_host(lambda xp, images: xp.std(images, axis=1, ddof=1), self.push_forward_members(x))
+
+    @jittable
+    def interpolate(self, t: ScalarLike, x: ArrayLike) -> Float[Array, "n d"]:
+        """Where points are at a time on their way: (1 - t) x + t T(x) (McCann, 1997).
+
+        Args:
+            t: Time from 0 (source) to 1 (image).
+            x: Points, shape ``[n, d]``.
+
+        Raises:
+            ValueError: If ``t`` lies outside [0, 1].
+        """
+        points, time = self._points("x", x), as_scalar("t", t)
+        if not is_traced(time) and float(time) > 1:
+            raise ValueError(f"`t` must lie between 0 and 1; got {float(time):g}.")
+        time = jnp.asarray(time, points.dtype) if is_traced(time) else to_jax(time, points.dtype)
+        return on_host(lambda _, time, x, image: (1 - time) * x + time * image, time, points, self.push_forward(points))
+
+    # -- potentials -----------------------------------------------------------------------------------------------
+
+    @jittable
+    def potential(self, x: ArrayLike) -> Float[Array, " n"]:
+        """The potential phi at points ``x[n, d]``, units of squared distance; its gradient is `push_forward`."""
+        return self._found(_solve, "x", x, self.is_reversed, "value")
+
+    @jittable
+    def conjugate(self, y: ArrayLike) -> Float[Array, " n"]:
+        """The conjugate phi* at points ``y[n, d]``, the largest <x, y> - phi(x); its gradient is `pull_back`."""
+        return self._found(_solve, "y", y, not self.is_reversed, "value")
+
+    @jittable
+    def jacobian(self, x: ArrayLike) -> Float[Array, "n d d"]:
+        """The Jacobian of `push_forward` at points ``x[n, d]``: the Hessian of phi, symmetric and positive."""
+        return self._found(_jacobians, "x", x, self.is_reversed, "matrix")
+
+    @jittable
+    def log_det_jacobian(self, x: ArrayLike) -> Float[Array, " n"]:
+        """Log-determinant of the Jacobian at points ``x[n, d]``.
+
+        By change of variables, the image of a density p has log-density log p(x) - ``log_det_jacobian(x)`` at T(x).
+        """
+        return self._found(_jacobians, "x", x, self.is_reversed, "log_det")
+
+    def reverse(self) -> "BrenierMap":
+        """The inverse map, with its own inverse."""
+        return BrenierMap(self.source, self.target, is_reversed=not self.is_reversed)
+
+    # -- work -----------------------------------------------------------------------------------------------------
+
+    def _points(self, name: str, value: ArrayLike) -> Any:
+        return as_points(name, value, self.num_dimensions, self._sides[0].line.scale.dtype)
+
+    def _found(self, kernel: Any, name: str, value: ArrayLike, backward: bool, wanted: str = "") -> Any:
+        """What a kernel says about all points, or an error where some were not found; NaN there when traced."""
+        out: Any = self._over(kernel, self._points(name, value), backward, wanted)
+        found, converged = out[Solved._fields.index(wanted) if len(out) > 2 else 0], out[-1]
+        if is_traced(converged):
+            return jnp.where(converged.reshape(-1, *[1] * (found.ndim - 1)), found, jnp.nan)
+        return raise_if_failed(found, _outcome(converged))
+
+    def _over(
+        self, kernel: Any, points: Any, backward: bool, wanted: str, tolerance: Any = None, max_steps: int = MAX_STEPS
+    ) -> tuple[Any, ...]:
+        """A kernel over all points, in blocks that fit in memory."""
+        level = default_tolerance(points.dtype) if tolerance is None else tolerance
+        level = jnp.asarray(level, points.dtype) if is_traced(level) else to_jax(level, points.dtype)
+        if not at_top(self, points, level):
+            return kernel(self.source, self.target, points, backward, wanted, level, max_steps)
+        num, dim = points.shape
+        # A network holds about as many numbers at one point as it has parameters for each dimension.
+        item = sum(leaf.size for leaf in jax.tree.leaves(self._sides) if eqx.is_array(leaf)) // dim + dim
+        size = batch_size(item if kernel is _solve else item * dim, _BLOCK)
+        host, parts = np.asarray(points), []
+        for start in range(0, max(num, 1), size):
+            block = host[start : start + size]
+            filled = pad(block, min(point_bucket(len(block)), size)) if num else np.zeros((1, dim), host.dtype)
+            out = kernel(self.source, self.target, jax.device_put(filled), backward, wanted, level, max_steps)
+            parts.append([np.asarray(value)[: len(block)] for value in out])
+        return tuple(to_jax(np.concatenate(values)) for values in zip(*parts, strict=True))
+
+    def __repr__(self) -> str:
+        sides = [
+            f"{side.num_members} {type(side.potential).__name__} on the {name}"
+            for name, side in zip(("source", "target"), (self.source, self.target), strict=True)
+            if side is not None
+        ]
+        back = ", reversed" if self.is_reversed else ""
+        return f"BrenierMap({' and '.join(sides)}, {self.num_dimensions} dimensions{back})"
+
+
+def _stacked(leaf: Any) -> Any:
+    """A leaf of one potential, as one of an ensemble of one."""
+    if isinstance(leaf, bool) or not eqx.is_array_like(leaf):
+        return leaf
+    return jnp.asarray(leaf)[None] if is_traced(leaf) else to_jax(np.asarray(leaf)[None])
+
+
+def _outcome(converged: Any) -> Any:
+    fine = bool(np.all(np.asarray(converged)))
+    return RESULTS.successful if fine else RESULTS.conjugate_not_converged
+
+
+# -- kernels -----------------------------------------------------------------------------------------------------------
+
+
+def _way(source: Members | None, target: Members | None, backward: bool, level: Array, max_steps: int) -> Any:
+    mean = average(source, target)
+    return lambda point: (mean.backward if backward else mean.forward)(point, level, max_steps)
+
+
+@program
+def _solve(
+    source: Members | None,
+    target: Members | None,
+    points: Array,
+    backward: bool,
+    wanted: str,
+    level: Array,
+    max_steps: int,
+) -> tuple[Array, ...]:
+    """All about each point, by one program for all methods; where nothing is solved for, what is wanted alone."""
+    found = jax.vmap(_way(source, target, backward, level, max_steps))(points)
+    return tuple(found) if backward or target is not None else (getattr(found, wanted), found.converged)
+
+
+@program
+def _jacobians(
+    source: Members | None,
+    target: Members | None,
+    points: Array,
+    backward: bool,
+    wanted: str,
+    level: Array,
+    max_steps: int,
+) -> tuple[Array, Array]:
+    """Jacobians of the map, or their log-determinants, and whether all points were found."""
+    way = _way(source, target, backward, level, max_steps)
+
+    def image(point: Array) -> tuple[Array, Array]:
+        found = way(point)
+        return found.point, found.converged
+
+    matrices, converged = jax.vmap(jax.jacfwd(image, has_aux=True))(points)
+    matrices = 0.5 * (matrices + jnp.swapaxes(matrices, 1, 2))
+    return matrices if wanted == "matrix" else jnp.linalg.slogdet(matrices)[1], converged
+
+
+@program
+def _member_images(
+    source: Members | None,
+    target: Members | None,
+    points: Array,
+    backward: bool,
+    wanted: str,
+    level: Array,
+    max_steps: int,
+) -> tuple[Array, Array]:
+    """Images under each member, members of the points' side first; backward, these are the target's."""
+    mean = average(target, source) if backward else average(source, target)
+
+    def one(point: Array) -> tuple[Array, Array]:
+        images, found = mean.images(mean.line.whiten_source(point), level, max_steps)
+        converged = jnp.asarray(True) if found is None else jnp.all(found.converged)
+        return jax.vmap(mean.line.target_point)(images), converged
+
+    return jax.vmap(one)(points)
