@@ -67,6 +67,13 @@ class RESULTS(eqx.Enumeration):
         "Some points that a map sends to given ones were not found: a potential is nearly flat or nearly kinked there. "
         "Enable float64, or take them as they are from `solve_pull_back`, or raise its `tolerance` or `max_steps`."
     )
+    potential_not_finite = (
+        "Training of the potential met a value that is not finite; the map is the best before that. Lower "
+        "`learning_rate`, and look for points that are far from all others."
+    )
+    potential_interrupted = (
+        "Training of the potential was interrupted; the map is the best until then. Run it again for all its steps."
+    )
 
 
 class ConvergenceError(RuntimeError):

@@ -1,0 +1,97 @@
+"""What held-out points say about trained members, in the units of the data."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from .._base.xla import program
+from .conjugate import conjugate_point
+from .held_out import stacked
+from .interface import AbstractPotential
+from .line import StraightLine
+from .tasks import Task
+
+
+class Evidence(NamedTuple):
+    """The dual value on held-out points, averaged over members; see `BrenierFit`.
+
+    Attributes:
+        value: The dual value.
+        standard_error: Its standard error.
+        trace: The dual value at each look.
+        residual: Root mean square of y - grad phi(x*).
+        converged: Whether all conjugate points were found.
+    """
+
+    value: float
+    standard_error: float
+    trace: np.ndarray
+    residual: float
+    converged: bool
+
+
+def evidence(
+    potential: AbstractPotential,
+    tasks: list[Task],
+    lines: list[StraightLine],
+    on_target: list[bool],
+    values: np.ndarray,
+    size: int,
+) -> Evidence:
+    """Judge members.
+
+    Args:
+        potential: The members, stacked.
+        tasks: What each learned from.
+        lines: The coordinates of each.
+        on_target: Whether each is a potential of target points.
+        values: J of each look and member, in its own coordinates.
+        size: Number of rows for held-out points.
+    """
+    x, _ = stacked([task.source for task in tasks], size)
+    y, _ = stacked([task.target for task in tasks], size)
+    found = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), _terms(potential, x, y))
+    results = []
+    for number, (task, line) in enumerate(zip(tasks, lines, strict=True)):
+        of_x, of_y, rest, converged = (part[number] for part in found)
+        square, means = float(line.scale) ** 2, (np.asarray(line.source_mean), np.asarray(line.target_mean))
+        difference = means[0].astype(np.float64) - means[1]
+        total, variance, known = float(difference @ difference), 0.0, float(difference @ difference)
+        sides = (
+            (task.source, of_x, difference, line.target_matrix),
+            (task.target, of_y, -difference, line.source_matrix),
+        )
+        for side, terms, slope, matrix in sides:
+            num = len(side.held_out)
+            share = np.ones(num) if side.weight is None else side.weight[side.held_out]
+            share = share / share.sum()
+            centered = square * side.points[side.held_out].astype(np.float64) @ np.asarray(matrix, np.float64)
+            fixed = np.sum(centered**2, axis=1) + 2 * centered @ slope
+            each = fixed - 2 * square * terms[:num]
+            total, known = total + share @ each, known + share @ fixed
+            variance += np.sum(share**2 * (each - share @ each) ** 2)
+        num = len(task.target.held_out)
+        rest = square * rest[:num] @ np.asarray(line.source_matrix, np.float64)
+        residual = np.mean(np.sum(rest**2, axis=1))
+        results.append([total, variance, residual, converged[:num].all(), *(known - 2 * square * values[:, number])])
+    numbers = np.array(results)
+    value, _, residual, converged = numbers[:, :4].mean(axis=0)
+    # Members of one side are judged by different points; those of the two sides by the same ones.
+    sides = [numbers[np.array(on_target) == side, 1] for side in (False, True)]
+    error = sum(np.sqrt(side.sum()) for side in sides if len(side)) / len(numbers)
+    return Evidence(value, error, numbers[:, 4:].mean(axis=0), float(np.sqrt(residual)), converged == 1)
+
+
+@program
+def _terms(potential: AbstractPotential, x: Any, y: Any) -> tuple[Any, Any, Any, Any]:
+    """phi(x), phi*(y), the residual of the conjugate points and whether they were found, of every member."""
+
+    def one(potential: AbstractPotential, x: Any, y: Any) -> tuple[Any, Any, Any, Any]:
+        def conjugate(y: Any) -> tuple[Any, Any, Any]:
+            found = conjugate_point(potential.gradient, y, y)
+            return found.point @ y - potential.value(found.point), found.rest, found.converged
+
+        return jax.vmap(potential.value)(x), *jax.vmap(conjugate)(y)
+
+    return jax.vmap(one)(potential, x, y)

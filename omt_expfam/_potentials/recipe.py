@@ -1,0 +1,71 @@
+"""How a potential is trained, from the numbers of points and dimensions alone; measured in docs/experiments."""
+
+import dataclasses
+import math
+from typing import Any
+
+from .._base.arguments import as_count, as_scalar
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """All that `fit_brenier` may be told about the training, resolved.
+
+    Attributes:
+        num_members: Members on the source side.
+        num_target_members: Members on the target side.
+        num_layers: Layers of a network.
+        width: Units of a layer.
+        noise: Standard deviation of the smoothing noise, in whitened units.
+        num_steps: Steps of Adam.
+        batch_size: Points of either sample per step.
+        learning_rate: The largest learning rate.
+        ascent_steps: Steps of the search for conjugate points, per step.
+    """
+
+    num_members: int
+    num_target_members: int
+    num_layers: int
+    width: int
+    noise: float
+    num_steps: int
+    batch_size: int
+    learning_rate: float
+    ascent_steps: int
+
+
+def recipe(num_points: int, dim: int, **given: Any) -> Recipe:
+    """What is given, checked, and the rest by rule; ``None`` asks for the rule.
+
+    Args:
+        num_points: Points of the smaller sample.
+        dim: Dimension d.
+        given: Any attributes of `Recipe`.
+    """
+    few = num_points <= 8192
+    rule = Recipe(
+        num_members=4 if few else 1,
+        num_target_members=0,
+        num_layers=2 if few else 3,
+        width=64,
+        noise=min(0.6, 1.25 * math.sqrt(dim / num_points)) if few else 0.0,
+        num_steps=1000 if num_points <= 1000 else 2000 if few else 6000,
+        batch_size=256,
+        learning_rate=0.03 if dim <= 16 else 0.01,
+        ascent_steps=5,
+    )
+    values = {name: value for name, value in given.items() if value is not None}
+    for name in ("num_members", "num_target_members"):
+        if name in values:
+            values[name] = as_count(name, values[name], minimum=0)
+    for name in ("num_layers", "width", "num_steps", "batch_size"):
+        if name in values:
+            values[name] = as_count(name, values[name])
+    if "noise" in values:
+        values["noise"] = float(as_scalar("noise", values["noise"]))
+    if "learning_rate" in values:
+        values["learning_rate"] = float(as_scalar("learning_rate", values["learning_rate"], strict=True))
+    chosen = dataclasses.replace(rule, **values)
+    if chosen.num_members + chosen.num_target_members == 0:
+        raise ValueError("`num_members` and `num_target_members` must not both be 0: a map needs a potential.")
+    return chosen
