@@ -14,6 +14,7 @@ from ._posterior_plans.correspondences import PosteriorCorrespondences as Poster
 from ._posteriors.credible import CredibleInterval as CredibleInterval
 from ._posteriors.label_free import LabelFree as LabelFree
 from ._potentials.map import ConjugatePoints as ConjugatePoints
+from ._potentials.network import InputConvexNetwork as InputConvexNetwork
 from ._time_courses.groups import GroupFlows as GroupFlows, GroupShares as GroupShares
 from ._time_courses.trajectory import Lineage as Lineage
 from ._weights.entropic import WeightCoupling as WeightCoupling

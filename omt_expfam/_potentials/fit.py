@@ -138,6 +138,8 @@ def fit_brenier(
     key = as_key(key)
     source, target, dtype = read_samples(key, x, y, start, source_weight, target_weight)
     dim, fewest = source.points.shape[1], min(len(source.points), len(target.points))
+    if potential is not None and not isinstance(potential, AbstractPotential):
+        raise TypeError(f"`potential` must be an AbstractPotential or None; got {type(potential).__name__}.")
     if potential is not None and potential.num_dimensions != dim:
         raise ValueError(f"`potential` must be of {dim} dimensions, as `x`; got {potential.num_dimensions}.")
     chosen = recipe(
