@@ -1,4 +1,4 @@
-"""What the Gaussian families share: moments, the stable log-density, and EM from first and second moments."""
+"""What the Gaussian families share: everything but the structure of the covariance, which is an object of its own."""
 
 import abc
 import math
@@ -6,14 +6,18 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from omt_expfam.extend import (
     AbstractCovariance,
     AbstractEMFamily,
     AbstractExponentialFamily,
+    AbstractInvertibleCovariance,
+    AbstractLinearCovariance,
     AbstractRegularEMFamily,
     map_components,
+    to_jax,
     unfused,
 )
 
@@ -29,133 +33,143 @@ class AbstractGaussian(AbstractExponentialFamily, AbstractEMFamily):
     loc: Float[Array, "K d"]
     standardization: ClassVar = "coordinate"
 
-    # -- the structure of the covariance, for one component -------------------------------------------------------
-
     @abc.abstractmethod
-    def _whiten(self, x: Float[Array, " d"]) -> Float[Array, " p"]:
-        """A vector whose squared length is the squared Mahalanobis length of ``x``."""
-
-    @abc.abstractmethod
-    def _noise(self, key: Key[Array, ""]) -> Float[Array, " d"]:
-        """A centered draw."""
-
-    @abc.abstractmethod
-    def _log_det(self) -> Float[Array, ""]:
-        """The log-determinant of the covariance."""
-
-    @abc.abstractmethod
-    def _relative_trace(self, other: "AbstractGaussian") -> Float[Array, ""]:
-        """tr(other's precision x own covariance), for the KL divergence."""
+    def _form(self) -> AbstractInvertibleCovariance:
+        """The covariance, of one component or of all."""
 
     @staticmethod
     @abc.abstractmethod
     def _from_form(mean: Float[Array, "K d"], covariance: AbstractCovariance) -> "AbstractGaussian":
         """Components with these moments, of this family where it holds the structure, else of the next wider one."""
 
-    # -- densities, draws and moments -----------------------------------------------------------------------------
-
     @property
     def dim(self) -> int:
         return self.loc.shape[-1]
 
     def _log_prob(self, x: Float[Array, " d"]) -> Float[Array, ""]:
-        z = unfused(self._whiten(x - self.loc))
-        return -0.5 * (jnp.sum(z * z) + self.dim * LOG_2PI + self._log_det())
+        form = self._form()
+        z = unfused(form.whiten(x - self.loc))
+        return -0.5 * (jnp.sum(z * z) + self.dim * LOG_2PI + form.log_det())
 
     def _sample(self, key: Key[Array, ""]) -> Float[Array, " d"]:
-        return self.loc + self._noise(key)
+        return self.loc + self._form().noise(key)
 
     def _mean(self) -> Float[Array, " d"]:
         return self.loc
+
+    def _covariance(self) -> Float[Array, "d d"]:
+        return self._form().matrix()
+
+    def gaussian_form(self) -> AbstractCovariance:
+        return self._form()
 
     def with_gaussian_form(self, mean: Float[Array, "K d"], covariance: AbstractCovariance) -> "AbstractGaussian":
         return self._from_form(mean, covariance)
 
     def _entropy(self) -> Float[Array, ""]:
-        return 0.5 * (self.dim * (1 + LOG_2PI) + self._log_det())
+        return 0.5 * (self.dim * (1 + LOG_2PI) + self._form().log_det())
 
     def _kl_divergence(self, other: "AbstractGaussian") -> Float[Array, ""]:
-        z = other._whiten(self.loc - other.loc)
-        log_ratio = other._log_det() - self._log_det()
-        return 0.5 * (self._relative_trace(other) - self.dim + jnp.sum(z * z) + log_ratio)
+        own, theirs = self._form(), other._form()
+        z = theirs.whiten(self.loc - other.loc)
+        log_ratio = theirs.log_det() - own.log_det()
+        return 0.5 * (own.relative_trace(theirs) - self.dim + jnp.sum(z * z) + log_ratio)
+
+    def _affine(self, shift: Float[Array, " d"], scale: Float[Array, " d"]) -> "AbstractGaussian":
+        scaled = jax.vmap(lambda form: form.scaled(scale))(self._form())
+        return self._from_form(shift[None] + scale[None] * self.loc, scaled)
 
 
 class AbstractMomentGaussian(AbstractGaussian, AbstractRegularEMFamily):
-    """Gaussian components that are a regular exponential family in first and second moments: T(x) = (x, q(x))."""
+    """Gaussian components that are a regular exponential family in first and second moments: T(x) = (x, q(x)).
+
+    The quadratic statistics q are the coordinates of x x^T in the structure of the covariance.
+    """
+
+    _structure: ClassVar[type[AbstractLinearCovariance]]
 
     @abc.abstractmethod
-    def _second_moments(self, x: Float[Array, " d"]) -> Float[Array, " q"]:
-        """The quadratic sufficient statistics of one point."""
-
-    @abc.abstractmethod
-    def _with_moments(self, mean: Float[Array, "K d"], scatter: Float[Array, "K q"]) -> "AbstractMomentGaussian":
-        """Components with the given means and centered second moments."""
-
-    @abc.abstractmethod
-    def _square(self, mean: Float[Array, "K d"]) -> Float[Array, "K q"]:
-        """The quadratic statistics of the means."""
-
-    @abc.abstractmethod
-    def _ridge(self, ridge: Float[Array, ""]) -> Float[Array, " q"]:
-        """The quadratic statistics of ``ridge`` times the identity."""
-
-    @abc.abstractmethod
-    def _whitened_trace(self, scatter: Float[Array, " q"]) -> Float[Array, ""]:
-        """tr(Sigma^-1 S) for the centered second moments S."""
-
-    @abc.abstractmethod
-    def _scatter(self) -> Float[Array, "K q"]:
-        """The centered second moments."""
+    def _form(self) -> AbstractLinearCovariance:
+        """The covariance, of one component or of all."""
 
     # -- the exponential-family view ------------------------------------------------------------------------------
 
     def _sufficient_statistics(self, x: Float[Array, " d"]) -> Float[Array, " m"]:
-        return jnp.concatenate([x, self._second_moments(x)])
+        return jnp.concatenate([x, self._structure.coordinates(x)])
 
     def _mean_parameters(self) -> Float[Array, " m"]:
-        batched = jax.tree.map(lambda leaf: leaf[None], self)
-        return jnp.concatenate([self.loc, (batched._scatter() + batched._square(self.loc[None]))[0]])
+        return jnp.concatenate([self.loc, self._form().own_coordinates() + self._structure.coordinates(self.loc)])
 
     def with_mean_parameters(self, mean_parameters: Float[Array, "K m"]) -> "AbstractMomentGaussian":
         mean, second = mean_parameters[:, : self.dim], mean_parameters[:, self.dim :]
         return self._with_moments(mean, second - self._square(mean))
 
+    def _natural_parameters(self) -> Float[Array, " m"]:
+        return jnp.concatenate(self._form().natural(self.loc))
+
+    def _log_partition(self, eta: Float[Array, " m"]) -> Float[Array, ""]:
+        return self._structure.log_integral(eta[: self.dim], eta[self.dim :]) + 0.5 * self.dim * LOG_2PI
+
+    def with_natural_parameters(self, natural_parameters: Float[Array, "K m"]) -> "AbstractMomentGaussian":
+        parts = natural_parameters[:, : self.dim], natural_parameters[:, self.dim :]
+        return self._made(*jax.vmap(self._structure.from_natural)(*parts))
+
     def _negative_dual(self) -> Float[Array, ""]:
         return self._entropy()
 
+    def _log_partition_at_own(self) -> Float[Array, ""]:
+        """The log-partition at the component's own natural parameters, without factoring the precision anew."""
+        form = self._form()
+        z = form.whiten(self.loc)
+        return 0.5 * (jnp.sum(z * z) + form.log_det() + self.dim * LOG_2PI)
+
+    def _made(self, mean: Float[Array, "K d"], form: AbstractCovariance) -> "AbstractMomentGaussian":
+        """Components of this family with these moments."""
+        components = self._from_form(mean, form)
+        assert isinstance(components, type(self))
+        return components
+
+    def _with_moments(self, mean: Float[Array, "K d"], scatter: Float[Array, "K q"]) -> "AbstractMomentGaussian":
+        """Components with the given means and centered second moments."""
+        return self._made(mean, jax.vmap(lambda s: self._structure.from_coordinates(s, self.dim))(scatter))
+
+    def _square(self, mean: Float[Array, "K d"]) -> Float[Array, "K q"]:
+        """The quadratic statistics of the means."""
+        return jax.vmap(self._structure.coordinates)(mean)
+
     # -- EM: natural form in float64, centered form in float32 ----------------------------------------------------
 
-    def _seeding(self, num_components: int) -> AbstractRegularEMFamily:
-        blank = type(self)._blank(num_components, self.dim, self.dtype)
-        assert isinstance(blank, AbstractMomentGaussian)
+    @classmethod
+    def _blank(cls, num_components: int, dim: int, dtype: Any, **fixed: Any) -> "AbstractMomentGaussian":
+        mean = to_jax(np.zeros((num_components, dim), dtype))
+        blank = cls._from_form(mean, cls._structure.identity(num_components, dim, dtype))
+        assert isinstance(blank, cls)
         return blank
 
-    def _prepare(self, x: Float[Array, "d n"], natural: bool) -> Float[Array, "p n"]:
-        if not natural:
+    def _prior_strength(self) -> float:
+        return 3.0
+
+    def _prepare(self, x: Float[Array, "d n"]) -> Float[Array, "p n"]:
+        if x.dtype != jnp.float64:
             return x
         return jax.vmap(self._sufficient_statistics, in_axes=1, out_axes=1)(x)
 
-    def _table(self, data: Float[Array, "m n"], natural: bool) -> Float[Array, "K n"]:
-        if natural:
-            eta = self.natural_parameters()
-            return unfused(eta @ data) - jax.vmap(lambda c: c._log_partition_at_own())(self)[:, None]
-        return map_components(lambda c: jax.vmap(c._log_prob, in_axes=1)(data), self, data.size)
+    def _table(self, data: Float[Array, "m n"]) -> Float[Array, "K n"]:
+        if data.dtype != jnp.float64:
+            return map_components(lambda c: jax.vmap(c._log_prob, in_axes=1)(data), self, data.size)
+        eta = self.natural_parameters()
+        return unfused(eta @ data) - jax.vmap(lambda c: c._log_partition_at_own())(self)[:, None]
 
-    def _log_partition_at_own(self) -> Float[Array, ""]:
-        """The log-partition at the component's own natural parameters, without factoring the precision anew."""
-        z = self._whiten(self.loc)
-        return 0.5 * (jnp.sum(z * z) + self._log_det() + self.dim * LOG_2PI)
-
-    def _accumulate(self, data: Float[Array, "p n"], responsibilities: Float[Array, "K n"], natural: bool) -> "Moments":
-        counts = jnp.sum(responsibilities, axis=1)
-        if natural:
+    def _accumulate(self, data: Float[Array, "p n"], responsibilities: Float[Array, "K n"]) -> "Moments":
+        if data.dtype == jnp.float64:
             sums = responsibilities @ data.T
             return Moments(sums[:, : self.dim], sums[:, self.dim :], jnp.zeros_like(self.loc))
+        counts = jnp.sum(responsibilities, axis=1)
 
         def one(item: tuple[Any, Array]) -> tuple[Array, Array]:
             component, weight = item
             centered = data - component.loc[:, None]
-            second = jax.vmap(self._second_moments, in_axes=1, out_axes=1)(centered)
+            second = jax.vmap(self._structure.coordinates, in_axes=1, out_axes=1)(centered)
             return centered @ weight, second @ weight
 
         first, second = map_components(one, (self, responsibilities), data.size)
@@ -175,11 +189,13 @@ class AbstractMomentGaussian(AbstractGaussian, AbstractRegularEMFamily):
     ) -> "AbstractMomentGaussian":
         mean, scatter = self._center(counts, sums)
         share = (counts / (counts + strength))[:, None]
-        return self._with_moments(mean, share * scatter + (1 - share) * target[None] + self._ridge(ridge)[None])
+        unit = self._structure.identity(1, self.dim, self.dtype)
+        floor = ridge * jax.vmap(lambda c: c.own_coordinates())(unit)
+        return self._with_moments(mean, share * scatter + (1 - share) * target[None] + floor)
 
     def _log_prior(self, target: Float[Array, " q"], strength: Float[Array, ""]) -> Float[Array, " K"]:
         """-strength/2 (log det Sigma + tr(Sigma^-1 target)), whose mode in Sigma is the target, singular or not."""
-        return jax.vmap(lambda c: -0.5 * strength * (c._log_det() + c._whitened_trace(target)))(self)
+        return jax.vmap(lambda form: -0.5 * strength * (form.log_det() + form.inverse_trace(target)))(self._form())
 
     def _center(self, counts: Float[Array, " K"], sums: "Moments") -> tuple[Array, Array]:
         """Means and centered second moments; empty components get their origin and zero."""

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from omt_expfam.extend import (
     AbstractEMFamily,
+    AbstractPriors,
     location_prior,
     map_components,
     positive_prior,
@@ -21,7 +22,6 @@ from omt_expfam.extend import (
 
 from ._side_scales import common_scale, expected_log_density, separate_scales
 from ._two_sided import raised, TwoSided
-from .diagonal_gaussian import DiagonalGaussian
 
 # Quantiles tried as first locations; an odd number, so that the median is one.
 _START_LEVELS = 17
@@ -42,6 +42,15 @@ class Membership(NamedTuple):
     responsibilities: Float[Array, "K n"]
 
 
+class LocationPriors(AbstractPriors):
+    """Normal locations, and log-normal scales about that of a component's share of the data."""
+
+    def default(self, components: "AbstractLocationFamily", x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
+        center, scale = spread_of(x)
+        own = positive_prior(_scale_of(components, jax.device_put(within_scale(scale, components.num_components))))
+        return {"loc": location_prior(center, scale)} | dict.fromkeys(components._scale_names, own)
+
+
 class AbstractLocationFamily(AbstractEMFamily):
     """K components with independent coordinates, each a two-sided law moved to its location.
 
@@ -49,7 +58,9 @@ class AbstractLocationFamily(AbstractEMFamily):
     """
 
     loc: Float[Array, "K d"]
+    standardization: ClassVar = "coordinate"
     streams: ClassVar[bool] = False
+    priors: ClassVar[AbstractPriors] = LocationPriors()
     smoothness: ClassVar = 1
 
     @abc.abstractmethod
@@ -84,27 +95,16 @@ class AbstractLocationFamily(AbstractEMFamily):
 
     # -- EM: what does not depend on how locations are found --------------------------------------------------------
 
-    def _seeding(self, num_components: int) -> DiagonalGaussian:
-        return DiagonalGaussian._blank(num_components, self.dim, self.dtype)
-
-    def _priors(self, x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
-        center, scale = spread_of(x)
-        own = positive_prior(_scale_of(self, jax.device_put(within_scale(scale, self.num_components))))
-        return {"loc": location_prior(center, scale)} | dict.fromkeys(self._scale_names, own)
-
     @property
     def _scale_names(self) -> tuple[str, ...]:
         """The parameters that are scales, each with the same prior."""
         return ("scale_left", "scale_right")
 
-    def _prior_strength(self) -> float:
-        return 3.0
-
-    def _prepare(self, x: Float[Array, "d n"], natural: bool) -> SortedData:
+    def _prepare(self, x: Float[Array, "d n"]) -> SortedData:
         order = jnp.argsort(x, axis=1)
         return SortedData(x, order, jnp.take_along_axis(x, order, axis=1))
 
-    def _accumulate(self, data: SortedData, responsibilities: Float[Array, "K n"], natural: bool) -> Membership:
+    def _accumulate(self, data: SortedData, responsibilities: Float[Array, "K n"]) -> Membership:
         return Membership(data, responsibilities)
 
     def _pooled(self, counts: Float[Array, " K"], sums: Membership) -> Float[Array, " d"]:
@@ -178,9 +178,6 @@ class AbstractTwoSidedFamily(AbstractLocationFamily):
             weight: Their responsibilities.
             pseudo: What the pseudo-observations add to the power sums of either side, wherever the location.
         """
-
-    def _table(self, data: SortedData, natural: bool) -> Float[Array, "K n"]:
-        return map_components(lambda c: jax.vmap(c._log_prob, in_axes=1)(data.x), self, data.x.size)
 
     def _maximize(
         self,
@@ -258,8 +255,8 @@ class AbstractTwoSidedFamily(AbstractLocationFamily):
         self, x: Float[Array, "d n"], responsibilities: Float[Array, "K n"], ridge: Float[Array, ""]
     ) -> "AbstractTwoSidedFamily":
         """The best of weighted quantiles, then an M-step; both with one pseudo-observation."""
-        data, one = self._prepare(x, natural=False), jnp.ones((), x.dtype)
-        counts, sums = jnp.sum(responsibilities, axis=1), self._accumulate(data, responsibilities, natural=False)
+        data, one = self._prepare(x), jnp.ones((), x.dtype)
+        counts, sums = jnp.sum(responsibilities, axis=1), self._accumulate(data, responsibilities)
         target = self._pooled(counts, sums)
         # Empty components have the quantiles of all points.
         total = jnp.sum(responsibilities, axis=0)

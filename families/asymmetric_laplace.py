@@ -64,9 +64,6 @@ class AsymmetricLaplace(AbstractTwoSidedFamily):
         one = jnp.ones((num_components, dim), dtype)
         return AsymmetricLaplace(jnp.zeros_like(one), one, one)
 
-    def _num_parameters(self) -> int:
-        return 3 * self.dim
-
     @property
     def _equal_scales(self) -> bool:
         return False

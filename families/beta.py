@@ -11,6 +11,7 @@ from numpyro.distributions import constraints
 
 from omt_expfam.extend import (
     AbstractCoordinateFamily,
+    AbstractPriors,
     AbstractShape,
     ArrayLike,
     as_floating,
@@ -24,6 +25,16 @@ from omt_expfam.extend import (
 
 # The prior standard deviation of the logarithms of both parameters: their scale follows from moments, roughly.
 _LOG_SPREAD = 1.5
+
+
+class _Priors(AbstractPriors):
+    """Log-normal priors of both parameters, about those that moments suggest."""
+
+    def default(self, components: "Beta", x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
+        center, scale = spread_of(x)
+        total = center * (1 - center) / within_scale(scale, components.num_components) ** 2
+        priors = positive_prior(center * total, _LOG_SPREAD), positive_prior((1 - center) * total, _LOG_SPREAD)
+        return dict(zip(("concentration1", "concentration0"), priors, strict=True))
 
 
 class Beta(AbstractCoordinateFamily):
@@ -40,6 +51,8 @@ class Beta(AbstractCoordinateFamily):
     concentration1: Float[Array, "K d"]
     concentration0: Float[Array, "K d"]
     support: ClassVar = constraints.open_interval(0.0, 1.0)
+
+    priors: ClassVar = _Priors()
 
     def __init__(self, concentration1: ArrayLike, concentration0: ArrayLike):
         """Build components from the two concentrations, each of shape ``[K, d]``; the mean grows with the first.
@@ -103,12 +116,6 @@ class Beta(AbstractCoordinateFamily):
     @classmethod
     def _blank(cls, num_components: int, dim: int, dtype: Any, **fixed: Any) -> "Beta":
         return Beta(jnp.ones((num_components, dim), dtype), jnp.ones((num_components, dim), dtype))
-
-    def _priors(self, x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
-        center, scale = spread_of(x)
-        total = center * (1 - center) / within_scale(scale, self.num_components) ** 2
-        priors = positive_prior(center * total, _LOG_SPREAD), positive_prior((1 - center) * total, _LOG_SPREAD)
-        return dict(zip(("concentration1", "concentration0"), priors, strict=True))
 
 
 class BetaShape(AbstractShape):

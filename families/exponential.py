@@ -8,6 +8,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
 from omt_expfam.extend import (
+    AbstractPriors,
     ArrayLike,
     as_floating,
     batch_size,
@@ -31,6 +32,15 @@ from ._two_sided import ExponentialShape, LocationLaw, TwoSided
 _OUTSIDE = 1e9
 
 
+class _Priors(AbstractPriors):
+    """Normal locations, and log-normal rates."""
+
+    def default(self, components: "Exponential", x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
+        center, scale = spread_of(x)
+        rate = positive_prior(1 / within_scale(scale, components.num_components))
+        return {"loc": location_prior(center, scale), "rate": rate}
+
+
 class Exponential(AbstractLocationFamily):
     """K components with independent exponential coordinates: density rate exp(-rate (x - loc)) for x >= loc.
 
@@ -49,6 +59,7 @@ class Exponential(AbstractLocationFamily):
 
     rate: Float[Array, "K d"]
     smoothness: ClassVar = 0
+    priors: ClassVar = _Priors()
 
     def __init__(self, loc: ArrayLike, rate: ArrayLike):
         """Build components from locations and rates, each of shape ``[K, d]``.
@@ -79,15 +90,7 @@ class Exponential(AbstractLocationFamily):
     def _blank(cls, num_components: int, dim: int, dtype: Any, **fixed: Any) -> "Exponential":
         return Exponential(jnp.zeros((num_components, dim), dtype), jnp.ones((num_components, dim), dtype))
 
-    def _num_parameters(self) -> int:
-        return 2 * self.dim
-
-    def _priors(self, x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
-        center, scale = spread_of(x)
-        rate = positive_prior(1 / within_scale(scale, self.num_components))
-        return {"loc": location_prior(center, scale), "rate": rate}
-
-    def _table(self, data: SortedData, natural: bool) -> Float[Array, "K n"]:
+    def _table(self, data: SortedData) -> Float[Array, "K n"]:
         """Log-densities that are finite, but very small, outside the support."""
 
         def one(component: "Exponential") -> Float[Array, " n"]:
@@ -147,7 +150,7 @@ class Exponential(AbstractLocationFamily):
             locs, own = jax.lax.fori_loop(0, self.dim, coordinate, (locs, joint[k]))
             return locs, joint.at[k].set(own)
 
-        joint = joint_table(log_weights, self, data, natural=False)
+        joint = joint_table(log_weights, self, data)
         locs, _ = jax.lax.fori_loop(0, self.loc.shape[0], component, (self.loc, joint))
         return Exponential(locs, self.rate)
 
@@ -155,8 +158,8 @@ class Exponential(AbstractLocationFamily):
         self, x: Float[Array, "d n"], responsibilities: Float[Array, "K n"], ridge: Float[Array, ""]
     ) -> "Exponential":
         """Locations at the smallest points assigned to each component, so that every point is in some support."""
-        data = self._prepare(x, natural=False)
-        counts, sums = jnp.sum(responsibilities, axis=1), self._accumulate(data, responsibilities, natural=False)
+        data = self._prepare(x)
+        counts, sums = jnp.sum(responsibilities, axis=1), self._accumulate(data, responsibilities)
         used = jnp.sum(responsibilities, axis=0) > 0
         label = jnp.argmax(responsibilities, axis=0)
 

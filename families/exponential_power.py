@@ -1,6 +1,6 @@
 """Components with independent exponential power coordinates: Laplace, Gaussian and what lies between and beyond."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -22,11 +22,25 @@ from omt_expfam.extend import (
     ProductForm,
 )
 
-from ._location_base import AbstractTwoSidedFamily
+from ._location_base import AbstractTwoSidedFamily, LocationPriors
 from ._two_sided import AbstractTwoSidedShape, LocationLaw, product_form, TwoSided
 from .diagonal_gaussian import DiagonalGaussian
 
 _SCALES = ("scale_left", "scale_right")
+
+
+class _Priors(LocationPriors):
+    """Those of location families; ``scale`` is both scales where they are equal."""
+
+    def parameters(self, components: "ExponentialPower", names: tuple[str, ...]) -> dict[str, Array]:
+        return {name: components.scale_right if name == "scale" else getattr(components, name) for name in names}
+
+    def with_parameters(self, components: "ExponentialPower", parameters: dict[str, Array]) -> "ExponentialPower":
+        names = ("loc", *_SCALES)
+        values = {name: getattr(components, name) for name in names} | parameters
+        if "scale" in parameters:
+            values |= dict.fromkeys(_SCALES, parameters["scale"])
+        return components._with(*(values[name] for name in names))
 
 
 class ExponentialPower(AbstractTwoSidedFamily):
@@ -57,6 +71,7 @@ class ExponentialPower(AbstractTwoSidedFamily):
     power_left: Float[Array, "K d"]
     power_right: Float[Array, "K d"]
     symmetric: bool = eqx.field(static=True)
+    priors: ClassVar = _Priors()
 
     def __init__(
         self,
@@ -93,16 +108,6 @@ class ExponentialPower(AbstractTwoSidedFamily):
     @property
     def _scale_names(self) -> tuple[str, ...]:
         return ("scale",) if self.symmetric else ("scale_left", "scale_right")
-
-    def _parameters(self, names: tuple[str, ...]) -> dict[str, Array]:
-        """The fields; ``scale`` is both scales where they are equal."""
-        return {name: self.scale_right if name == "scale" else getattr(self, name) for name in names}
-
-    def _with_parameters(self, parameters: dict[str, Array]) -> "ExponentialPower":
-        values = {"loc": self.loc, "scale_left": self.scale_left, "scale_right": self.scale_right, **parameters}
-        if "scale" in parameters:
-            values |= dict.fromkeys(_SCALES, parameters["scale"])
-        return self._with(values["loc"], values["scale_left"], values["scale_right"])
 
     # -- transport, NumPyro -----------------------------------------------------------------------------------------
 

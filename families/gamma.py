@@ -11,6 +11,7 @@ from numpyro.distributions import constraints
 
 from omt_expfam.extend import (
     AbstractCoordinateFamily,
+    AbstractPriors,
     AbstractShape,
     ArrayLike,
     as_floating,
@@ -24,6 +25,16 @@ from omt_expfam.extend import (
 
 # The prior standard deviation of the logarithms of both parameters: their scale follows from moments, roughly.
 _LOG_SPREAD = 1.5
+
+
+class _Priors(AbstractPriors):
+    """Log-normal priors of both parameters, about those that moments suggest."""
+
+    def default(self, components: "Gamma", x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
+        center, scale = spread_of(x)
+        concentration = (center / within_scale(scale, components.num_components)) ** 2
+        priors = positive_prior(concentration, _LOG_SPREAD), positive_prior(concentration / center, _LOG_SPREAD)
+        return dict(zip(("concentration", "rate"), priors, strict=True))
 
 
 class Gamma(AbstractCoordinateFamily):
@@ -41,6 +52,8 @@ class Gamma(AbstractCoordinateFamily):
     rate: Float[Array, "K d"]
     support: ClassVar = constraints.positive
     standardization: ClassVar = "scale"
+
+    priors: ClassVar = _Priors()
 
     def __init__(self, concentration: ArrayLike, rate: ArrayLike):
         """Build components from concentrations and rates, each of shape ``[K, d]``.
@@ -110,12 +123,6 @@ class Gamma(AbstractCoordinateFamily):
     @classmethod
     def _blank(cls, num_components: int, dim: int, dtype: Any, **fixed: Any) -> "Gamma":
         return Gamma(jnp.ones((num_components, dim), dtype), jnp.ones((num_components, dim), dtype))
-
-    def _priors(self, x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
-        center, scale = spread_of(x)
-        concentration = (center / within_scale(scale, self.num_components)) ** 2
-        priors = positive_prior(concentration, _LOG_SPREAD), positive_prior(concentration / center, _LOG_SPREAD)
-        return dict(zip(("concentration", "rate"), priors, strict=True))
 
     def _affine(self, shift: Float[Array, " d"], scale: Float[Array, " d"]) -> "Gamma":
         return Gamma(self.concentration, self.rate / scale[None])

@@ -58,9 +58,6 @@ class Laplace(AbstractTwoSidedFamily):
     def _blank(cls, num_components: int, dim: int, dtype: Any, **fixed: Any) -> "Laplace":
         return Laplace(jnp.zeros((num_components, dim), dtype), jnp.ones((num_components, dim), dtype))
 
-    def _num_parameters(self) -> int:
-        return 2 * self.dim
-
     @property
     def _equal_scales(self) -> bool:
         return True

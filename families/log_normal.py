@@ -12,6 +12,7 @@ from numpyro.distributions import constraints
 
 from omt_expfam.extend import (
     AbstractCoordinateFamily,
+    AbstractPriors,
     AbstractShape,
     ArrayLike,
     as_floating,
@@ -32,6 +33,39 @@ from omt_expfam.extend import (
 _LOG_2PI = math.log(2 * math.pi)
 
 
+class _Priors(AbstractPriors):
+    """Normal means and inverse gamma variances of the logarithms."""
+
+    def default(self, components: "LogNormal", x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
+        center, scale = spread_of(np.log(np.asarray(x)))
+        own = scale_prior(within_scale(scale, components.num_components))
+        return {"loc": location_prior(center, scale), "scale": own}
+
+    def hyperparameters(
+        self, components: "LogNormal", priors: dict[str, dist.Distribution], origin: Float[Array, " d"]
+    ) -> dict[str, Any]:
+        check_names(priors, "loc", "scale")
+        variance = read_inverse_gamma("scale", priors["scale"], components.scale, power=0.5)
+        return {"loc": read_normal("loc", priors["loc"], components.loc), "variance": variance}
+
+    def draw(
+        self,
+        key: Key[Array, ""],
+        components: "LogNormal",
+        counts: Float[Array, " K"],
+        sums: Float[Array, "K m"],
+        hyper: Any,
+    ) -> "LogNormal":
+        """The mean of the logarithms given their variance, then the variance given the mean."""
+        loc_key, variance_key = jax.random.split(key)
+        num = counts[:, None]
+        first, second = jnp.moveaxis(sums.reshape(*components.loc.shape, 2), -1, 0)
+        mean = first / jnp.maximum(num, 1)
+        loc = draw_location(loc_key, hyper["loc"], 1 / components.scale**2, counts, mean)
+        squares = jnp.maximum(second - num * mean**2, 0) + num * (mean - loc) ** 2
+        return LogNormal(loc, jnp.sqrt(draw_variance(variance_key, hyper["variance"], num, squares)))
+
+
 class LogNormal(AbstractCoordinateFamily):
     """K components with independent log-normal coordinates: the logarithms are Gaussian.
 
@@ -47,6 +81,8 @@ class LogNormal(AbstractCoordinateFamily):
     scale: Float[Array, "K d"]
     support: ClassVar = constraints.positive
     standardization: ClassVar = "scale"
+
+    priors: ClassVar = _Priors()
 
     def __init__(self, loc: ArrayLike, scale: ArrayLike):
         """Build components from means and standard deviations of the logarithms, each of shape ``[K, d]``.
@@ -120,28 +156,6 @@ class LogNormal(AbstractCoordinateFamily):
     @classmethod
     def _blank(cls, num_components: int, dim: int, dtype: Any, **fixed: Any) -> "LogNormal":
         return LogNormal(jnp.zeros((num_components, dim), dtype), jnp.ones((num_components, dim), dtype))
-
-    def _priors(self, x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
-        center, scale = spread_of(np.log(np.asarray(x)))
-        own = scale_prior(within_scale(scale, self.num_components))
-        return {"loc": location_prior(center, scale), "scale": own}
-
-    def _conjugate(self, priors: dict[str, dist.Distribution], origin: Float[Array, " d"]) -> dict[str, Any]:
-        check_names(priors, "loc", "scale")
-        variance = read_inverse_gamma("scale", priors["scale"], self.scale, power=0.5)
-        return {"loc": read_normal("loc", priors["loc"], self.loc), "variance": variance}
-
-    def _conjugate_step(
-        self, key: Key[Array, ""], counts: Float[Array, " K"], sums: Float[Array, "K m"], hyper: dict[str, Any]
-    ) -> "LogNormal":
-        """The mean of the logarithms given their variance, then the variance given the mean."""
-        loc_key, variance_key = jax.random.split(key)
-        num = counts[:, None]
-        first, second = jnp.moveaxis(sums.reshape(*self.loc.shape, 2), -1, 0)
-        mean = first / jnp.maximum(num, 1)
-        loc = draw_location(loc_key, hyper["loc"], 1 / self.scale**2, counts, mean)
-        squares = jnp.maximum(second - num * mean**2, 0) + num * (mean - loc) ** 2
-        return LogNormal(loc, jnp.sqrt(draw_variance(variance_key, hyper["variance"], num, squares)))
 
     def _affine(self, shift: Float[Array, " d"], scale: Float[Array, " d"]) -> "LogNormal":
         return LogNormal(self.loc + jnp.log(scale)[None], self.scale)

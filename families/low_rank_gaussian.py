@@ -1,6 +1,6 @@
 """Gaussian components whose covariance is a low-rank part plus a diagonal: mixtures of factor analyzers."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,8 @@ from jaxtyping import Array, Float, Key
 
 from omt_expfam.extend import (
     AbstractCovariance,
+    AbstractInvertibleCovariance,
+    AbstractPriors,
     ArrayLike,
     as_count,
     as_floating,
@@ -29,8 +31,69 @@ from omt_expfam.extend import (
 )
 
 from ._gaussian_base import AbstractGaussian
-from .diagonal_gaussian import DiagonalGaussian
 from .gaussian import Gaussian
+
+
+class FactorCovariance(AbstractInvertibleCovariance):
+    """A low-rank part plus a diagonal one: ``factor @ factor.T + diag(variance)``; no d x d matrix is factored."""
+
+    factor: Float[Array, "*K d r"]
+    variance: Float[Array, "*K d"]
+
+    @property
+    def dim(self) -> int:
+        return self.variance.shape[-1]
+
+    def matrix(self) -> Float[Array, "d d"]:
+        return self.factor @ self.factor.T + jnp.diag(self.variance)
+
+    def scale_tril(self) -> Float[Array, "d d"]:
+        return jnp.linalg.cholesky(self.matrix())
+
+    def trace(self) -> Float[Array, ""]:
+        return jnp.sum(self.factor**2) + jnp.sum(self.variance)
+
+    def latent(self) -> tuple[Array, Array]:
+        """Scaled loadings G = D^-1/2 F, and the Cholesky factor of the latent precision I + G'G."""
+        scaled = self.factor / jnp.sqrt(self.variance)[:, None]
+        return scaled, jnp.linalg.cholesky(jnp.eye(scaled.shape[1], dtype=scaled.dtype) + scaled.T @ scaled)
+
+    def regression(self) -> Float[Array, "r d"]:
+        """E[latent | x] as a matrix applied to centered points."""
+        scaled, tril = self.latent()
+        return cho_solve((tril, True), scaled.T / jnp.sqrt(self.variance)[None])
+
+    def whiten(self, x: Float[Array, " d"]) -> Float[Array, " p"]:
+        """Residual and latent mean: their squared lengths add up to the Mahalanobis length without cancellation."""
+        latent = self.regression() @ x
+        return jnp.concatenate([(x - self.factor @ latent) / jnp.sqrt(self.variance), latent])
+
+    def noise(self, key: Key[Array, ""]) -> Float[Array, " d"]:
+        rank = self.factor.shape[-1]
+        z = jax.random.normal(key, (rank + self.dim,), self.variance.dtype)
+        return self.factor @ z[:rank] + jnp.sqrt(self.variance) * z[rank:]
+
+    def log_det(self) -> Float[Array, ""]:
+        return jnp.sum(jnp.log(self.variance)) + 2 * jnp.sum(jnp.log(jnp.diagonal(self.latent()[1])))
+
+    def relative_trace(self, other: "FactorCovariance") -> Float[Array, ""]:
+        columns = jnp.concatenate([self.factor, jnp.diag(jnp.sqrt(self.variance))], axis=1)
+        return jnp.sum(jax.vmap(other.whiten, in_axes=1)(columns) ** 2)
+
+    def scaled(self, scale: Float[Array, " d"]) -> "FactorCovariance":
+        return FactorCovariance(scale[:, None] * self.factor, scale**2 * self.variance)
+
+
+class _Priors(AbstractPriors):
+    """Normal means and loadings, and inverse gamma variances."""
+
+    def default(self, components: "LowRankGaussian", x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
+        center, scale = spread_of(x)
+        within = within_scale(scale, components.num_components)
+        # Half of the variance is the factors', half the diagonal part's, on average.
+        loading = np.broadcast_to((within / (2 * components.rank) ** 0.5)[:, None], (components.dim, components.rank))
+        factor = dist.Normal(jax.device_put(0 * loading), jax.device_put(loading), validate_args=False).to_event(2)
+        return {"loc": location_prior(center, scale), "factor": factor, "variance": variance_prior(within / 2**0.5)}
 
 
 class LowRankGaussian(AbstractGaussian):
@@ -48,6 +111,7 @@ class LowRankGaussian(AbstractGaussian):
 
     factor: Float[Array, "K d r"]
     variance: Float[Array, "K d"]
+    priors: ClassVar = _Priors()
 
     def __init__(self, mean: ArrayLike, factor: ArrayLike, variance: ArrayLike):
         """Build components from means ``[K, d]``, loadings ``[K, d, r]`` and variances ``[K, d]``.
@@ -71,47 +135,23 @@ class LowRankGaussian(AbstractGaussian):
         """The same components with dense covariances."""
         return Gaussian(self.loc, self.covariance())
 
-    # -- the structure of the covariance --------------------------------------------------------------------------
+    def _form(self) -> "FactorCovariance":
+        return FactorCovariance(self.factor, self.variance)
 
-    def _latent(self) -> tuple[Array, Array]:
-        """Scaled loadings G = D^-1/2 F, and the Cholesky factor of the latent precision I + G'G."""
-        scaled = self.factor / jnp.sqrt(self.variance)[:, None]
-        return scaled, jnp.linalg.cholesky(jnp.eye(self.rank, dtype=self.loc.dtype) + scaled.T @ scaled)
-
-    def _regression(self) -> Float[Array, "r d"]:
-        """E[latent | x] as a matrix applied to x - loc."""
-        scaled, tril = self._latent()
-        return cho_solve((tril, True), scaled.T / jnp.sqrt(self.variance)[None])
-
-    def _whiten(self, x: Float[Array, " d"]) -> Float[Array, " p"]:
-        """Residual and latent mean: their squared lengths add up to the Mahalanobis length without cancellation."""
-        latent = self._regression() @ x
-        return jnp.concatenate([(x - self.factor @ latent) / jnp.sqrt(self.variance), latent])
-
-    def _noise(self, key: Key[Array, ""]) -> Float[Array, " d"]:
-        z = jax.random.normal(key, (self.rank + self.dim,), self.loc.dtype)
-        return self.factor @ z[: self.rank] + jnp.sqrt(self.variance) * z[self.rank :]
-
-    def _log_det(self) -> Float[Array, ""]:
-        tril = self._latent()[1]
-        return jnp.sum(jnp.log(self.variance)) + 2 * jnp.sum(jnp.log(jnp.diagonal(tril)))
-
-    def _covariance(self) -> Float[Array, "d d"]:
-        return self.factor @ self.factor.T + jnp.diag(self.variance)
-
-    def _relative_trace(self, other: "LowRankGaussian") -> Float[Array, ""]:
-        columns = jnp.concatenate([self.factor, jnp.diag(jnp.sqrt(self.variance))], axis=1)
-        return jnp.sum(jax.vmap(other._whiten, in_axes=1)(columns) ** 2)
+    @staticmethod
+    def _from_form(mean: Float[Array, "K d"], covariance: AbstractCovariance) -> AbstractGaussian:
+        if isinstance(covariance, FactorCovariance):
+            return LowRankGaussian(mean, covariance.factor, covariance.variance)
+        return Gaussian._from_form(mean, covariance)
 
     # -- the exponential-family view, through the dense Gaussian ----------------------------------------------------
 
     def _dense(self) -> Gaussian:
         """One component as a one-component dense Gaussian."""
-        return Gaussian(self.loc[None], scale_tril=jnp.linalg.cholesky(self._covariance())[None])
+        return Gaussian(self.loc[None], scale_tril=self._form().scale_tril()[None])
 
     def _sufficient_statistics(self, x: Float[Array, " d"]) -> Float[Array, " m"]:
-        row, column = np.triu_indices(x.shape[0])
-        return jnp.concatenate([x, x[row] * x[column]])
+        return jnp.concatenate([x, DenseCovariance.coordinates(x)])
 
     def _natural_parameters(self) -> Float[Array, " m"]:
         return self._dense().natural_parameters()[0]
@@ -124,10 +164,6 @@ class LowRankGaussian(AbstractGaussian):
 
     # -- transport, NumPyro ---------------------------------------------------------------------------------------
 
-    @staticmethod
-    def _from_form(mean: Float[Array, "K d"], covariance: AbstractCovariance) -> AbstractGaussian:
-        return Gaussian._from_form(mean, covariance)
-
     def gaussian_form(self) -> AbstractCovariance:
         """The cheap low-rank structure where every diagonal part is a multiple of the identity, else dense."""
         if not is_traced(self.variance):
@@ -138,7 +174,7 @@ class LowRankGaussian(AbstractGaussian):
 
     def _scale_tril(self) -> Float[Array, "d d"]:
         """The Cholesky factor of the covariance of one component."""
-        return jnp.linalg.cholesky(self._covariance())
+        return self._form().scale_tril()
 
     def to_numpyro(self) -> dist.Distribution:
         return dist.LowRankMultivariateNormal(self.loc, self.factor, self.variance)
@@ -158,37 +194,13 @@ class LowRankGaussian(AbstractGaussian):
     def _fixed(self) -> dict[str, Any]:
         return {"rank": self.rank}
 
-    def _seeding(self, num_components: int) -> DiagonalGaussian:
-        return DiagonalGaussian._blank(num_components, self.dim, self.dtype)
-
     def _num_parameters(self) -> int:
         return 2 * self.dim + self.dim * self.rank - self.rank * (self.rank - 1) // 2
-
-    def _priors(self, x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
-        center, scale = spread_of(x)
-        within = within_scale(scale, self.num_components)
-        # Half of the variance is the factors', half the diagonal part's, on average.
-        loading = np.broadcast_to((within / (2 * self.rank) ** 0.5)[:, None], (self.dim, self.rank))
-        return {
-            "loc": location_prior(center, scale),
-            "factor": dist.Normal(jax.device_put(0 * loading), jax.device_put(loading), validate_args=False).to_event(
-                2
-            ),
-            "variance": variance_prior(within / 2**0.5),
-        }
 
     def _prior_strength(self) -> float:
         return self.rank + 3.0
 
-    def _prepare(self, x: Float[Array, "d n"], natural: bool) -> Float[Array, "d n"]:
-        return x
-
-    def _table(self, data: Float[Array, "d n"], natural: bool) -> Float[Array, "K n"]:
-        return map_components(lambda c: jax.vmap(c._log_prob, in_axes=1)(data), self, data.size)
-
-    def _accumulate(
-        self, data: Float[Array, "d n"], responsibilities: Float[Array, "K n"], natural: bool
-    ) -> "FactorMoments":
+    def _accumulate(self, data: Float[Array, "d n"], responsibilities: Float[Array, "K n"]) -> "FactorMoments":
         def one(item: tuple["LowRankGaussian", Array]) -> "FactorMoments":
             component, weight = item
             centered = data - component.loc[:, None]
@@ -196,7 +208,7 @@ class LowRankGaussian(AbstractGaussian):
             return FactorMoments(
                 jnp.sum(weighted, axis=1),
                 jnp.sum(weighted * centered, axis=1),
-                weighted @ (component._regression() @ centered).T,
+                weighted @ (component._form().regression() @ centered).T,
             )
 
         return map_components(one, (self, responsibilities), data.size)
@@ -217,12 +229,12 @@ class LowRankGaussian(AbstractGaussian):
             component, count, moments = item
             safe = jnp.where(count > 0, count, jnp.ones_like(count))
             share = count / (count + strength)
-            regression = component._regression()
+            regression = component._form().regression()
             step = moments.first / safe
             diagonal = share * (moments.square / safe - step**2) + (1 - share) * target + ridge
             cross = share * (moments.cross / safe - jnp.outer(step, regression @ step))
             cross = cross + (((1 - share) * target + ridge)[None] * regression).T
-            tril = component._latent()[1]
+            tril = component._form().latent()[1]
             second = cho_solve((tril, True), jnp.eye(self.rank, dtype=cross.dtype)) + regression @ cross
             factor = cho_solve(cho_factor(0.5 * (second + second.T), lower=True), cross.T).T
             return (
@@ -237,9 +249,10 @@ class LowRankGaussian(AbstractGaussian):
         """-strength/2 (log det Sigma + tr(Sigma^-1 diag(target)))."""
 
         def one(component: "LowRankGaussian") -> Float[Array, ""]:
-            scaled, _ = component._latent()
-            explained = jnp.sum((component._regression().T * scaled) * (target / jnp.sqrt(component.variance))[:, None])
-            return -0.5 * strength * (component._log_det() + jnp.sum(target / component.variance) - explained)
+            form = component._form()
+            scaled, root = form.latent()[0], jnp.sqrt(component.variance)
+            explained = jnp.sum((form.regression().T * scaled) * (target / root)[:, None])
+            return -0.5 * strength * (form.log_det() + jnp.sum(target / component.variance) - explained)
 
         return jax.vmap(one)(self)
 
@@ -266,13 +279,6 @@ class LowRankGaussian(AbstractGaussian):
             return mean, factor, jnp.maximum(diagonal - jnp.sum(factor**2, axis=1), 0.05 * diagonal)
 
         return LowRankGaussian(*map_components(one, responsibilities, x.size))
-
-    def _affine(self, shift: Float[Array, " d"], scale: Float[Array, " d"]) -> "LowRankGaussian":
-        return LowRankGaussian(
-            shift[None] + scale[None] * self.loc,
-            scale[None, :, None] * self.factor,
-            (scale**2)[None] * self.variance,
-        )
 
 
 class FactorMoments(NamedTuple):

@@ -22,10 +22,13 @@ from ._base.buckets import point_bucket as point_bucket
 from ._base.xla import program as program, unfused as unfused
 from ._components.covariance import (
     AbstractCovariance as AbstractCovariance,
+    AbstractInvertibleCovariance as AbstractInvertibleCovariance,
+    AbstractLinearCovariance as AbstractLinearCovariance,
     DenseCovariance as DenseCovariance,
     DiagonalCovariance as DiagonalCovariance,
     LowRankCovariance as LowRankCovariance,
     ScalarCovariance as ScalarCovariance,
+    symmetric as symmetric,
     to_dense as to_dense,
 )
 from ._components.exponential_family import (
@@ -42,6 +45,7 @@ from ._components.product_form import (
     NormalShape as NormalShape,
     ProductForm as ProductForm,
 )
+from ._family.bayesian import AbstractPriors as AbstractPriors
 from ._family.conjugate import (
     check_names as check_names,
     draw_dense_location as draw_dense_location,

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import equinox as eqx
 import jax
@@ -10,12 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int, Key
+from numpyro.distributions import constraints
 
 from .._base.arguments import ArrayLike, as_count, as_key, as_points, KeyLike
 from .._base.arrays import at_top, batch_size
 from .._base.buckets import cut, pad, point_bucket, small_component_bucket
 from .._base.xla import program
+from .._numerics.support import Constraint
 from .covariance import AbstractCovariance
+from .distribution import ComponentsDistribution
 from .product_form import ProductForm
 
 _Out = TypeVar("_Out")
@@ -95,6 +98,9 @@ class AbstractComponents(eqx.Module):
 
     # -- what a family implements ------------------------------------------------------------------------------
 
+    # Where every coordinate of every point must lie.
+    support: ClassVar[Constraint] = constraints.real
+
     @property
     @abc.abstractmethod
     def dim(self) -> int:
@@ -115,10 +121,6 @@ class AbstractComponents(eqx.Module):
     @abc.abstractmethod
     def _covariance(self) -> Float[Array, "d d"]:
         """The covariance matrix of one component."""
-
-    @abc.abstractmethod
-    def to_numpyro(self) -> dist.Distribution:
-        """The same components as a NumPyro distribution, batch shape ``(K,)`` and event shape ``(d,)``."""
 
     # -- what every family has ---------------------------------------------------------------------------------
 
@@ -195,6 +197,10 @@ class AbstractComponents(eqx.Module):
         return pad(self, small_component_bucket(self.num_components, item_size))
 
     # -- optional capabilities ---------------------------------------------------------------------------------
+
+    def to_numpyro(self) -> dist.Distribution:
+        """The same components as a NumPyro distribution, batch shape ``(K,)`` and event shape ``(d,)``."""
+        return ComponentsDistribution(self)
 
     def gaussian_form(self) -> AbstractCovariance | None:
         """The covariance structure when every component is Gaussian with mean `mean()`, else ``None``.

@@ -1,6 +1,6 @@
 """The route of every pair of components: closed form, products of problems on the line, or numerical potentials."""
 
-from typing import Any
+from typing import Any, Literal
 
 from .._components.interface import AbstractComponents
 from .._components.joined import as_blocks, Blocks
@@ -9,6 +9,15 @@ from .interface import AbstractCouplings
 from .joined import BlockCouplings, pair_table
 from .numerical_solve import solve_numerical_couplings
 from .product import solve_product_couplings
+
+
+def route_of(source: AbstractComponents, target: AbstractComponents) -> Literal["gaussian", "product", "numerical"]:
+    """The best route that both sides offer, for components of one family on either side."""
+    if source.gaussian_form() is not None and target.gaussian_form() is not None:
+        return "gaussian"
+    if source.product_form() is not None and target.product_form() is not None:
+        return "product"
+    return "numerical"
 
 
 def solve_couplings(
@@ -25,11 +34,13 @@ def solve_couplings(
     """
     if isinstance(source, Blocks) or isinstance(target, Blocks):
         return solve_block_couplings(source, target, epsilon, progress, numerical)
-    if source.gaussian_form() is not None and target.gaussian_form() is not None:
-        return solve_gaussian_couplings(source, target, epsilon, progress)
-    if source.product_form() is not None and target.product_form() is not None:
-        return solve_product_couplings(source, target, epsilon, progress)
-    return solve_numerical_couplings(source, target, epsilon, numerical, progress)
+    match route_of(source, target):
+        case "gaussian":
+            return solve_gaussian_couplings(source, target, epsilon, progress)
+        case "product":
+            return solve_product_couplings(source, target, epsilon, progress)
+        case "numerical":
+            return solve_numerical_couplings(source, target, epsilon, numerical, progress)
 
 
 def solve_block_couplings(

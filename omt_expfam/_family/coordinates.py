@@ -8,9 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 from jaxtyping import Array, Float, Key
-from numpyro.distributions import constraints
 
 from .._base.arguments import as_floating
 from .._base.arrays import is_traced
@@ -125,15 +123,12 @@ class AbstractCoordinateFamily(AbstractRegularEMFamily):
     def with_natural_parameters(self, natural_parameters: Float[Array, "K m"]) -> "AbstractCoordinateFamily":
         return self._with_natural(natural_parameters.reshape(natural_parameters.shape[0], self.dim, -1))
 
-    # -- transport, NumPyro, EM -----------------------------------------------------------------------------------
+    # -- transport, EM --------------------------------------------------------------------------------------------
 
     def product_form(self) -> ProductForm:
         natural = jax.vmap(lambda c: c._natural())(self)
         zero = jnp.zeros(natural.shape[:2], natural.dtype)
         return ProductForm(zero, jnp.ones_like(zero), CoordinateShape(natural, _law(self)))
-
-    def to_numpyro(self) -> dist.Distribution:
-        return FactorizedDistribution(self)
 
     def _affine(self, shift: Float[Array, " d"], scale: Float[Array, " d"]) -> "AbstractCoordinateFamily":
         if self.standardization == "none":
@@ -168,7 +163,6 @@ class AbstractFactorizedFamily(AbstractCoordinateFamily):
 
     # Any natural parameters with a normalizable density, a tuple of m numbers.
     start: ClassVar[tuple[float, ...]]
-    support: ClassVar[Constraint] = constraints.real
 
     def __check_init__(self) -> None:
         if self.natural.shape[-1] != len(self.start):
@@ -292,37 +286,3 @@ class CoordinateShape(AbstractShape):
 
     def _variance(self) -> Float[Array, ""]:
         return _integrals(self.law, self.natural[None])[1][0]
-
-
-class FactorizedDistribution(dist.Distribution):
-    """Components of a factorized family as a NumPyro distribution."""
-
-    pytree_data_fields = ("components",)
-
-    def __init__(self, components: AbstractCoordinateFamily, *, validate_args: bool | None = None):
-        """Wrap K components in d dimensions: batch shape ``(K,)``, event shape ``(d,)``."""
-        self.components = components
-        shapes = (components.num_components,), (components.dim,)
-        super().__init__(*shapes, validate_args=validate_args)
-
-    @constraints.dependent_property(is_discrete=False, event_dim=1)  # pyright: ignore[reportArgumentType]
-    def support(self) -> Constraint:
-        return constraints.independent(self.components.support, 1)
-
-    def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
-        draws = self.components.sample(key, int(np.prod(sample_shape, dtype=int)))
-        return draws.reshape(*sample_shape, *draws.shape[1:])
-
-    def log_prob(self, value: Any, intermediates: Any = None) -> Array:
-        points = jnp.broadcast_to(value, jnp.broadcast_shapes(jnp.shape(value), self.batch_shape + self.event_shape))
-        rows = points.reshape(-1, *self.batch_shape, *self.event_shape)
-        table = jax.vmap(lambda row: jax.vmap(lambda c, x: c._log_prob(x))(self.components, row))(rows)
-        return table.reshape(points.shape[:-1])
-
-    @property
-    def mean(self) -> Array:
-        return self.components.mean()
-
-    @property
-    def variance(self) -> Array:
-        return jax.vmap(lambda c: c._variance())(self.components)

@@ -3,74 +3,52 @@
 import abc
 from typing import Any, ClassVar, Literal, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-import numpyro.distributions as dist
-from jaxtyping import Array, Float, Key, PyTree
-from numpyro.distributions import constraints
+from jaxtyping import Array, Float, PyTree
 
 from .._base.xla import unfused
 from .._components.exponential_family import AbstractRegularFamily
 from .._components.interface import AbstractComponents, map_components
-from .._numerics.support import Constraint
-from .priors import ConjugatePrior, mean_statistics
+from .bayesian import AbstractPriors, StatisticsPriors
 
 
 class AbstractEMFamily(AbstractComponents):
-    """Components that EM can fit: the E-step table, sums that add over chunks of data, and the M-step.
+    """Components that EM can fit: what the E-step needs of the data, sums that add over chunks, and the M-step.
 
-    All methods work on K components at once, with the component axis first and the points last.
+    A family writes `_blank`, `_accumulate` and `_maximize`; a `_prepare` where the E-step needs more than the points;
+    and the penalty, `_log_prior` with its target `_pooled`, where its M-step has one. The rest are options. All
+    methods work on K components at once, with the component axis first and the points last.
     """
 
     # How the data may be rescaled before fitting: shifted and scaled, each coordinate by itself or all by one factor;
-    # scaled only, each coordinate by itself; or not at all.
-    standardization: ClassVar[Literal["coordinate", "scalar", "scale", "none"]] = "coordinate"
-    # Where every coordinate of every point must lie.
-    support: ClassVar[Constraint] = constraints.real
+    # scaled only, each coordinate by itself; or not at all. All but the last need `_affine`.
+    standardization: ClassVar[Literal["coordinate", "scalar", "scale", "none"]] = "none"
     # Whether the M-step can do with sums over chunks of the data; otherwise it is given all points at once.
     streams: ClassVar[bool] = True
     # How many times log-densities are continuously differentiable in the parameters: 2 (or more), 1 where they have
     # kinks, 0 where they jump, so that no gradient can be followed.
     smoothness: ClassVar[Literal[0, 1, 2]] = 2
+    # The Bayesian part: default priors and conjugate draws.
+    priors: ClassVar[AbstractPriors | None] = None
+
+    # -- what a family implements ------------------------------------------------------------------------------
 
     @classmethod
     @abc.abstractmethod
     def _blank(cls, num_components: int, dim: int, dtype: Any, **fixed: Any) -> "AbstractEMFamily":
         """Any valid components: they carry the fixed parameters into the first M-step."""
 
-    def _fixed(self) -> dict[str, Any]:
-        """The fixed parameters that `_blank` takes; none unless a family says otherwise."""
-        return {}
+    def _prepare(self, x: Float[Array, "d n"]) -> PyTree:
+        """What the E-step and the sums need of the data; computed once where memory allows. The points, by default.
+
+        In float64 log-densities may be computed as eta . T(x) - A(eta); in float32 points must be centered first.
+        """
+        return x
 
     @abc.abstractmethod
-    def _seeding(self, num_components: int) -> "AbstractRegularEMFamily":
-        """Blank components of the regular family in which a start is sought by merging."""
-
-    @abc.abstractmethod
-    def _num_parameters(self) -> int:
-        """The number of free parameters of one component."""
-
-    @abc.abstractmethod
-    def _prior_strength(self) -> float:
-        """The default number of pseudo-observations behind the covariance prior."""
-
-    @abc.abstractmethod
-    def _prepare(self, x: Float[Array, "d n"], natural: bool) -> PyTree:
-        """What the E-step and the sums need of the data; computed once where memory allows."""
-
-    @abc.abstractmethod
-    def _table(self, data: PyTree, natural: bool) -> Float[Array, "K n"]:
-        """Log-densities of every component at every point."""
-
-    @abc.abstractmethod
-    def _accumulate(self, data: PyTree, responsibilities: Float[Array, "K n"], natural: bool) -> PyTree:
+    def _accumulate(self, data: PyTree, responsibilities: Float[Array, "K n"]) -> PyTree:
         """Sums over points, all that the M-step needs; sums of two chunks add up."""
-
-    @abc.abstractmethod
-    def _pooled(self, counts: Float[Array, " K"], sums: PyTree) -> PyTree:
-        """The target of the prior: the within-component spread, pooled over components."""
 
     @abc.abstractmethod
     def _maximize(
@@ -83,46 +61,42 @@ class AbstractEMFamily(AbstractComponents):
     ) -> "AbstractEMFamily":
         """The M-step, with ``strength`` pseudo-observations of spread ``target`` and ``ridge`` on the variances."""
 
-    @abc.abstractmethod
     def _log_prior(self, target: PyTree, strength: Float[Array, ""]) -> Float[Array, " K"]:
-        """The penalty whose mode the M-step finds, per component."""
+        """The penalty whose mode the M-step finds, per component; none by default."""
+        return jnp.zeros(self.num_components, self.dtype)
 
-    @abc.abstractmethod
+    # -- options -----------------------------------------------------------------------------------------------
+
+    def _pooled(self, counts: Float[Array, " K"], sums: PyTree) -> PyTree:
+        """The target of the penalty, such as the within-component spread, pooled over components."""
+        return ()
+
+    def _prior_strength(self) -> float:
+        """The default number of pseudo-observations behind the penalty."""
+        return 3.0
+
+    def _table(self, data: PyTree) -> Float[Array, "K n"]:
+        """Log-densities of every component at every point; ``data`` are the points, or have them as ``x``."""
+        points = getattr(data, "x", data)
+        return map_components(lambda c: jax.vmap(c._log_prob, in_axes=1)(points), self, points.size)
+
+    def _fixed(self) -> dict[str, Any]:
+        """The fixed parameters that `_blank` takes; none unless a family says otherwise."""
+        return {}
+
+    def _num_parameters(self) -> int:
+        """The number of free parameters of one component; all numbers in it unless a family says otherwise."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self)) // self.num_components
+
     def _affine(self, shift: Float[Array, " d"], scale: Float[Array, " d"]) -> "AbstractEMFamily":
-        """The law of ``shift + scale * x``."""
+        """The law of ``shift + scale * x``, for a family with a `standardization`."""
+        if self.standardization != "none":
+            raise NotImplementedError(f'{type(self).__name__} needs `_affine`, or `standardization` "none".')
+        return self
 
-    def _priors(self, x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
-        """Weakly informative priors on the scale of the data for the free parameters of one component, by name.
-
-        Each is a distribution with batch shape ``()`` and the event shape of the parameter; its support says what
-        values the parameter may have. A name is that of a field unless `_parameters` says otherwise.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no default priors; write `_priors`, or give `priors`.")
-
-    def _parameters(self, names: tuple[str, ...]) -> dict[str, Array]:
-        """The free parameters of K components, by the names that `_priors` uses."""
-        return {name: getattr(self, name) for name in names}
-
-    def _with_parameters(self, parameters: dict[str, Array]) -> "AbstractEMFamily":
-        """The same components with other free parameters."""
-        names = tuple(parameters)
-        return eqx.tree_at(lambda c: [getattr(c, name) for name in names], self, [parameters[n] for n in names])
-
-    def _conjugate(self, priors: dict[str, dist.Distribution], origin: Float[Array, " d"]) -> PyTree | None:
-        """The hyperparameters of conjugate priors, as `_conjugate_step` takes them; ``None`` for a family without.
-
-        Points are given less ``origin``, which is zero unless the family's `standardization` shifts points.
-
-        Raises:
-            TypeError: If a prior is not conjugate.
-        """
+    def _seeding(self, num_components: int) -> "AbstractRegularEMFamily | None":
+        """Blank components of the regular family in which a start is sought by merging; ``None`` for Gaussians."""
         return None
-
-    def _conjugate_step(
-        self, key: Key[Array, ""], counts: Float[Array, " K"], sums: PyTree, hyper: PyTree
-    ) -> "AbstractEMFamily":
-        """Components whose parameters are drawn, one after the other, from their laws given all else."""
-        raise NotImplementedError(f"{type(self).__name__} has no conjugate step.")
 
     def _verify(self) -> None:
         """Raise ValueError if (concrete) components are not what their family says; nothing to check by default."""
@@ -131,9 +105,8 @@ class AbstractEMFamily(AbstractComponents):
         self, x: Float[Array, "d n"], responsibilities: Float[Array, "K n"], ridge: Float[Array, ""]
     ) -> "AbstractEMFamily":
         """The first M-step, on `_blank` components: one pseudo-observation keeps empty components valid."""
-        data = self._prepare(x, natural=False)
         counts = jnp.sum(responsibilities, axis=1)
-        sums = self._accumulate(data, responsibilities, natural=False)
+        sums = self._accumulate(self._prepare(x), responsibilities)
         return self._maximize(counts, sums, self._pooled(counts, sums), jnp.ones((), x.dtype), ridge)
 
 
@@ -147,7 +120,7 @@ class AbstractRegularEMFamily(AbstractRegularFamily, AbstractEMFamily):
     besides: what adding it to variances is for standardized Gaussian data.
     """
 
-    standardization: ClassVar = "none"
+    priors: ClassVar = StatisticsPriors()
 
     def _seeding(self, num_components: int) -> "AbstractRegularEMFamily":
         blank = type(self)._blank(num_components, self.dim, self.dtype, **self._fixed())
@@ -160,39 +133,20 @@ class AbstractRegularEMFamily(AbstractRegularFamily, AbstractEMFamily):
     def _prior_strength(self) -> float:
         return 0.01
 
-    def _priors(self, x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
-        """One pseudo-observation with the mean statistics of all data."""
-        component = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[0]), self)
-        return {"natural_parameters": ConjugatePrior(component, mean_statistics(self, x))}
-
-    def _parameters(self, names: tuple[str, ...]) -> dict[str, Array]:
-        """The natural parameters, where the priors are on them."""
-        return {n: self.natural_parameters() if n == "natural_parameters" else getattr(self, n) for n in names}
-
-    def _with_parameters(self, parameters: dict[str, Array]) -> "AbstractEMFamily":
-        if "natural_parameters" not in parameters:
-            return super()._with_parameters(parameters)
-        components = self.with_natural_parameters(parameters["natural_parameters"])
-        assert isinstance(components, AbstractEMFamily)
-        return components
-
-    def _prepare(self, x: Float[Array, "d n"], natural: bool) -> "Statistics":
+    def _prepare(self, x: Float[Array, "d n"]) -> "Statistics":
         return Statistics(
             jax.vmap(self._sufficient_statistics, in_axes=1, out_axes=1)(x),
             jax.vmap(self._log_base_measure, in_axes=1)(x),
-            None if natural else x,
+            None if x.dtype == jnp.float64 else x,
         )
 
-    def _table(self, data: "Statistics", natural: bool) -> Float[Array, "K n"]:
-        if data.points is not None:
-            points = data.points
-            return map_components(lambda c: jax.vmap(c._log_prob, in_axes=1)(points), self, points.size)
+    def _table(self, data: "Statistics") -> Float[Array, "K n"]:
+        if data.x is not None:
+            return super()._table(data)
         eta = self.natural_parameters()
         return unfused(eta @ data.statistics) - self.log_partition(eta)[:, None] + data.log_base[None]
 
-    def _accumulate(
-        self, data: "Statistics", responsibilities: Float[Array, "K n"], natural: bool
-    ) -> Float[Array, "K m"]:
+    def _accumulate(self, data: "Statistics", responsibilities: Float[Array, "K n"]) -> Float[Array, "K m"]:
         return responsibilities @ data.statistics.T
 
     def _pooled(self, counts: Float[Array, " K"], sums: Float[Array, "K m"]) -> Float[Array, " m"]:
@@ -219,17 +173,13 @@ class AbstractRegularEMFamily(AbstractRegularFamily, AbstractEMFamily):
         eta = self.natural_parameters()
         return strength * (eta @ target - self.log_partition(eta))
 
-    def _affine(self, shift: Float[Array, " d"], scale: Float[Array, " d"]) -> "AbstractRegularEMFamily":
-        """The components themselves: `standardization` is "none" unless a family can do better."""
-        return self
-
 
 class Statistics(NamedTuple):
     """Sufficient statistics and log base measure of points, and the points where densities need them (float32)."""
 
     statistics: Float[Array, "m n"]
     log_base: Float[Array, " n"]
-    points: Float[Array, "d n"] | None
+    x: Float[Array, "d n"] | None
 
 
 def verify(components: Any) -> None:
@@ -237,9 +187,7 @@ def verify(components: Any) -> None:
     components._verify()
 
 
-def joint_table(
-    log_weights: Float[Array, " K"], components: AbstractEMFamily, data: PyTree, natural: bool
-) -> Float[Array, "K n"]:
+def joint_table(log_weights: Float[Array, " K"], components: AbstractEMFamily, data: PyTree) -> Float[Array, "K n"]:
     """Log-densities plus log-weights; ``-inf`` for components without weight, whatever their parameters."""
-    table = components._table(data, natural) + log_weights[:, None]
+    table = components._table(data) + log_weights[:, None]
     return jnp.where(jnp.isneginf(log_weights)[:, None], -jnp.inf, table)

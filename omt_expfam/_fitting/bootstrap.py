@@ -166,7 +166,6 @@ class _Task(eqx.Module):
     shift: Float[Array, " d"]
     scale: Float[Array, " d"]
     chunk: int = eqx.field(static=True)
-    natural: bool = eqx.field(static=True)
     batch: int = eqx.field(static=True)
 
 
@@ -196,7 +195,6 @@ def _task(key: Any, problem: FitProblem, start: MovedStart, reference: MovedStar
         problem.shift,
         problem.scale,
         problem.chunk,
-        problem.natural,
         _batch(problem),
     )
 
@@ -216,7 +214,7 @@ def _refit_all(task: _Task, num_draws: int, max_steps: int, block: int, progress
 @program
 def _refit_block(task: _Task, index: Int[Array, " b"], limits: Int[Array, " b"]) -> _Draws:
     """Some of the draws."""
-    data = chunk_data(task.start.components, task.x, task.weight, task.chunk, task.natural)
+    data = chunk_data(task.start.components, task.x, task.weight, task.chunk)
     settings = task.strength, task.ridge, task.tolerance
     first = eqx.tree_at(lambda s: (s.target, s.unstarted), task.start, (task.target, jnp.asarray(False)))
 

@@ -17,7 +17,6 @@ class EMData(eqx.Module):
 
     chunks: PyTree
     weight: Float[Array, "c b"]
-    natural: bool = eqx.field(static=True)
     prepared: bool = eqx.field(static=True)
 
 
@@ -58,7 +57,6 @@ def chunk_data(
     x: Float[Array, "n d"],
     weight: Float[Array, " n"],
     chunk: int,
-    natural: bool,
 ) -> EMData:
     """Cut the data into equal chunks; a single chunk is prepared once and for all."""
     num = -(-x.shape[0] // chunk)
@@ -67,14 +65,14 @@ def chunk_data(
     chunks = jnp.swapaxes(padded.reshape(num, chunk, x.shape[1]), 1, 2)
     prepared = num == 1
     if prepared:
-        ready = components._prepare(chunks[0], natural)
+        ready = components._prepare(chunks[0])
         chunks = jax.tree.map(lambda leaf: leaf[None], ready)
-    return EMData(chunks, jnp.pad(weight, (0, pad)).reshape(num, chunk), natural, prepared)
+    return EMData(chunks, jnp.pad(weight, (0, pad)).reshape(num, chunk), prepared)
 
 
-def _expect(log_weights: Array, components: AbstractEMFamily, data: Any, weight: Array, natural: bool) -> Any:
+def _expect(log_weights: Array, components: AbstractEMFamily, data: Any, weight: Array) -> Any:
     """The E-step of one chunk: weighted responsibilities and the sum of log-likelihoods."""
-    joint = joint_table(log_weights, components, data, natural)
+    joint = joint_table(log_weights, components, data)
     peak = jnp.max(joint, axis=0)
     peak = jnp.where(jnp.isfinite(peak), peak, jnp.zeros_like(peak))
     ratio = jnp.exp(joint - peak[None])
@@ -89,9 +87,9 @@ def _sweep(log_weights: Array, components: AbstractEMFamily, data: EMData) -> An
 
     def one(chunk: tuple[PyTree, Array]) -> Any:
         raw, weight = chunk
-        ready = raw if data.prepared else components._prepare(raw, data.natural)
-        responsibilities, log_likelihood = _expect(log_weights, components, ready, weight, data.natural)
-        sums = components._accumulate(ready, responsibilities, data.natural)
+        ready = raw if data.prepared else components._prepare(raw)
+        responsibilities, log_likelihood = _expect(log_weights, components, ready, weight)
+        sums = components._accumulate(ready, responsibilities)
         return jnp.sum(responsibilities, axis=1), sums, log_likelihood
 
     if data.weight.shape[0] == 1:
@@ -144,7 +142,7 @@ def _no_target(components: AbstractEMFamily) -> PyTree:
     """Zeros of the shape of a target."""
 
     def pooled(point: Array, table: Array) -> PyTree:
-        sums = components._accumulate(components._prepare(point, natural=False), table, natural=False)
+        sums = components._accumulate(components._prepare(point), table)
         return components._pooled(jnp.sum(table, axis=1), sums)
 
     num, dtype = components.num_components, components.dtype

@@ -22,7 +22,7 @@ from .._components.mixture import Mixture
 from .._family.em_family import AbstractEMFamily, AbstractRegularEMFamily, joint_table
 from .._family.template import Template
 from .em import chunk_data, EMState, initial_state, run, start_from_responsibilities
-from .start import merged_start, seed_from_kmeans, seed_from_means
+from .start import merged_start, seed_from_kmeans, seed_from_means, seeding_of
 
 # Numbers held at once by an E-step before the data are cut into chunks, and the size of a chunk then.
 _WHOLE, _CHUNK = 2**25, 2**21
@@ -84,7 +84,6 @@ class FitProblem(NamedTuple):
         strength: Number of pseudo-observations.
         ridge: What is added to variances.
         chunk: Points per E-step.
-        natural: Whether the E-step may use the natural form.
         shift: What standardization subtracted, shape ``[d]``.
         scale: What it divided by, shape ``[d]``.
     """
@@ -100,7 +99,6 @@ class FitProblem(NamedTuple):
     strength: Float[Array, ""]
     ridge: Float[Array, ""]
     chunk: int
-    natural: bool
     shift: Float[Array, " d"]
     scale: Float[Array, " d"]
 
@@ -135,7 +133,6 @@ def fit_problem(
     x = (points - shift) / scale
     x = np.concatenate([x, np.broadcast_to(x.max(axis=0), (size - num, dim))])
     strength = facts.prior_strength if covariance_prior is None else covariance_prior
-    natural = dtype == "float64"
     slots, start_slots = _slots(template, facts, size, num_components)
 
     def on_device(value: Any) -> Array:
@@ -153,7 +150,6 @@ def fit_problem(
         on_device(strength),
         on_device(regularization),
         _chunk(template, facts, size, slots, chunk_size),
-        natural,
         on_device(shift),
         on_device(scale),
     )
@@ -165,9 +161,9 @@ def facts_of(template: Template, num_components: int, dim: int, dtype: str) -> F
 
     def look(point: Array) -> Any:
         blank = template.blank(num_components, dim, dtype)
-        seeding = blank._seeding(num_components)
+        seeding = seeding_of(blank, num_components)
         found["facts"] = blank._num_parameters(), float(blank._prior_strength()), type(seeding) is type(blank)
-        return blank._prepare(point, natural=dtype == "float64")
+        return blank._prepare(point)
 
     ready = jax.eval_shape(look, jax.ShapeDtypeStruct((dim, 1), dtype))
     parameters, strength, keeps_family = found["facts"]
@@ -229,7 +225,7 @@ def solve_once(
         turn += 1
         x, weight = problem.subset(key.generator(turn))
         marked = jax.device_put(pad_zero(empty, problem.slots))
-        state = _reseed(problem.template, state, x, weight, marked, problem.ridge, problem.natural)
+        state = _reseed(problem.template, state, x, weight, marked, problem.ridge)
 
 
 def first_state(problem: FitProblem, key: StartKey, start: Any, max_steps: int) -> EMState:
@@ -242,7 +238,7 @@ def first_state(problem: FitProblem, key: StartKey, start: Any, max_steps: int) 
     # Below one also after rounding.
     uniform = np.minimum(random.random(problem.start_slots), 1 - 2 * np.finfo(x.dtype).eps).astype(x.dtype)
     one, two = jax.device_put((np.asarray(num), np.asarray(2 * num)))
-    natural, ridge, room = problem.natural, problem.ridge, problem.slots
+    ridge, room = problem.ridge, problem.slots
     settings = ridge, max_steps
     if isinstance(start, np.ndarray):
         means = jax.device_put(pad(start.astype(x.dtype), room))
@@ -254,8 +250,8 @@ def first_state(problem: FitProblem, key: StartKey, start: Any, max_steps: int) 
         )
         zero, stop = jax.device_put((np.zeros((), x.dtype), np.asarray(_OVERFIT_STEPS)))
         no_units = jax.device_put((np.zeros(x.shape[1], x.dtype), np.ones(x.shape[1], x.dtype)))
-        state, _ = _em(state, x, weight, x.shape[0], natural, zero, ridge, zero, stop, no_units)
-        return _merged_state(template, state.counts, state.components, x, weight, room, two, one, natural, *settings)
+        state, _ = _em(state, x, weight, x.shape[0], zero, ridge, zero, stop, no_units)
+        return _merged_state(template, state.counts, state.components, x, weight, room, two, one, *settings)
     return _seeded_state(template, jax.device_put(uniform[:room]), x, weight, room, False, one, *settings)
 
 
@@ -291,7 +287,7 @@ def _seeded_state(
 ) -> EMState:
     """The state before the first step from k-means with its random numbers, or from given means."""
     blank = template.blank(slots, x.shape[1], x.dtype)
-    blank = blank._seeding(slots) if overfit else blank
+    blank = seeding_of(blank, slots) if overfit else blank
     seed = seed_from_kmeans if place.ndim == 1 else seed_from_means
     return initial_state(*seed(place, x, weight, blank, num_components, ridge), max_steps)
 
@@ -306,14 +302,13 @@ def _merged_state(
     slots: int,
     num_fitted: Int[Array, ""],
     num_components: Int[Array, ""],
-    natural: bool,
     ridge: Float[Array, ""],
     max_steps: int,
 ) -> EMState:
     """The state before the first step from an overfitted mixture."""
     assert isinstance(components, AbstractRegularEMFamily)
     blank = template.blank(slots, x.shape[1], x.dtype)
-    start = merged_start(counts, components, x, weight, blank, num_fitted, num_components, ridge, natural)
+    start = merged_start(counts, components, x, weight, blank, num_fitted, num_components, ridge)
     return initial_state(*start, max_steps)
 
 
@@ -323,7 +318,6 @@ def _em(
     x: Float[Array, "n d"],
     weight: Float[Array, " n"],
     chunk: int,
-    natural: bool,
     strength: Float[Array, ""],
     ridge: Float[Array, ""],
     tolerance: Float[Array, ""],
@@ -331,7 +325,7 @@ def _em(
     units: tuple[Float[Array, " d"], Float[Array, " d"]],
 ) -> tuple[EMState, Mixture]:
     """EM, and the mixture in the units of the data; compiled, so that a failed one is returned and not refused."""
-    data = chunk_data(state.components, x, weight, chunk, natural)
+    data = chunk_data(state.components, x, weight, chunk)
     state = run(state, data, strength, ridge, tolerance, stop_at)
     return state, Mixture(jnp.exp(state.log_weights), state.components._affine(*units))
 
@@ -339,7 +333,7 @@ def _em(
 def steps_of(problem: FitProblem, state: EMState, tolerance: float, stop_at: int) -> tuple[EMState, Mixture]:
     """EM on all data up to a number of steps; with 0 an evaluation."""
     limit, stop = jax.device_put((np.asarray(tolerance, problem.x.dtype), np.asarray(stop_at)))
-    settings = problem.chunk, problem.natural, problem.strength, problem.ridge, limit, stop
+    settings = problem.chunk, problem.strength, problem.ridge, limit, stop
     return _em(state, problem.x, problem.weight, *settings, (problem.shift, problem.scale))
 
 
@@ -360,14 +354,12 @@ def _climb(
 
 
 @program
-def _reseed(
-    template: Template, state: EMState, x: Array, weight: Array, empty: Array, ridge: Array, natural: bool
-) -> EMState:
+def _reseed(template: Template, state: EMState, x: Array, weight: Array, empty: Array, ridge: Array) -> EMState:
     """Move components that no point supports to the points that the mixture explains worst."""
     num = state.log_weights.shape[0]
     blank = template.blank(num, x.shape[1], x.dtype)
-    ready = state.components._prepare(x.T, natural)
-    joint = joint_table(state.log_weights, state.components, ready, natural)
+    ready = state.components._prepare(x.T)
+    joint = joint_table(state.log_weights, state.components, ready)
     table = jax.nn.softmax(joint, axis=0) * weight[None]
     log_likelihood = jnp.where(weight > 0, jax.nn.logsumexp(joint, axis=0), jnp.inf)
     worst = jnp.argsort(log_likelihood)[:num]

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from families import DiagonalGaussian
+
 from .._base.arrays import log_share
 from .._base.xla import after, unfused
 from .._family.em_family import AbstractEMFamily, AbstractRegularEMFamily, joint_table
@@ -97,6 +99,12 @@ def seed_from_means(
     return start_from_responsibilities(blank, x, partition * weight[None], ridge)
 
 
+def seeding_of(blank: AbstractEMFamily, num_components: int) -> AbstractRegularEMFamily:
+    """Blank components of the regular family in which a start is sought by merging."""
+    own = blank._seeding(num_components)
+    return own if own is not None else DiagonalGaussian._blank(num_components, blank.dim, blank.dtype)
+
+
 def _standardized(x: Float[Array, "n d"], weight: Float[Array, " n"]) -> Float[Array, "n d"]:
     """Centered and scaled points, for families whose data are not: distances must not depend on units."""
     share = weight / jnp.sum(weight)
@@ -114,7 +122,6 @@ def merged_start(
     num_fitted: Int[Array, ""],
     num_components: Int[Array, ""],
     ridge: Float[Array, ""],
-    natural: bool,
 ) -> tuple[Float[Array, " K"], AbstractEMFamily]:
     """Log-weights and components of the first M-step after merging an overfitted mixture.
 
@@ -127,13 +134,12 @@ def merged_start(
         num_fitted: Number of overfitted components in use.
         num_components: Number that is wanted.
         ridge: Added to the variances.
-        natural: Whether the E-step may use the natural form.
     """
     weights, merged = merge(counts / jnp.sum(counts), components, num_fitted, num_components)
     weights, merged = jax.tree.map(lambda leaf: leaf[: blank.num_components], (weights, merged))
     if type(merged) is type(blank):
         return log_share(weights), merged
-    joint = joint_table(log_share(weights), merged, merged._prepare(x.T, natural), natural)
+    joint = joint_table(log_share(weights), merged, merged._prepare(x.T))
     return start_from_responsibilities(blank, x, jax.nn.softmax(joint, axis=0) * weight[None], ridge)
 
 

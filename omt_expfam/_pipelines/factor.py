@@ -12,6 +12,7 @@ from .._base.results import RESULTS
 from .._components.interface import AbstractComponents
 from .._components.joined import as_blocks
 from .._components.mixture import Mixture
+from .._couplings.solve import route_of
 from .._plans.plan import TransportPlan
 from .._plans.transport import transport
 
@@ -84,12 +85,10 @@ def check_epsilon_weights(value: Any) -> None:
 
 
 def check_differentiable(source: AbstractComponents, target: AbstractComponents) -> None:
-    """Raise TypeError if some pair of families is coupled numerically, by the rule of `solve_couplings`."""
+    """Raise TypeError if some pair of families is coupled numerically."""
     for left in as_blocks(source).blocks:
         for right in as_blocks(target).blocks:
-            gaussian = left.gaussian_form() is not None and right.gaussian_form() is not None
-            product = left.product_form() is not None and right.product_form() is not None
-            if not gaussian and not product:
+            if route_of(left, right) == "numerical":
                 raise TypeError(
                     "`source` and `target` must both have a Gaussian form, or both independent coordinates: "
                     f"{type(left).__name__} and {type(right).__name__} components are coupled numerically, which has "

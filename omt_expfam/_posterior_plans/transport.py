@@ -28,6 +28,7 @@ from .._components.draws import (
 from .._components.mixture import cast_mixture, Mixture
 from .._components.relabel import relabel as relabel_draws
 from .._couplings.settings import NumericalSettings
+from .._couplings.solve import route_of
 from .._plans.transport import transport
 from .._weights.solve import measured_error
 from .draws import ListedPlans, PlanNumbers, StackedPlans
@@ -101,8 +102,7 @@ def transport_posterior(
         raise ValueError(f"`target` must have the dimension of `source`, {one.dim}; got {other.dim}.")
     options = {"tolerance": tolerance, "max_steps": as_count("max_steps", max_steps)}
     epsilons = (epsilon_components, epsilon_weights)
-    gaussian = all(mixture.components.gaussian_form() is not None for mixture in (one, other))
-    if gaussian and float(epsilon_weights) > 0:
+    if route_of(one.components, other.components) == "gaussian" and float(epsilon_weights) > 0:
         plans = _solve_together(left, right, index, epsilons, options, chunk_size, progress)
     else:
         plans = _solve_in_turn(left, right, index, epsilons, options | {"numerical": numerical}, progress)

@@ -74,5 +74,5 @@ def density_table(components: Any, x: Float[Array, "n d"]) -> Float[Array, "K n"
         # Far from the origin the natural form cancels: move the origin into the data.
         center = jax.lax.stop_gradient(jnp.mean(x, axis=0))
         moved = components._affine(-center, jnp.ones_like(center))
-        return moved._table(moved._prepare((x - center[None]).T, natural=True), natural=True)
-    return components._table(components._prepare(x.T, natural=True), natural=True)
+        return moved._table(moved._prepare((x - center[None]).T))
+    return components._table(components._prepare(x.T))

@@ -19,6 +19,7 @@ from .._base.xla import program
 from .._components.interface import AbstractComponents
 from .._components.mixture import Mixture
 from .._components.numpyro_components import NumPyroComponents
+from .._family.bayesian import priors_of
 from .._family.conjugate import without_shape
 from .._family.em_family import AbstractEMFamily
 from .._family.priors import ConjugatePrior
@@ -94,7 +95,7 @@ class MixtureModel(eqx.Module):
         """The mixture that one draw of the sites describes."""
         parameters = {name: sites[name] for name in self.priors}
         if self.components is not None:
-            return Mixture(sites["weights"], self.components._with_parameters(parameters))
+            return Mixture(sites["weights"], priors_of(self.components).with_parameters(self.components, parameters))
         assert self.build is not None
         with relaxed():
             return Mixture(sites["weights"], NumPyroComponents(self.build(**parameters)))
@@ -103,7 +104,7 @@ class MixtureModel(eqx.Module):
         """The sites that describe a mixture of one of the library's families."""
         components = mixture.components
         assert isinstance(components, AbstractEMFamily)
-        return {"weights": mixture.weights, **components._parameters(self.parameter_names)}
+        return {"weights": mixture.weights, **priors_of(components).parameters(components, self.parameter_names)}
 
 
 def mixture_model(
@@ -153,7 +154,7 @@ def mixture_model(
     blank = as_template(family).blank(num_components, points.shape[1], points.dtype)
     check_support("x", np.asarray(points), type(blank))
     with relaxed():
-        defaults = blank._priors(points)
+        defaults = priors_of(blank).default(blank, points)
         unknown = set(given) - set(defaults)
         if unknown:
             raise ValueError(

@@ -60,20 +60,20 @@ def points(seed=0, num=12, dim=DIM):
 @jax.jit
 def sums_of(components, x):
     """Sums over points that all belong to the first component."""
-    data = components._prepare(x.T, natural=True)
-    return components._accumulate(data, jnp.asarray([[1.0] * len(x), [0.0] * len(x)]), natural=True)
+    data = components._prepare(x.T)
+    return components._accumulate(data, jnp.asarray([[1.0] * len(x), [0.0] * len(x)]))
 
 
 def steps(components, priors, sums, origin=0.0):
     """Many conjugate steps from the same components."""
-    hyper = components._conjugate(priors, jnp.full((components.dim,), origin))
+    hyper = components.priors.hyperparameters(components, priors, jnp.full((components.dim,), origin))
     return _steps(jax.random.key(1), components, jnp.asarray(COUNTS), sums, hyper)
 
 
 @jax.jit
 def _steps(key, components, counts, sums, hyper):
     keys = jax.random.split(key, NUM_DRAWS)
-    return jax.vmap(lambda key: components._conjugate_step(key, counts, sums, hyper))(keys)
+    return jax.vmap(lambda key: components.priors.draw(key, components, counts, sums, hyper))(keys)
 
 
 # One family each: components of given location and covariance matrix, and its priors for a tight or a wide location.
@@ -468,7 +468,7 @@ def test_gibbs_agrees_with_nuts(name, x64):
         x = np.exp(x)
     priors = mixture_model(x, family, 2).priors
     MCMC, NUTS, init_to_value, model = nuts_draws(x, make, priors)
-    values = {"weights": start.weights, **start.components._parameters(tuple(priors))}
+    values = {"weights": start.weights, **start.components.priors.parameters(start.components, tuple(priors))}
     nuts = MCMC(
         NUTS(model, init_strategy=init_to_value(values=values)), num_warmup=500, num_samples=1500, progress_bar=False
     )
@@ -480,7 +480,7 @@ def test_gibbs_agrees_with_nuts(name, x64):
     result = gibbs_draws(key, x, start, priors, 1.0, **options)
     ours = {
         "weights": result.mixture.weights,
-        **jax.vmap(jax.vmap(lambda c: c._parameters(tuple(priors))))(result.mixture.components),
+        **jax.vmap(jax.vmap(lambda c: c.priors.parameters(c, tuple(priors))))(result.mixture.components),
     }
     from numpyro.diagnostics import effective_sample_size
 

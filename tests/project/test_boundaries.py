@@ -18,7 +18,7 @@ PACKAGES = {
     "_family": "_numerics _components",
     "extend": "_components _family",
     "families": "extend",
-    "_fitting": "_numerics _components _family",
+    "_fitting": "_numerics _components _family families",
     "_weights": "",
     "_couplings": "_numerics _components",
     "_plans": "_components _weights _couplings",

@@ -11,6 +11,7 @@ from numpyro.infer.mcmc import MCMCKernel
 
 from ..._base.arguments import ArrayLike, as_key, as_points
 from ..._components.mixture import Mixture
+from ..._family.bayesian import priors_of
 from ..model import mixture_model
 from .gibbs_sweeps import draw_labels, draw_parameters, first_state, gibbs_problem, GibbsProblem, GibbsState, Labels
 
@@ -112,7 +113,8 @@ class MixtureGibbs(MCMCKernel):
 
     def _state(self, problem: GibbsProblem, inner: GibbsState, labels: Labels, key: Array) -> MixtureGibbsState:
         """The state for NumPyro, with a key of the kind of ``key``."""
-        parameters = problem.in_data_units(inner.components)._parameters(self._names)
+        components = problem.in_data_units(inner.components)
+        parameters = priors_of(components).parameters(components, self._names)
         z = {"weights": jnp.exp(inner.log_weights), **parameters}
         own = inner.key if _is_typed(key) else jax.random.key_data(inner.key)
         kept = inner._replace(key=None), labels

@@ -18,6 +18,7 @@ from ..._base.progress import progress_bar
 from ..._base.results import ConvergenceError
 from ..._base.xla import program
 from ..._components.mixture import Mixture
+from ..._family.bayesian import priors_of
 from ..._family.em_family import AbstractEMFamily, AbstractRegularEMFamily
 from .metropolis import Metropolis
 
@@ -36,7 +37,7 @@ class Conjugate(eqx.Module):
         self, key: Key[Array, ""], components: AbstractEMFamily, counts: Float[Array, " K"], sums: PyTree
     ) -> tuple[AbstractEMFamily, None]:
         """New components; there is nothing to accept."""
-        return components._conjugate_step(key, counts, sums, self.hyper), None
+        return priors_of(components).draw(key, components, counts, sums, self.hyper), None
 
 
 class GibbsProblem(eqx.Module):
@@ -55,7 +56,6 @@ class GibbsProblem(eqx.Module):
     origin: Float[Array, " d"]
     concentration: Float[Array, " K"]
     conditional: Conjugate | Metropolis
-    natural: bool = eqx.field(static=True)
     prepared: bool = eqx.field(static=True)
 
     def in_data_units(self, components: AbstractEMFamily) -> AbstractEMFamily:
@@ -116,10 +116,9 @@ def gibbs_problem(
     conditional = conditional_law(components, priors, jax.device_put(origin))
     if isinstance(conditional, Metropolis):
         shifts, origin = False, np.zeros_like(origin)
-    natural = points.dtype == np.float64
-    data, used, prepared = _chunked(components, points - origin[None], natural)
+    data, used, prepared = _chunked(components, points - origin[None])
     data, used, origin = jax.device_put((data, used, origin))
-    problem = GibbsProblem(data, used, origin, concentration, conditional, natural, prepared)
+    problem = GibbsProblem(data, used, origin, concentration, conditional, prepared)
     return _ready(problem, components, shifts)
 
 
@@ -130,7 +129,7 @@ def _ready(problem: GibbsProblem, components: AbstractEMFamily, shifts: bool) ->
         components = components._affine(-problem.origin, jnp.ones_like(problem.origin))
     if not problem.prepared:
         return problem, components
-    data = jax.lax.map(lambda chunk: components._prepare(chunk, problem.natural), problem.data)
+    data = jax.lax.map(lambda chunk: components._prepare(chunk), problem.data)
     return eqx.tree_at(lambda p: p.data, problem, data), components
 
 
@@ -144,7 +143,7 @@ def conditional_law(
     """
     if not isinstance(components, AbstractEMFamily):
         raise _no_gibbs(components)
-    hyper = components._conjugate(priors, origin)
+    hyper = priors_of(components).hyperparameters(components, priors, origin)
     if hyper is not None:
         return Conjugate(hyper)
     if not isinstance(components, AbstractRegularEMFamily) or not _sums_statistics(components):
@@ -166,12 +165,12 @@ def _no_gibbs(components: Any) -> TypeError:
 
 
 def _chunked(
-    components: AbstractEMFamily, x: Float[np.ndarray, "n d"], natural: bool
+    components: AbstractEMFamily, x: Float[np.ndarray, "n d"]
 ) -> tuple[Float[np.ndarray, "c d b"], Float[np.ndarray, "c b"], bool]:
     """Equal chunks of points, padded, and whether memory allows to prepare them; of few sizes."""
     num, dim = x.shape
     total = point_bucket(num)
-    ready = jax.eval_shape(lambda p: components._prepare(p, natural), jax.ShapeDtypeStruct((dim, 1), x.dtype))
+    ready = jax.eval_shape(lambda p: components._prepare(p), jax.ShapeDtypeStruct((dim, 1), x.dtype))
     per_point = sum(leaf.size for leaf in jax.tree.leaves(ready)) + 3 * components.num_components
     num_chunks = -(-total * per_point // _CHUNK)
     size = -(-total // num_chunks)
@@ -215,11 +214,11 @@ def _label(
 
     def one(chunk: tuple[PyTree, Array, Array]) -> tuple[Array, PyTree, Array]:
         data, used, bits = chunk
-        ready = data if problem.prepared else components._prepare(data, problem.natural)
-        joint = components._table(ready, problem.natural) + log_weights[:, None]
+        ready = data if problem.prepared else components._prepare(data)
+        joint = components._table(ready) + log_weights[:, None]
         chosen, log_likelihood = _choose(bits, joint)
         chosen = chosen * used[None]
-        sums = components._accumulate(ready, chosen, problem.natural)
+        sums = components._accumulate(ready, chosen)
         return jnp.sum(chosen, axis=1), sums, jnp.sum(used * log_likelihood)
 
     chunks = problem.data, problem.used, jax.random.bits(key, problem.used.shape, jnp.uint32)

@@ -60,7 +60,7 @@ class Metropolis(eqx.Module):
 
         mode = find_mode(target, self._to_unconstrained(self.start))
         z, accepted = step(key, target, mode, self._to_unconstrained(components))
-        moved = self.start._with_parameters(self._to_parameters(z))
+        moved = self.start.priors.with_parameters(self.start, self._to_parameters(z))
         return moved, accepted.reshape(accepted.shape[0], -1).mean(axis=1).astype(z.dtype)
 
     # -- unconstrained coordinates, the last axis of one block: a component, or a coordinate of it ------------------
@@ -78,7 +78,7 @@ class Metropolis(eqx.Module):
 
     def _parameters(self, components: Any) -> dict[str, Array]:
         """The parameters, with a second axis for the coordinate."""
-        parameters = components._parameters(tuple(self.priors))
+        parameters = components.priors.parameters(components, tuple(self.priors))
         if self.by_coordinate and _NATURAL in parameters:
             parameters[_NATURAL] = parameters[_NATURAL].reshape(components.num_components, components.dim, -1)
         return parameters
@@ -126,7 +126,7 @@ class Metropolis(eqx.Module):
         if _NATURAL in self.priors:
             eta = self._to_parameters(z)[_NATURAL]
         else:
-            eta = self.start._with_parameters(self._to_parameters(z)).natural_parameters()
+            eta = self.start.priors.with_parameters(self.start, self._to_parameters(z)).natural_parameters()
         if not self.by_coordinate:
             return jnp.sum(eta * sums, axis=1) - counts * self.start.log_partition(eta)
         eta, sums = (v.reshape(*z.shape[:2], -1) for v in (eta, sums))
