@@ -45,14 +45,33 @@ class StationaryPoint(eqx.Module):
     converged: Bool[Array, ""]
 
 
+class _Krylov(NamedTuple):
+    """Two Lanczos vectors, two directions, the last rotation, and the norm of the residual with a sign."""
+
+    step: Float[Array, " m"]
+    old: Float[Array, " m"]
+    new: Float[Array, " m"]
+    older_way: Float[Array, " m"]
+    way: Float[Array, " m"]
+    beta: Float[Array, ""]
+    cosine: Float[Array, ""]
+    sine: Float[Array, ""]
+    bar: Float[Array, ""]
+    epsilon: Float[Array, ""]
+    residual: Float[Array, ""]
+    count: Int[Array, ""]
+
+
 class _State(NamedTuple):
-    """The present point, the field there, and how it went so far."""
+    """The present point, the field there, and the step from it: being solved for, or being tried at some length."""
 
     point: Float[Array, " m"]
     rest: Float[Array, " m"]
     scale: Float[Array, ""]
     num_steps: Int[Array, ""]
-    stuck: Bool[Array, ""]
+    krylov: _Krylov
+    length: Float[Array, ""]
+    is_tried: Bool[Array, ""]
 
 
 def default_tolerance(dtype: Any) -> float:
@@ -110,98 +129,90 @@ def stationary_point(
 def _solve(
     field: Callable[[Array], Array], start: Array, size: Array, tolerance: Array, max_steps: int
 ) -> StationaryPoint:
-    rest, product = jax.linearize(field, start)
-    size = size + norm(rest)
+    """One product per turn, whatever it is for: points of a batch never wait for each other's inner loops."""
 
-    def proceed(state: _State) -> Bool[Array, ""]:
-        return (norm(state.rest) > tolerance * state.scale) & (state.num_steps < max_steps) & ~state.stuck
+    def proceed(now: _State) -> Bool[Array, ""]:
+        unfinished = ~(norm(now.rest) <= tolerance * now.scale) & (now.num_steps < max_steps)
+        return unfinished & (now.length > 0.5**_MAX_HALVINGS)
 
-    def advance(state: _State) -> _State:
-        _, product = jax.linearize(field, state.point)
-        now, scale = norm(state.rest), jnp.maximum(state.scale, size + norm(product(state.point)))
-        goal = tolerance * scale
-        # Exact enough for convergence of order 3/2, and no more exact than the goal needs.
-        forcing = jnp.maximum(jnp.minimum(0.5, jnp.sqrt(now / scale)), 0.25 * goal / now)
-        direction = _minimal_residuals(product, -state.rest, forcing)
+    def advance(now: _State) -> _State:
+        trial = now.point + now.length * now.krylov.step
+        at = jnp.where(now.is_tried, trial, now.point)
+        rest, product = jax.jvp(field, (at,), (jnp.where(now.is_tried, trial, now.krylov.new),))
+        return jax.tree.map(
+            lambda one, other: jnp.where(now.is_tried, one, other),
+            judge(now, trial, rest, product),
+            solve(now, product),
+        )
 
-        def attempt(length: Array) -> tuple[Array, Array, Array, Array]:
-            point = state.point + length * direction
-            rest = field(point)
-            return length, point, rest, norm(rest) <= (1 - _DECREASE * length) * now
+    def judge(now: _State, trial: Array, rest: Array, product: Array) -> _State:
+        """Go to where the step leads, or try half of it. A field that is not finite compares as false."""
+        lower = norm(rest) <= (1 - _DECREASE * now.length) * norm(now.rest)
+        scale = jnp.maximum(now.scale, size + norm(product))
+        one, no = jnp.ones((), start.dtype), jnp.asarray(False)
+        there = _State(trial, rest, scale, now.num_steps + 1, _begin(-rest), one, no)
+        here = now._replace(length=0.5 * now.length)
+        return jax.tree.map(lambda one, other: jnp.where(lower, one, other), there, here)
 
-        def shorten(trial: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-            return attempt(0.5 * trial[0])
+    def solve(now: _State, product: Array) -> _State:
+        """One more product for the step; exact enough for convergence of order 3/2, and no more than the goal needs."""
+        size = norm(now.rest)
+        forcing = jnp.maximum(jnp.minimum(0.5, jnp.sqrt(size / now.scale)), 0.25 * tolerance * now.scale / size)
+        krylov = _continue(now.krylov, product)
+        return now._replace(krylov=krylov, is_tried=_is_solved(krylov, forcing * size))
 
-        def too_long(trial: tuple[Array, Array, Array, Array]) -> Bool[Array, ""]:
-            # A field that is not finite compares as false, and its step as too long.
-            return ~trial[3] & (trial[0] > 0.5**_MAX_HALVINGS)
-
-        first = attempt(jnp.ones((), start.dtype))
-        _, point, rest, lower = jax.lax.while_loop(too_long, shorten, first)
-        point, rest = jnp.where(lower, point, state.point), jnp.where(lower, rest, state.rest)
-        return _State(point, rest, scale, state.num_steps + 1, ~lower)
-
-    first = _State(start, rest, size + norm(product(start)), jnp.asarray(0), jnp.asarray(False))
+    # The start is a step of length zero from itself, where the field is not known yet: anything is lower.
+    none, one = jnp.zeros_like(start), jnp.ones((), start.dtype)
+    first = _State(start, none + jnp.inf, size, jnp.asarray(-1), _begin(none), one, jnp.asarray(True))
     last = jax.lax.while_loop(proceed, advance, first)
-    return StationaryPoint(last.point, last.rest, last.scale, last.num_steps, norm(last.rest) <= tolerance * last.scale)
+    converged = norm(last.rest) <= tolerance * last.scale
+    return StationaryPoint(last.point, last.rest, last.scale, last.num_steps, converged)
 
 
-class _Krylov(NamedTuple):
-    """Two Lanczos vectors, two directions, the last rotation, and the norm of the residual with a sign."""
+def _begin(right: Float[Array, " m"]) -> _Krylov:
+    """Minimal residuals before the first product."""
+    length, none, zero = norm(right), jnp.zeros_like(right), jnp.zeros((), right.dtype)
+    new = right / _nonzero(length)
+    return _Krylov(none, none, new, none, none, length, zero - 1, zero, zero, zero, length, jnp.asarray(0))
 
-    step: Float[Array, " m"]
-    old: Float[Array, " m"]
-    new: Float[Array, " m"]
-    older_way: Float[Array, " m"]
-    way: Float[Array, " m"]
-    beta: Float[Array, ""]
-    cosine: Float[Array, ""]
-    sine: Float[Array, ""]
-    bar: Float[Array, ""]
-    epsilon: Float[Array, ""]
-    residual: Float[Array, ""]
-    count: Int[Array, ""]
+
+def _continue(s: _Krylov, image: Float[Array, " m"]) -> _Krylov:
+    """One step of minimal residuals, with the product of the matrix and the newest Lanczos vector."""
+    alpha = jnp.sum(s.new * image)
+    image = image - alpha * s.new - s.beta * s.old
+    beta = norm(image)
+    delta, gamma_bar = s.cosine * s.bar + s.sine * alpha, s.sine * s.bar - s.cosine * alpha
+    gamma = _nonzero(jnp.sqrt(gamma_bar**2 + beta**2))
+    cosine, sine = gamma_bar / gamma, beta / gamma
+    way = (s.new - s.epsilon * s.older_way - delta * s.way) / gamma
+    return _Krylov(
+        step=s.step + cosine * s.residual * way,
+        old=s.new,
+        new=image / _nonzero(beta),
+        older_way=s.way,
+        way=way,
+        beta=beta,
+        cosine=cosine,
+        sine=sine,
+        bar=-s.cosine * beta,
+        epsilon=s.sine * beta,
+        residual=sine * s.residual,
+        count=s.count + 1,
+    )
+
+
+def _is_solved(s: _Krylov, goal: Float[Array, ""]) -> Bool[Array, ""]:
+    # Twice the dimension plus some: rounding delays what is exact after as many steps as there are dimensions.
+    return (jnp.abs(s.residual) <= goal) | (s.beta == 0) | (s.count >= 2 * s.step.size + 8)
 
 
 def _minimal_residuals(
-    product: Callable[[Array], Array], right: Float[Array, " m"], forcing: float | Float[Array, ""]
+    product: Callable[[Array], Array], right: Float[Array, " m"], share: float
 ) -> Float[Array, " m"]:
-    """A vector whose image under a symmetric matrix is ``right``, up to a share ``forcing`` of its norm."""
-    length = norm(right)
-    limit = 4 * right.size + 8
-
-    def proceed(s: _Krylov) -> Bool[Array, ""]:
-        return (jnp.abs(s.residual) > forcing * length) & (s.count < limit) & (s.beta > 0)
-
-    def advance(s: _Krylov) -> _Krylov:
-        image = product(s.new)
-        alpha = jnp.sum(s.new * image)
-        image = image - alpha * s.new - s.beta * s.old
-        beta = norm(image)
-        delta, gamma_bar = s.cosine * s.bar + s.sine * alpha, s.sine * s.bar - s.cosine * alpha
-        gamma = _nonzero(jnp.sqrt(gamma_bar**2 + beta**2))
-        cosine, sine = gamma_bar / gamma, beta / gamma
-        way = (s.new - s.epsilon * s.older_way - delta * s.way) / gamma
-        return _Krylov(
-            step=s.step + cosine * s.residual * way,
-            old=s.new,
-            new=image / _nonzero(beta),
-            older_way=s.way,
-            way=way,
-            beta=beta,
-            cosine=cosine,
-            sine=sine,
-            bar=-s.cosine * beta,
-            epsilon=s.sine * beta,
-            residual=sine * s.residual,
-            count=s.count + 1,
-        )
-
-    zero, none = jnp.zeros((), right.dtype), jnp.zeros_like(right)
-    start = _Krylov(
-        none, none, right / _nonzero(length), none, none, length, zero - 1, zero, zero, zero, length, jnp.asarray(0)
-    )
-    return jax.lax.while_loop(proceed, advance, start).step
+    """A vector whose image under a symmetric matrix is ``right``, up to a share of its norm (Paige and Saunders)."""
+    goal = share * norm(right)
+    last = jax.lax.while_loop(lambda s: ~_is_solved(s, goal), lambda s: _continue(s, product(s.new)), _begin(right))
+    return last.step
 
 
 def _solve_exactly(product: Callable[[Array], Array], right: Float[Array, " m"]) -> Float[Array, " m"]:

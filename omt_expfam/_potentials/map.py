@@ -1,5 +1,6 @@
 """The gradient of a convex potential, an optimal map, and its inverse."""
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -20,8 +21,10 @@ from .interface import AbstractPotential
 from .line import StraightLine
 from .members import Members
 
-# Numbers in a block of points.
-_BLOCK = 2**23
+# Numbers in a block of points: they should stay in the processor's cache.
+_BLOCK = 2**20
+# Points that are solved for side by side.
+_GROUP = 32
 
 
 class ConjugatePoints(eqx.Module):
@@ -229,8 +232,10 @@ class BrenierMap(eqx.Module):
 
     def _found(self, kernel: Any, name: str, value: ArrayLike, backward: bool, wanted: str = "") -> Any:
         """What a kernel says about all points, or an error where some were not found; NaN there when traced."""
-        out: Any = self._over(kernel, self._points(name, value), backward, wanted)
-        found, converged = out[Solved._fields.index(wanted) if len(out) > 2 else 0], out[-1]
+        # All about solved points comes from one program; see `_solve`.
+        solves = kernel is _solve and (backward or self.target is not None)
+        out: Any = self._over(kernel, self._points(name, value), backward, "" if solves else wanted)
+        found, converged = out[Solved._fields.index(wanted) if solves else 0], out[-1]
         if is_traced(converged):
             return jnp.where(converged.reshape(-1, *[1] * (found.ndim - 1)), found, jnp.nan)
         return raise_if_failed(found, _outcome(converged))
@@ -244,9 +249,10 @@ class BrenierMap(eqx.Module):
         if not at_top(self, points, level):
             return kernel(self.source, self.target, points, backward, wanted, level, max_steps)
         num, dim = points.shape
-        # A network holds about as many numbers at one point as it has parameters for each dimension.
-        item = sum(leaf.size for leaf in jax.tree.leaves(self._sides) if eqx.is_array(leaf)) // dim + dim
-        size = batch_size(item if kernel is _solve else item * dim, _BLOCK)
+        item = _item_size(self._sides)
+        size = batch_size(item * dim if kernel is _jacobians else item, _BLOCK)
+        # Groups of points fill blocks.
+        size = max(size - size % _GROUP, _GROUP)
         host, parts = np.asarray(points), []
         for start in range(0, max(num, 1), size):
             block = host[start : start + size]
@@ -263,6 +269,12 @@ class BrenierMap(eqx.Module):
         ]
         back = ", reversed" if self.is_reversed else ""
         return f"BrenierMap({' and '.join(sides)}, {self.num_dimensions} dimensions{back})"
+
+
+def _item_size(members: list[Members]) -> int:
+    """About as many numbers as there are at one point: a network's parameters, by the width of its matrices."""
+    arrays = [leaf for leaf in jax.tree.leaves(members) if eqx.is_array(leaf)]
+    return sum(leaf.size for leaf in arrays) // max(leaf.shape[-1] for leaf in arrays if leaf.ndim)
 
 
 def _stacked(leaf: Any) -> Any:
@@ -285,6 +297,12 @@ def _way(source: Members | None, target: Members | None, backward: bool, level: 
     return lambda point: (mean.backward if backward else mean.forward)(point, level, max_steps)
 
 
+def _in_groups(function: Callable[[Array], Any], points: Array) -> Any:
+    """A function of each point, for a few points at a time on CPUs: a group waits for its slowest solve."""
+    size = _GROUP if jax.default_backend() == "cpu" else len(points)
+    return jax.lax.map(function, points, batch_size=max(1, min(size, len(points))))
+
+
 @program
 def _solve(
     source: Members | None,
@@ -296,8 +314,11 @@ def _solve(
     max_steps: int,
 ) -> tuple[Array, ...]:
     """All about each point, by one program for all methods; where nothing is solved for, what is wanted alone."""
-    found = jax.vmap(_way(source, target, backward, level, max_steps))(points)
-    return tuple(found) if backward or target is not None else (getattr(found, wanted), found.converged)
+    way = _way(source, target, backward, level, max_steps)
+    if backward or target is not None:
+        return tuple(_in_groups(way, points))
+    found = jax.vmap(way)(points)
+    return getattr(found, wanted), found.converged
 
 
 @program
@@ -317,7 +338,7 @@ def _jacobians(
         found = way(point)
         return found.point, found.converged
 
-    matrices, converged = jax.vmap(jax.jacfwd(image, has_aux=True))(points)
+    matrices, converged = _in_groups(jax.jacfwd(image, has_aux=True), points)
     matrices = 0.5 * (matrices + jnp.swapaxes(matrices, 1, 2))
     return matrices if wanted == "matrix" else jnp.linalg.slogdet(matrices)[1], converged
 
@@ -340,4 +361,4 @@ def _member_images(
         converged = jnp.asarray(True) if found is None else jnp.all(found.converged)
         return jax.vmap(mean.line.target_point)(images), converged
 
-    return jax.vmap(one)(points)
+    return _in_groups(one, points)
