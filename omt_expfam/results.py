@@ -13,6 +13,7 @@ from ._plans.plan import BlockTrace as BlockTrace
 from ._posterior_plans.correspondences import PosteriorCorrespondences as PosteriorCorrespondences
 from ._posteriors.credible import CredibleInterval as CredibleInterval
 from ._posteriors.label_free import LabelFree as LabelFree
+from ._potentials.certificates import Certificate as Certificate
 from ._potentials.map import ConjugatePoints as ConjugatePoints
 from ._potentials.network import InputConvexNetwork as InputConvexNetwork
 from ._time_courses.groups import GroupFlows as GroupFlows, GroupShares as GroupShares

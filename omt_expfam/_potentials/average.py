@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from .._base.results import RESULTS
 from .conjugate import conjugate_point, norm, stationary_point
 from .interface import AbstractPotential
 from .line import StraightLine
@@ -42,6 +44,46 @@ class Solved(NamedTuple):
     gap: Float[Array, ""]
     num_steps: Int[Array, ""]
     converged: Bool[Array, ""]
+
+
+class ConjugatePoints(eqx.Module):
+    """Points that a map sends to given ones, with the evidence.
+
+    Attributes:
+        points: The points, shape ``[n, d]``.
+        values: phi* at the given points: the largest <x, y> - phi(x), units of squared distance.
+        residuals: Bounds on the distances between the given points and the images of those that were found; equal to
+            them where the map has no members on the target side.
+        point_errors: Bounds on the distances of ``points`` from the exact ones, by strong convexity; infinite where the
+            map has members on the target side alone.
+        value_errors: Bounds on the errors of ``values``, rounding apart.
+        num_steps: Newton steps of each solve.
+        converged: Whether each met the tolerance.
+    """
+
+    points: Float[Array, "n d"]
+    values: Float[Array, " n"]
+    residuals: Float[Array, " n"]
+    point_errors: Float[Array, " n"]
+    value_errors: Float[Array, " n"]
+    num_steps: Int[Array, " n"]
+    converged: Bool[Array, " n"]
+
+    @property
+    def result(self) -> Any:
+        """Whether all points were found."""
+        return outcome(self.converged)
+
+    def __repr__(self) -> str:
+        num, found = self.converged.shape[0], int(np.sum(np.asarray(self.converged)))
+        worst = float(np.max(np.asarray(self.residuals), initial=0.0))
+        return f"ConjugatePoints({found} of {num} found, residual at most {worst:.2g})"
+
+
+def outcome(converged: Any) -> Any:
+    """Whether all points were found, as a member of `RESULTS`."""
+    fine = bool(np.all(np.asarray(converged)))
+    return RESULTS.successful if fine else RESULTS.conjugate_not_converged
 
 
 class Average(eqx.Module):

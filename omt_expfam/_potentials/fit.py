@@ -13,6 +13,7 @@ from .._base.buckets import point_bucket
 from .._base.precision import narrow
 from .._base.results import raise_if_failed, RESULTS, succeeded
 from .._plans.plan import TransportPlan
+from .certificates import Certificate
 from .evidence import evidence
 from .interface import AbstractPotential
 from .line import StraightLine
@@ -61,6 +62,13 @@ class BrenierFit(eqx.Module):
     def converged(self) -> bool:
         """Whether training ran to its end, and the held-out value is exact."""
         return succeeded(self.result)
+
+    def certificate(self, key: KeyLike, x: ArrayLike, y: ArrayLike, plan: TransportPlan | None = None) -> Certificate:
+        """Bounds of the squared distance of the two laws, from points that the fit has not seen.
+
+        See `BrenierMap.certificate`.
+        """
+        return self.map.certificate(key, x, y, plan)
 
     def __repr__(self) -> str:
         note = "" if self.converged else f"; {RESULTS[self.result].split(';')[0].split('.')[0]}"

@@ -7,15 +7,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-from .._base.arguments import ArrayLike, as_count, as_points, as_scalar, ScalarLike
+from .._base.arguments import ArrayLike, as_count, as_points, as_scalar, KeyLike, ScalarLike
 from .._base.arrays import at_top, batch_size, is_traced, on_host, to_jax
 from .._base.buckets import pad, point_bucket
 from .._base.methods import jittable
-from .._base.results import raise_if_failed, RESULTS
+from .._base.results import raise_if_failed
 from .._base.xla import program
-from .average import average, Solved
+from .._plans.plan import TransportPlan
+from .average import average, ConjugatePoints, outcome, Solved
+from .certificates import Certificate, certificate
 from .conjugate import default_tolerance, MAX_STEPS
 from .interface import AbstractPotential
 from .line import StraightLine
@@ -25,40 +27,6 @@ from .members import Members
 _BLOCK = 2**20
 # Points that are solved for side by side.
 _GROUP = 32
-
-
-class ConjugatePoints(eqx.Module):
-    """Points that a map sends to given ones, with the evidence.
-
-    Attributes:
-        points: The points, shape ``[n, d]``.
-        values: phi* at the given points: the largest <x, y> - phi(x), units of squared distance.
-        residuals: Bounds on the distances between the given points and the images of those that were found; equal to
-            them where the map has no members on the target side.
-        point_errors: Bounds on the distances of ``points`` from the exact ones, by strong convexity; infinite where the
-            map has members on the target side alone.
-        value_errors: Bounds on the errors of ``values``, rounding apart.
-        num_steps: Newton steps of each solve.
-        converged: Whether each met the tolerance.
-    """
-
-    points: Float[Array, "n d"]
-    values: Float[Array, " n"]
-    residuals: Float[Array, " n"]
-    point_errors: Float[Array, " n"]
-    value_errors: Float[Array, " n"]
-    num_steps: Int[Array, " n"]
-    converged: Bool[Array, " n"]
-
-    @property
-    def result(self) -> Any:
-        """Whether all points were found."""
-        return _outcome(self.converged)
-
-    def __repr__(self) -> str:
-        num, found = self.converged.shape[0], int(np.sum(np.asarray(self.converged)))
-        worst = float(np.max(np.asarray(self.residuals), initial=0.0))
-        return f"ConjugatePoints({found} of {num} found, residual at most {worst:.2g})"
 
 
 class BrenierMap(eqx.Module):
@@ -143,6 +111,16 @@ class BrenierMap(eqx.Module):
         return self._found(_solve, "y", y, not self.is_reversed, "point")
 
     @jittable
+    def solve_push_forward(
+        self, x: ArrayLike, *, tolerance: ScalarLike | None = None, max_steps: int = MAX_STEPS
+    ) -> ConjugatePoints:
+        """`push_forward` with its evidence, as `solve_pull_back`: its ``values`` are phi(x).
+
+        Members on the source side need no solves: with these alone nothing is left to bound.
+        """
+        return self._evidence("x", x, self.is_reversed, tolerance, max_steps)
+
+    @jittable
     def solve_pull_back(
         self, y: ArrayLike, *, tolerance: ScalarLike | None = None, max_steps: int = MAX_STEPS
     ) -> ConjugatePoints:
@@ -153,11 +131,7 @@ class BrenierMap(eqx.Module):
             tolerance: Of the residual, relative to the size of what cancels in it; by default eps^(3/4).
             max_steps: Newton steps at most.
         """
-        points = self._points("y", y)
-        if tolerance is not None:
-            as_scalar("tolerance", tolerance)
-        as_count("max_steps", max_steps, minimum=0)
-        return ConjugatePoints(*self._over(_solve, points, not self.is_reversed, "", tolerance, max_steps))
+        return self._evidence("y", y, not self.is_reversed, tolerance, max_steps)
 
     @jittable
     def push_forward_members(self, x: ArrayLike) -> Float[Array, "n M d"]:
@@ -221,6 +195,21 @@ class BrenierMap(eqx.Module):
         """
         return self._found(_jacobians, "x", x, self.is_reversed, "log_det")
 
+    def certificate(self, key: KeyLike, x: ArrayLike, y: ArrayLike, plan: TransportPlan | None = None) -> Certificate:
+        """Bounds of the squared Wasserstein-2 distance of two laws, and how far images are from targets.
+
+        The points must not have been used to fit the map; then the bounds hold up to their standard errors, however
+        wrong the map is. The lower bound is the dual value of the potential (Makkuva et al., 2020), in float64. Of more
+        than 10,000 points some are drawn.
+
+        Args:
+            key: Random key of that choice, of the samples that are matched and of projections.
+            x: Source points, shape ``[n, d]``, at least 16.
+            y: Target points, shape ``[m, d]``, at least 16.
+            plan: A plan whose cost is shown beside.
+        """
+        return certificate(key, self, x, y, plan)
+
     def reverse(self) -> "BrenierMap":
         """The inverse map, with its own inverse."""
         return BrenierMap(self.source, self.target, is_reversed=not self.is_reversed)
@@ -238,7 +227,16 @@ class BrenierMap(eqx.Module):
         found, converged = out[Solved._fields.index(wanted) if solves else 0], out[-1]
         if is_traced(converged):
             return jnp.where(converged.reshape(-1, *[1] * (found.ndim - 1)), found, jnp.nan)
-        return raise_if_failed(found, _outcome(converged))
+        return raise_if_failed(found, outcome(converged))
+
+    def _evidence(
+        self, name: str, value: ArrayLike, backward: bool, tolerance: ScalarLike | None, max_steps: int
+    ) -> ConjugatePoints:
+        points = self._points(name, value)
+        if tolerance is not None:
+            as_scalar("tolerance", tolerance)
+        as_count("max_steps", max_steps, minimum=0)
+        return ConjugatePoints(*self._over(_solve, points, backward, "", tolerance, max_steps))
 
     def _over(
         self, kernel: Any, points: Any, backward: bool, wanted: str, tolerance: Any = None, max_steps: int = MAX_STEPS
@@ -284,11 +282,6 @@ def _stacked(leaf: Any) -> Any:
     return jnp.asarray(leaf)[None] if is_traced(leaf) else to_jax(np.asarray(leaf)[None])
 
 
-def _outcome(converged: Any) -> Any:
-    fine = bool(np.all(np.asarray(converged)))
-    return RESULTS.successful if fine else RESULTS.conjugate_not_converged
-
-
 # -- kernels -----------------------------------------------------------------------------------------------------------
 
 
@@ -313,12 +306,10 @@ def _solve(
     level: Array,
     max_steps: int,
 ) -> tuple[Array, ...]:
-    """All about each point, by one program for all methods; where nothing is solved for, what is wanted alone."""
+    """What is wanted of each point, and whether it was found; or all about it, by one program for all methods."""
     way = _way(source, target, backward, level, max_steps)
-    if backward or target is not None:
-        return tuple(_in_groups(way, points))
-    found = jax.vmap(way)(points)
-    return getattr(found, wanted), found.converged
+    found = _in_groups(way, points) if backward or target is not None else jax.vmap(way)(points)
+    return (getattr(found, wanted), found.converged) if wanted else tuple(found)
 
 
 @program
