@@ -15,7 +15,8 @@ from .._base.arrays import at_top, is_traced, on_host, safe_log, to_jax
 from .._base.buckets import cut, pad, pad_zero, point_bucket
 from .._base.methods import jittable
 from .._base.xla import program
-from .interface import AbstractComponents, call, log_prob_table
+from .interface import AbstractComponents, call, log_prob_table, map_components
+from .joined import as_blocks
 
 # Weights may be off one by this much (rounding in float32, in files) and are then renormalized.
 WEIGHT_TOLERANCE = 1e-5
@@ -198,7 +199,7 @@ def responsibilities(mixture: Mixture, x: Float[Array, "n d"]) -> Float[Array, "
     """Posterior component probabilities; NaN for a point outside every support."""
     # So far out that squares would overflow, only the direction matters: pull such points in along their ray.
     center = mixture.mean()
-    reach = jnp.sqrt(jnp.sqrt(jnp.finfo(x.dtype).max))
+    reach = jnp.sqrt(jnp.sqrt(jnp.finfo(x.dtype).max)) * _size(mixture.components, center)
     offset = x - center[None]
     size = jnp.max(jnp.abs(offset), axis=1, keepdims=True)
     near = center[None] + offset * jnp.where(size > reach, reach / size, jnp.ones_like(size))
@@ -207,6 +208,18 @@ def responsibilities(mixture: Mixture, x: Float[Array, "n d"]) -> Float[Array, "
     # A peak of -inf (outside every support) turns into NaN here.
     joint = mixture.weights[:, None] * jnp.exp(table - peak)
     return (joint / jnp.sum(joint, axis=0, keepdims=True)).T
+
+
+def _size(components: AbstractComponents, center: Float[Array, " d"]) -> Float[Array, ""]:
+    """The length unit of the components: how far from the center their means lie, and how wide their densities are."""
+
+    def one(component: AbstractComponents) -> Float[Array, ""]:
+        mean = component._mean()
+        width = jnp.exp(-component._log_prob(mean) / components.dim)
+        return width + jnp.max(jnp.abs(mean - center))
+
+    size = jnp.max(jnp.concatenate([map_components(one, block) for block in as_blocks(components).blocks]))
+    return jax.lax.stop_gradient(jnp.where((size > 0) & jnp.isfinite(size), size, jnp.ones_like(size)))
 
 
 @program

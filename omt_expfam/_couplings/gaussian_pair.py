@@ -15,6 +15,8 @@ Derivatives are our own: those of a decomposition are infinite at repeated singu
 equation ``s A + A Sigma0 A = Sigma1``; differentiating it gives a Lyapunov equation whose solution is regular.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
@@ -55,31 +57,61 @@ def promote(source: AbstractCovariance, target: AbstractCovariance) -> tuple[Abs
 # -- values ------------------------------------------------------------------------------------------------------
 
 
-def _spectral_terms(spectrum: Float[Array, " d"], s: Float[Array, ""]) -> tuple[Array, Array]:
-    """Tr C and KL from the eigenvalues of Sigma0 Sigma1; KL is infinite at s = 0."""
-    positive = jnp.where(spectrum > 0, spectrum, jnp.zeros_like(spectrum))
-    root = jnp.sqrt(positive + s * s / 4)
-    r = positive / jnp.where(root > 0, root + s / 2, jnp.ones_like(root))
-    safe = jnp.where(s > 0, s, jnp.ones_like(s))
-    return jnp.sum(r), jnp.where(s > 0, 0.5 * jnp.sum(jnp.log1p(r / safe)), jnp.inf)
+class _Roots(NamedTuple):
+    """Quantities of the module's formulas in units of their own.
+
+    Squares of variances leave the range of float32 long before variances do, and so do derivatives of their quotients.
+
+    Attributes:
+        unit: The larger of sigma and s, a constant: derivatives do not see it.
+        sigma: Singular values.
+        s: Regularization.
+        sum: w + s/2.
+    """
+
+    unit: Float[Array, " d"]
+    sigma: Float[Array, " d"]
+    s: Float[Array, " d"]
+    sum: Float[Array, " d"]
 
 
-def _spectrum(source: AbstractCovariance, target: AbstractCovariance) -> Float[Array, " d"]:
-    """Eigenvalues of Sigma0 Sigma1, by the cheapest way that the structures allow."""
+def _roots(sigma: Float[Array, " d"], s: Float[Array, ""]) -> _Roots:
+    unit = jax.lax.stop_gradient(jnp.maximum(sigma, s))
+    unit = jnp.where(unit > 0, unit, jnp.ones_like(unit))
+    sigma, s = sigma / unit, s / unit
+    return _Roots(unit, sigma, s, jnp.sqrt(sigma * sigma + s * s / 4) + s / 2)
+
+
+def _spectral_terms(sigma: Float[Array, " d"], s: Float[Array, ""]) -> tuple[Array, Array]:
+    """Tr C and KL from the singular values of L1' L0; KL is infinite at s = 0."""
+    roots = _roots(sigma, s)
+    r = roots.sigma**2 / jnp.where(roots.sum > 0, roots.sum, jnp.ones_like(sigma))
+    safe = jnp.where(roots.s > 0, roots.s, jnp.ones_like(sigma))
+    kl = jnp.where(roots.s > 0, 0.5 * jnp.log1p(r / safe), jnp.inf)
+    return jnp.sum(roots.unit * r), jnp.sum(kl)
+
+
+def _singular_values(source: AbstractCovariance, target: AbstractCovariance) -> Float[Array, " d"]:
+    """Singular values of L1' L0, by the cheapest way that the structures allow."""
     match source, target:
         case DiagonalCovariance(), DiagonalCovariance():
-            return source.variance * target.variance
+            return _geometric_mean(source.variance, target.variance)
         case ScalarCovariance(), DenseCovariance():
-            return source.variance * jnp.linalg.svd(target.tril, compute_uv=False) ** 2
+            return jnp.sqrt(source.variance) * jnp.linalg.svd(target.tril, compute_uv=False)
         case DenseCovariance(), ScalarCovariance():
-            return target.variance * jnp.linalg.svd(source.tril, compute_uv=False) ** 2
+            return jnp.sqrt(target.variance) * jnp.linalg.svd(source.tril, compute_uv=False)
         case LowRankCovariance(), LowRankCovariance():
             # Outside the span of both factors each covariance is a multiple of the identity.
             small_source, small_target, basis = _reduce(source, target)
-            rest = jnp.broadcast_to(source.variance * target.variance, (source.dim - basis.shape[1],))
-            return jnp.concatenate([_spectrum(small_source, small_target), rest])
+            rest = _geometric_mean(source.variance, target.variance)
+            rest = jnp.broadcast_to(rest, (source.dim - basis.shape[1],))
+            return jnp.concatenate([_singular_values(small_source, small_target), rest])
         case _:
-            return jnp.linalg.svd(target.scale_tril().T @ source.scale_tril(), compute_uv=False) ** 2
+            return jnp.linalg.svd(target.scale_tril().T @ source.scale_tril(), compute_uv=False)
+
+
+def _geometric_mean(first: Array, second: Array) -> Array:
+    return jnp.sqrt(first) * jnp.sqrt(second)
 
 
 def _reduce(
@@ -101,13 +133,13 @@ def trace_and_kl(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Tr C and KL of one pair of covariances (structures from `promote`)."""
     if isinstance(source, DiagonalCovariance):
-        return _spectral_terms(_spectrum(source, target), s)
+        return _spectral_terms(_singular_values(source, target), s)
     return _dense_terms(source, target, s)
 
 
 @jax.custom_jvp
 def _dense_terms(source: AbstractCovariance, target: AbstractCovariance, s: Float[Array, ""]) -> tuple[Array, Array]:
-    return _spectral_terms(_spectrum(source, target), s)
+    return _spectral_terms(_singular_values(source, target), s)
 
 
 @_dense_terms.defjvp
@@ -137,8 +169,9 @@ def _dense_terms_jvp(primals: tuple, tangents: tuple) -> tuple:
 def _decompose(root0: Array, root1: Array, s: Array) -> tuple[Array, Array, Array]:
     """U, w and G of the module's formulas."""
     u, sigma, _ = jnp.linalg.svd(root1.T @ root0)
-    w = jnp.sqrt(sigma * sigma + s * s / 4)
-    return u, w, (root1 @ u) / jnp.sqrt(w + s / 2)[None, :]
+    roots = _roots(sigma, s)
+    total = roots.unit * roots.sum
+    return u, total - s / 2, (root1 @ u) / jnp.sqrt(total)[None, :]
 
 
 @jax.custom_jvp
@@ -186,15 +219,19 @@ def conditional_gain(source: AbstractCovariance, target: AbstractCovariance, s: 
     """The matrix A of one pair: its diagonal, shape ``[d]``, for diagonal structures, else ``[d, d]``."""
     match source, target:
         case DiagonalCovariance(), DiagonalCovariance():
-            spectrum = source.variance * target.variance
-            return target.variance / (jnp.sqrt(spectrum + s * s / 4) + s / 2)
+            return _scalar_gain(source.variance, target.variance, s)
         case LowRankCovariance(), LowRankCovariance():
             small_source, small_target, basis = _reduce(source, target)
             small = regression(small_source.tril, small_target.tril, s)
-            product = source.variance * target.variance
-            rest = target.variance / (jnp.sqrt(product + s * s / 4) + s / 2)
+            rest = _scalar_gain(source.variance, target.variance, s)
             eye = jnp.eye(basis.shape[1], dtype=small.dtype)
             outer = jnp.diag(jnp.broadcast_to(rest, (source.dim,)))
             return outer + basis @ (small - rest * eye) @ basis.T
         case _:
             return regression(source.scale_tril(), target.scale_tril(), s)
+
+
+def _scalar_gain(source: Array, target: Array, s: Float[Array, ""]) -> Array:
+    """The gain in one dimension, or in each of several, from variances."""
+    roots = _roots(_geometric_mean(source, target), s)
+    return (target / roots.unit) / roots.sum

@@ -362,6 +362,9 @@ def entropic_coupling(
     # A common shift of the costs changes nothing; without it the reduced costs lose digits.
     base = jax.lax.stop_gradient(jnp.min(jnp.where(finite, cost, jnp.zeros_like(cost))))
     safe = jnp.where(finite, cost, jnp.zeros_like(cost)) - base
+    # Nor does a common unit: by a power of two, it rounds nothing and keeps squares in range.
+    unit = jax.lax.stop_gradient(_power_of_two(jnp.maximum(jnp.max(safe), epsilon)))
+    safe, epsilon, start = safe / unit, epsilon / unit, start / unit
     reduced, source, target, num_steps = _reduced_costs(safe, a, b, epsilon, 0.5 * tolerance, start, max_steps)
     kernel = _kernel(reduced, a, b, epsilon)
     row_shares = b[None, :] * kernel
@@ -370,5 +373,12 @@ def entropic_coupling(
     error = jnp.sum(jnp.abs(jnp.sum(weights, axis=1) - a)) + jnp.sum(jnp.abs(jnp.sum(weights, axis=0) - b))
     result = RESULTS.where(error <= tolerance, RESULTS.successful, RESULTS.weights_not_converged)
     result = RESULTS.where(finite, result, RESULTS.weights_not_finite)
-    half = base / 2
-    return WeightCoupling(weights, row_shares, column_shares, source + half, target + half, error, num_steps, result)
+    source, target = (unit * potential + base / 2 for potential in (source, target))
+    return WeightCoupling(weights, row_shares, column_shares, source, target, error, num_steps, result)
+
+
+def _power_of_two(number: Float[Array, ""]) -> Float[Array, ""]:
+    """The power of two next above a positive number; one for what is not positive and finite."""
+    usable = (number > 0) & jnp.isfinite(number)
+    _, exponent = jnp.frexp(jnp.where(usable, number, jnp.full_like(number, 0.5)))
+    return jnp.ldexp(jnp.ones_like(number), exponent)

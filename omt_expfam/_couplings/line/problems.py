@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from ..._base.arrays import power_of_two, take, to_jax
 from ..._base.progress import progress_bar
-from ..._base.xla import program
+from ..._base.xla import program, unfused
 from ..._components.product_form import ProductForm
 from .profile import Profile, tabulate
 from .schedule import Bundle, counts_of, lagrange, schedule
@@ -318,7 +318,7 @@ def solve_traced(source: ProductForm, target: ProductForm, epsilon: Float[Array,
         i, j, c = index // (other * dim), (index // dim) % other, index % dim
         laws = (take(source.shape, (i, c)), take(target.shape, (j, c)))
         pair = tuple(take(profile, (k, c)) for profile, k in zip(profiles, (i, j), strict=True))
-        reduced = epsilon / (sides[0][1][i, c] * sides[1][1][j, c])
+        reduced = _reduced(epsilon, sides[0][1][i, c], sides[1][1][j, c])
         nodes = place_nodes(laws, pair, reduced, _TRACED_COUNT)
         return _resolved(nodes, reduced), reduced, pair[0].defect + pair[1].defect
 
@@ -343,3 +343,17 @@ def solve_traced(source: ProductForm, target: ProductForm, epsilon: Float[Array,
         errors.reshape(shape),
         jnp.max(plans.marginal_error),
     )
+
+
+@jax.custom_jvp
+def _reduced(epsilon: Float[Array, ""], scale: Float[Array, ""], other: Float[Array, ""]) -> Float[Array, ""]:
+    """The regularization in units of both scales, of which no derivative forms squares or products."""
+    # Nor does the compiler: a quotient by this quotient would become a product with both scales.
+    return unfused(epsilon / scale / other)
+
+
+@_reduced.defjvp
+def _reduced_jvp(primals: tuple, tangents: tuple) -> tuple:
+    epsilon, scale, other = primals
+    value = _reduced(epsilon, scale, other)
+    return value, tangents[0] / scale / other - value * (tangents[1] / scale + tangents[2] / other)
