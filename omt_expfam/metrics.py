@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ._base.arguments import ArrayLike, as_count, as_floating, as_scalar, ScalarLike
+from ._base.arguments import ArrayLike, as_count, as_scalar, ScalarLike
 from ._base.arrays import is_traced
 from ._base.precision import in_float64, narrow
 from ._base.results import ConvergenceError
+from ._base.samples import matched, restored, squared, to_samples, unit_of
 
 __all__ = ["cosine_similarity", "frechet_distance", "l2_uvp", "mean_squared_error", "mmd", "sinkhorn_divergence"]
 
@@ -51,7 +52,7 @@ def mean_squared_error(estimate: ArrayLike, truth: ArrayLike) -> Float[Array, ""
         TypeError: If an argument is not an array of real numbers.
         ValueError: If the shapes differ, or values are missing or not finite.
     """
-    return _mean_squared_error(*_matched(estimate=estimate, truth=truth))
+    return squared(_mean_squared_error, "`estimate` and `truth`", *matched(estimate=estimate, truth=truth))
 
 
 def l2_uvp(estimate: ArrayLike, truth: ArrayLike) -> Float[Array, ""]:
@@ -73,7 +74,7 @@ def l2_uvp(estimate: ArrayLike, truth: ArrayLike) -> Float[Array, ""]:
         ValueError: If the shapes differ, values are missing or not finite, or all points of ``truth``
             coincide (infinite or NaN when traced).
     """
-    images, true_images = _matched(estimate=estimate, truth=truth)
+    images, true_images = matched(estimate=estimate, truth=truth)
     if not is_traced(true_images) and bool((true_images == true_images[:1]).all()):
         raise ValueError("`truth` must vary: all its points coincide, so its variance is zero.")
     return _l2_uvp(images, true_images)
@@ -98,7 +99,7 @@ def cosine_similarity(x: ArrayLike, estimate: ArrayLike, truth: ArrayLike) -> Fl
         ValueError: If the shapes differ, values are missing or not finite, or ``estimate`` or ``truth`` moves
             no point, which leaves the cosine undefined (NaN when traced).
     """
-    points, images, true_images = _matched(x=x, estimate=estimate, truth=truth)
+    points, images, true_images = matched(x=x, estimate=estimate, truth=truth)
     if not is_traced(points, images, true_images):
         for name, value in (("estimate", images), ("truth", true_images)):
             if bool((value == points).all()):
@@ -131,7 +132,7 @@ def frechet_distance(x: ArrayLike, y: ArrayLike) -> Float[Array, ""]:
         TypeError: If an argument is not an array of real numbers.
         ValueError: If the widths differ, a sample has fewer than two points, or values are not finite.
     """
-    return _frechet_distance(*_samples(x, y, minimum=2))
+    return squared(_frechet_distance, "`x` and `y`", *_samples(x, y, minimum=2))
 
 
 def mmd(x: ArrayLike, y: ArrayLike, bandwidth: ScalarLike | None = None) -> Float[Array, ""]:
@@ -213,7 +214,10 @@ def sinkhorn_divergence(
         tolerance = 3e-4 if points.dtype == np.float32 else 1e-5
     as_scalar("tolerance", tolerance, strict=True)
     max_steps = as_count("max_steps", max_steps)
-    knobs = tuple(jnp.asarray(value, points.dtype) for value in (epsilon, tolerance))
+    unit = unit_of(points, others)
+    points, others = points / unit, others / unit
+    wide, scale = (epsilon, unit) if is_traced(epsilon, unit) else (np.float64(epsilon), np.float64(unit))
+    knobs = tuple(jnp.asarray(value, points.dtype) for value in (wide / scale / scale, tolerance))
     # The cost splits into the squared distance of the means and that of the centered samples, which round less.
     (mean_x, points), (mean_y, others) = _split_mean(points), _split_mean(others)
     values = []
@@ -227,41 +231,13 @@ def sinkhorn_divergence(
             raise ConvergenceError(_NOT_CONVERGED)
         values.append(value)
     between, within_x, within_y = values
-    return jnp.sum((mean_x - mean_y) ** 2) + between - 0.5 * (within_x + within_y)
-
-
-# -- arguments --------------------------------------------------------------------------------------------------------
-
-
-def _to_points(named: dict[str, ArrayLike], minimum: int) -> list[Array]:
-    """Points of one floating-point type and one width, at least ``minimum`` of each."""
-    arrays = {name: as_floating(name, value, "n d") for name, value in named.items()}
-    first, width = next((name, array.shape[1]) for name, array in arrays.items())
-    for name, array in arrays.items():
-        if array.shape[0] < minimum or array.shape[1] < 1:
-            raise ValueError(
-                f"`{name}` must have at least {minimum} point{'s' * (minimum > 1)} and one column; "
-                f"got shape {tuple(array.shape)}."
-            )
-        if array.shape[1] != width:
-            raise ValueError(f"`{name}` must be {width} wide, like `{first}`; got shape {tuple(array.shape)}.")
-    dtype = functools.reduce(np.promote_types, (array.dtype for array in arrays.values()))
-    return [array.astype(dtype) for array in arrays.values()]
-
-
-def _matched(**named: ArrayLike) -> list[Array]:
-    """Points of one shape."""
-    arrays = _to_points(named, 1)
-    first, shape = next(iter(named)), tuple(arrays[0].shape)
-    for name, array in zip(named, arrays, strict=True):
-        if array.shape != shape:
-            raise ValueError(f"`{name}` must have the shape of `{first}`, {shape}; got {tuple(array.shape)}.")
-    return arrays
+    value = jnp.sum((mean_x - mean_y) ** 2) + between - 0.5 * (within_x + within_y)
+    return restored(value, unit, "`x` and `y`")
 
 
 def _samples(x: ArrayLike, y: ArrayLike, minimum: int) -> list[Array]:
     """Two samples, moved together to around the origin, so that no digits are lost to a common offset."""
-    points, others = _to_points({"x": x, "y": y}, minimum)
+    points, others = to_samples({"x": x, "y": y}, minimum)
     return list(_centered(points, others))
 
 
@@ -281,8 +257,10 @@ def _mean_squared_error(estimate: Float[Array, "n d"], truth: Float[Array, "n d"
 
 @jax.jit
 def _l2_uvp(estimate: Float[Array, "n d"], truth: Float[Array, "n d"]) -> Float[Array, ""]:
-    variance = jnp.sum(jnp.var(truth, axis=0))
-    return 100 * _mean_squared_error(estimate, truth) / variance
+    # A ratio has no unit: by a power of two, nothing is rounded and no square leaves the range.
+    unit = unit_of(truth)
+    estimate, truth = estimate / unit, truth / unit
+    return 100 * _mean_squared_error(estimate, truth) / jnp.sum(jnp.var(truth, axis=0))
 
 
 @jax.jit
@@ -324,7 +302,9 @@ def _median_distance(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Ar
     chosen = np.arange(num) if num <= _MEDIAN_POINTS else np.linspace(0, num - 1, _MEDIAN_POINTS).astype(int)
     points = jnp.concatenate([x[chosen[chosen < len(x)]], y[chosen[chosen >= len(x)] - len(x)]])
     row, column = np.triu_indices(len(chosen), 1)
-    return jnp.sqrt(jnp.median(_squared_distances(points, points)[row, column]))
+    unit = unit_of(points)
+    points = points / unit
+    return unit * jnp.sqrt(jnp.median(_squared_distances(points, points)[row, column]))
 
 
 @jax.jit

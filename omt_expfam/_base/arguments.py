@@ -25,7 +25,8 @@ def _shape_text(shape: str) -> str:
     return f"[{', '.join(shape.split())}]"
 
 
-def _check_values(name: str, value: Any) -> None:
+def check_finite(name: str, value: Any) -> None:
+    """Raise ValueError unless every (concrete) entry is finite."""
     if isinstance(value, jax.core.Tracer):
         return
     finite = np.isfinite(np.asarray(value))
@@ -56,7 +57,7 @@ def as_floating(name: str, value: ArrayLike, shape: str, dtype: Any = None) -> j
     if dtype is None:
         wide_enough = jnp.issubdtype(host.dtype, jnp.floating) and jnp.finfo(host.dtype).bits >= 32
         dtype = host.dtype if wide_enough else default_dtype()
-    _check_values(name, host)
+    check_finite(name, host)
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     if isinstance(host, jax.Array) and (host.dtype == dtype or is_traced(host)):
         return jnp.asarray(host, dtype=dtype)
@@ -65,7 +66,7 @@ def as_floating(name: str, value: ArrayLike, shape: str, dtype: Any = None) -> j
     # Numbers too large for the type become infinite, which the check below names.
     with np.errstate(over="ignore"):
         narrowed = np.asarray(host).astype(dtype)
-    _check_values(name, narrowed)
+    check_finite(name, narrowed)
     return to_jax(narrowed)
 
 

@@ -69,13 +69,13 @@ class _Roots(NamedTuple):
         sum: w + s/2.
     """
 
-    unit: Float[Array, " d"]
-    sigma: Float[Array, " d"]
-    s: Float[Array, " d"]
-    sum: Float[Array, " d"]
+    unit: Float[Array, "*d"]
+    sigma: Float[Array, "*d"]
+    s: Float[Array, "*d"]
+    sum: Float[Array, "*d"]
 
 
-def _roots(sigma: Float[Array, " d"], s: Float[Array, ""]) -> _Roots:
+def _roots(sigma: Float[Array, "*d"], s: Float[Array, ""]) -> _Roots:
     unit = jax.lax.stop_gradient(jnp.maximum(sigma, s))
     unit = jnp.where(unit > 0, unit, jnp.ones_like(unit))
     sigma, s = sigma / unit, s / unit

@@ -7,6 +7,7 @@ import numpy as np
 
 from .._base.arguments import ArrayLike, as_count, as_host_or_traced, as_scalar
 from .._base.arrays import default_dtype, is_traced
+from .._base.samples import offset_of
 from .._components.mixture import Mixture
 from .._family.em_family import AbstractEMFamily
 from .._family.template import Template
@@ -15,6 +16,9 @@ from .problem import fit_problem, FitProblem, MovedStart
 
 # What lies so many interquartile ranges from the median is far, where no larger share of the points does.
 _QUARTILES, _FAR, _FEW = (0.25, 0.5, 0.75), 100.0, 0.02
+
+# What rounding may take of the half range of a column, and what is constant relative to its size.
+_LOST, _CONSTANT = 1e-3, 1e-12
 
 
 class Data(NamedTuple):
@@ -116,7 +120,29 @@ def _as_data(x: ArrayLike, num_components: int) -> np.ndarray:
         raise ValueError(
             f"`x` must be finite; got {host[row, column]} at index [{row}, {column}]. Drop or impute missing values."
         )
+    if host.dtype != default_dtype():
+        _check_range(host)
     return host
+
+
+def _check_range(points: np.ndarray) -> None:
+    """Raise where the results, in float32, could not tell points apart or hold the squares of their distances."""
+    if points.dtype == np.float32:
+        return
+    middle, reach = offset_of(points)
+    lost = np.abs(middle) * 2.0**-24
+    # What is constant up to rounding has no differences to lose.
+    bad = np.flatnonzero((lost > _LOST * reach) & (reach > _CONSTANT * np.abs(middle)))
+    if bad.size:
+        column = bad[0]
+        raise ValueError(
+            f"`x` lies around {middle[column]:.6g} in column {column}, within {reach[column]:.3g}: float32 results "
+            f"round that by {lost[column]:.1g}. Subtract an offset, such as x.mean(axis=0), or enable x64."
+        )
+    if 0 < reach.max() < float(np.finfo(np.float32).tiny) ** 0.5:
+        raise ValueError(
+            f"`x` has differences of {reach.max():.3g}, whose squares are zero in float32. Rescale it, or enable x64."
+        )
 
 
 def _as_chunk_size(chunk_size: Any, family: type[AbstractEMFamily], num_points: int) -> int:
@@ -193,7 +219,7 @@ def standardization(
     if family.standardization == "scalar":
         variance = np.full(dim, variance.mean())
     # A constant coordinate cannot be scaled; rounding alone must not be blown up to unit variance either.
-    constant = variance <= (1e-12 * np.maximum(np.abs(shift), 1e-150)) ** 2
+    constant = variance <= (_CONSTANT * np.maximum(np.abs(shift), 1e-150)) ** 2
     return shift, np.where(constant, 1.0, np.sqrt(variance))
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._base.arrays import on_host
@@ -18,6 +20,34 @@ def objective_of(weights: Array, costs: Array, a: Array, b: Array, epsilon: Arra
         return xp.sum(weights * costs) + epsilon * divergence
 
     return on_host(value, weights, costs, a, b, epsilon)
+
+
+@jax.custom_jvp
+def least_objective(costs: Array, a: Array, b: Array, epsilon: Array, solved: tuple[Array, ...]) -> Float[Array, ""]:
+    """`objective_of` weights that minimize it, with the derivatives that the envelope theorem gives.
+
+    Those of the weights themselves keep the marginals only as well as their linear systems are solved, which counts in
+    float32.
+
+    Args:
+        costs: Component objectives.
+        a: Source weights.
+        b: Target weights.
+        epsilon: Regularization.
+        solved: The weights, the source and the target potential.
+    """
+    return objective_of(solved[0], costs, a, b, epsilon)
+
+
+@least_objective.defjvp
+def _least_objective_jvp(primals: tuple, tangents: tuple) -> tuple:
+    costs, a, b, epsilon, (weights, source, target) = primals
+    d_costs, d_a, d_b, d_epsilon, _ = tangents
+    divergence = objective_of(weights, jnp.zeros_like(costs), a, b, jnp.ones_like(epsilon))
+    # One side's total mass may change only if the other's does: a derivative by one alone is that of both.
+    source, target = source + target @ b, target + source @ a
+    change = jnp.sum(weights * d_costs) + source @ d_a + target @ d_b + divergence * d_epsilon
+    return least_objective(*primals), change
 
 
 def potential_of(weights: Array, costs: Array, a: Array, b: Array, epsilon: Array) -> Float[Array, " K1"]:

@@ -17,7 +17,7 @@ from .._couplings.settings import NumericalSettings
 from .._couplings.solve import solve_couplings
 from .._weights.exact import exact_coupling
 from .._weights.solve import solve_weights
-from .objective import objective_of, potential_of
+from .objective import least_objective, objective_of, potential_of
 from .plan import BlockTrace, TransportPlan
 
 
@@ -114,7 +114,9 @@ def transport(
             precision = "float64"
         else:
             coupling, precision = solve_weights(objectives, a, b, epsilon_2, tolerance, potential, max_steps)
-            value = objective_of(coupling.weights, objectives, a, b, epsilon_2)
+            solved = coupling.weights, coupling.source_potential, coupling.target_potential
+            least = least_objective if is_traced(objectives, a, b, epsilon_2) else least_objective.fun
+            value = least(objectives, a, b, epsilon_2, solved)
         weights, potential = coupling.weights, coupling.target_potential
         trace.append(value)
         if len(trace) > 2 * num_sweeps:

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from .._base.arrays import on_host, safe_log
 from .._base.results import RESULTS
+from .._base.samples import power_of_two_above
 from .._base.xla import program
 from .laplacian import eliminate, solve_laplacian
 
@@ -363,7 +364,7 @@ def entropic_coupling(
     base = jax.lax.stop_gradient(jnp.min(jnp.where(finite, cost, jnp.zeros_like(cost))))
     safe = jnp.where(finite, cost, jnp.zeros_like(cost)) - base
     # Nor does a common unit: by a power of two, it rounds nothing and keeps squares in range.
-    unit = jax.lax.stop_gradient(_power_of_two(jnp.maximum(jnp.max(safe), epsilon)))
+    unit = jax.lax.stop_gradient(power_of_two_above(jnp.maximum(jnp.max(safe), epsilon)))
     safe, epsilon, start = safe / unit, epsilon / unit, start / unit
     reduced, source, target, num_steps = _reduced_costs(safe, a, b, epsilon, 0.5 * tolerance, start, max_steps)
     kernel = _kernel(reduced, a, b, epsilon)
@@ -375,10 +376,3 @@ def entropic_coupling(
     result = RESULTS.where(finite, result, RESULTS.weights_not_finite)
     source, target = (unit * potential + base / 2 for potential in (source, target))
     return WeightCoupling(weights, row_shares, column_shares, source, target, error, num_steps, result)
-
-
-def _power_of_two(number: Float[Array, ""]) -> Float[Array, ""]:
-    """The power of two next above a positive number; one for what is not positive and finite."""
-    usable = (number > 0) & jnp.isfinite(number)
-    _, exponent = jnp.frexp(jnp.where(usable, number, jnp.full_like(number, 0.5)))
-    return jnp.ldexp(jnp.ones_like(number), exponent)

@@ -8,6 +8,7 @@ import ot
 import pytest
 import scipy.linalg
 import scipy.spatial.distance
+from numpy.testing import assert_allclose
 
 from omt_expfam import ConvergenceError, metrics
 
@@ -381,3 +382,35 @@ def test_missing_values_are_named(metric):
 def test_one_point_is_not_a_sample(metric):
     with pytest.raises(ValueError, match="`y` must have at least 2 points"):
         metric(draw(0, 5, 2), draw(0, 1, 2))
+
+
+@pytest.mark.parametrize("scale", [1e-18, 1e18])
+@pytest.mark.parametrize("offset", [0.0, 1e8])
+def test_units_and_offsets_of_float64_points_do_not_count(offset, scale):
+    random = np.random.default_rng(0)
+    x, y, z = (random.normal(size=(30, 3)) * a + b for a, b in ((1, 0), (1.5, 0.4), (0.7, 1)))
+    far = [(points + offset) * scale for points in (x, y, z)]
+    square = scale * scale
+    assert_allclose(
+        np.float64(metrics.mean_squared_error(*far[:2])) / square, np.mean(np.sum((x - y) ** 2, 1)), rtol=1e-5
+    )
+    uvp = 100 * np.mean(np.sum((x - y) ** 2, 1)) / y.var(axis=0).sum()
+    assert_allclose(metrics.l2_uvp(*far[:2]), uvp, rtol=1e-5)
+    first, second = np.cov(x.T), np.cov(y.T)
+    root = scipy.linalg.sqrtm(first)
+    cross = scipy.linalg.sqrtm(root @ second @ root).real
+    distance = np.sum((x.mean(0) - y.mean(0)) ** 2) + np.trace(first + second - 2 * cross)
+    assert_allclose(np.float64(metrics.frechet_distance(*far[:2])) / square, distance, rtol=1e-4)
+    near = [np.float32(points) for points in (x, y, z)]
+    assert_allclose(metrics.mmd(*far[:2]), metrics.mmd(*near[:2]), rtol=1e-3, atol=1e-6)
+    assert_allclose(metrics.cosine_similarity(*far), metrics.cosine_similarity(*near), rtol=1e-5)
+    far_value = np.float64(metrics.sinkhorn_divergence(*far[:2], 0.5 * square)) / square
+    assert_allclose(far_value, metrics.sinkhorn_divergence(*near[:2], 0.5), rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_squared_distances_out_of_range_are_refused(scale):
+    x, y = np.random.default_rng(0).normal(size=(2, 10, 2)) * scale
+    for function in (metrics.mean_squared_error, metrics.frechet_distance):
+        with pytest.raises(ValueError, match="squared distances that float32 can hold"):
+            function(x, y)
