@@ -28,7 +28,8 @@ class Data(NamedTuple):
         template: The family with its fixed parameters.
         num_components: Number of components K.
         points: Points in their own units, shape ``[n, d]``.
-        weight: Their weights, shape ``[n]``.
+        weight: Their weights, shape ``[n]``, in units of ``point_weight``.
+        point_weight: What one observation weighs.
         shift: What standardization subtracts, shape ``[d]``.
         scale: What it divides by, shape ``[d]``.
         covariance_prior: As in `fit`.
@@ -41,6 +42,7 @@ class Data(NamedTuple):
     num_components: int
     points: np.ndarray
     weight: np.ndarray
+    point_weight: float
     shift: np.ndarray
     scale: np.ndarray
     covariance_prior: float | None
@@ -84,7 +86,10 @@ def read_data(
 ) -> Data:
     """Check what `fit` and the bootstrap are given, all but where they start."""
     points = _as_data(x, num_components)
-    weight = _as_weight(sample_weight, points)
+    points, weight = weighted_points(points, sample_weight, num_components)
+    # In units of what a point weighs: priors are pseudo-observations, and thresholds are points.
+    point_weight = _point_weight(weight)
+    weight = weight / point_weight
     if dtype not in ("float64", "float32"):
         raise ValueError(f'`dtype` must be "float64" or "float32"; got {dtype!r}.')
     for name, value in (
@@ -99,7 +104,7 @@ def read_data(
         chunk_size = _as_chunk_size(chunk_size, chosen.family, len(points))
     shift, scale = standardization(chosen.family, points, weight, standardize)
     settings = covariance_prior, regularization, chunk_size, dtype
-    return Data(chosen, num_components, points, weight, shift, scale, *settings)
+    return Data(chosen, num_components, points, weight, point_weight, shift, scale, *settings)
 
 
 def _as_data(x: ArrayLike, num_components: int) -> np.ndarray:
@@ -155,15 +160,37 @@ def _as_chunk_size(chunk_size: Any, family: type[AbstractEMFamily], num_points: 
     return chunk_size
 
 
-def _as_weight(sample_weight: ArrayLike | None, points: np.ndarray) -> np.ndarray:
+def weighted_points(points: np.ndarray, sample_weight: Any, num_components: int) -> tuple[np.ndarray, np.ndarray]:
+    """The points that have a weight, and their weights: ones by default."""
     if sample_weight is None:
-        return np.ones(len(points))
+        return points, np.ones(len(points))
     weight = np.asarray(as_host_or_traced("sample_weight", sample_weight), np.float64)
     if weight.shape != points.shape[:1]:
         raise ValueError(f"`sample_weight` must have shape {points.shape[:1]}; got {weight.shape}.")
-    if not np.isfinite(weight).all() or (weight < 0).any() or weight.sum() <= 0:
+    if not np.isfinite(weight).all() or (weight < 0).any() or not weight.any():
         raise ValueError("`sample_weight` must be finite and nonnegative, with a positive sum.")
-    return weight
+    used = weight > 0
+    if used.all():
+        return points, weight
+    if used.sum() < num_components:
+        raise ValueError(
+            f"`sample_weight` must be positive for as many points as there are components, {num_components}; "
+            f"got {used.sum()}."
+        )
+    return points[used], weight[used]
+
+
+def _point_weight(weight: np.ndarray) -> float:
+    """What one observation weighs: whatever the unit of the weights is.
+
+    Multiples of the smallest weight are counts of repeated points, each an observation. Others are as good as a number
+    of observations of equal weight, of which there are (sum w)^2 / sum w^2 (Kish, 1965).
+    """
+    ratio = weight / weight.min()
+    if (np.abs(ratio - np.round(ratio)) <= 1e-9 * ratio).all():
+        return float(weight.min())
+    share = weight / weight.max()
+    return float(weight.max() * (share @ share) / share.sum())
 
 
 def as_start(start: Any, chosen: Template, num_components: int, dim: int, shift: np.ndarray, scale: np.ndarray) -> Any:

@@ -13,7 +13,7 @@ from .._base.results import raise_if_failed, RESULTS, succeeded
 from .._components.mixture import Mixture
 from .._family.em_family import AbstractEMFamily, verify
 from .._family.template import as_template, Template
-from .data import as_start, read_data
+from .data import as_start, Data, read_data
 from .em import EMState
 from .problem import FitProblem, solve_once, StartKey, working_precision
 
@@ -28,8 +28,9 @@ class Fit(eqx.Module):
         objectives: What EM increased before each step: the log-likelihood plus the log-prior per point, up to a
             constant; NaN beyond ``num_steps``.
         num_steps: Steps taken.
-        effective_sizes: Sum of responsibilities of each component, shape ``[K]``.
-        total_weight: Number of points, or the sum of their weights.
+        effective_sizes: Points behind each component, shape ``[K]``: the sum of responsibilities times weights, in
+            units of what an observation weighs, see `fit`.
+        total_weight: Number of points, or the sum of their weights: the n of ``bic`` and ``aic``.
         num_parameters: Number of free parameters.
         result: Why the fit stopped.
     """
@@ -111,7 +112,10 @@ def fit(
         num_components: Number of components K, at most n.
         start: ``"merge"`` fits 2K components and merges them; ``"k-means++"``; a `Mixture` of the family; or means,
             shape ``[K, d]``.
-        sample_weight: Nonnegative weights of the points, shape ``[n]``, in units of observations.
+        sample_weight: Nonnegative weights of the points, shape ``[n]``. A common factor changes the evidence alone
+            (``total_weight``, ``bic``, ``aic``), where weights are numbers of observations. For the prior, whole
+            multiples of the smallest weight are counts of repeated points; others weigh like (sum w)^2 / sum w^2
+            observations. Points of weight zero are left out.
         covariance_prior: Number of pseudo-observations behind each covariance; 0 for none. Default: d + 2 for full
             covariances, 3 for diagonal and spherical ones, r + 3 for low rank. Families that are not Gaussian have them
             behind all their parameters, by default a small fraction of one.
@@ -162,7 +166,7 @@ def fit(
         result = _result(state, tolerance)
         if succeeded(result):
             verify(mixture.components)
-    fitted = _package(problem, state, mixture, result, data.precision)
+    fitted = _package(problem, state, mixture, result, data)
     if fitted.converged and not all(np.isfinite(np.asarray(v)).all() for v in jax.tree.leaves(fitted.mixture)):
         raise ValueError(f"`x` has values whose squares overflow {data.precision}. Rescale the data, or enable x64.")
     return raise_if_failed(fitted, fitted.result) if throw else fitted
@@ -175,7 +179,7 @@ def _result(state: EMState, tolerance: float) -> Any:
     return RESULTS.successful if abs(state.change) < tolerance else RESULTS.fit_not_converged
 
 
-def _package(problem: FitProblem, state: EMState, mixture: Mixture, result: Any, precision: str) -> Fit:
+def _package(problem: FitProblem, state: EMState, mixture: Mixture, result: Any, data: Data) -> Fit:
     """The fit in the units of the data, from numbers on the host."""
     stretch = np.log(np.asarray(problem.scale)).sum()
     num = problem.num_components
@@ -186,8 +190,8 @@ def _package(problem: FitProblem, state: EMState, mixture: Mixture, result: Any,
         "objectives": state.objectives - stretch,
         "num_steps": state.num_steps,
         "effective_sizes": state.counts,
-        "total_weight": np.asarray(problem.weight).sum(),
+        "total_weight": data.weight.sum() * data.point_weight,
     }
-    numbers = narrow(jax.tree.map(np.asarray, numbers), precision)
+    numbers = narrow(jax.tree.map(np.asarray, numbers), data.precision)
     parameters = num * problem.facts.num_parameters + num - 1
-    return Fit(narrow(mixture, precision), **numbers, num_parameters=parameters, result=result)
+    return Fit(narrow(mixture, data.precision), **numbers, num_parameters=parameters, result=result)

@@ -11,7 +11,7 @@ from .._base.arguments import ArrayLike, as_count, as_key, KeyLike
 from .._base.progress import progress_bar
 from .._family.em_family import AbstractEMFamily
 from .._family.template import Template
-from .data import _as_data, _as_weight
+from .data import _as_data, weighted_points
 from .fit import Fit, fit
 
 
@@ -67,7 +67,7 @@ def select_num_components(
         candidates: Numbers of components to try.
         criterion: ``"bic"``, or ``"held_out"`` for the likelihood of left-out folds.
         num_folds: Number of folds for ``"held_out"``; 1 holds out a fifth of the points once.
-        sample_weight: Nonnegative weights of the points, shape ``[n]``.
+        sample_weight: Nonnegative weights of the points, shape ``[n]``; the BIC takes them for numbers of observations.
         progress: Show a progress bar; by default on a terminal, after two seconds.
         options: Passed on to `fit`.
 
@@ -82,7 +82,7 @@ def select_num_components(
         raise ValueError("`candidates` must hold at least one number of components; got none.")
     num_folds = as_count("num_folds", num_folds)
     points = _as_data(x, sizes[-1])
-    weight = _as_weight(sample_weight, points)
+    points, weight = weighted_points(points, sample_weight, sizes[-1])
     fold_key, fit_key, last_key = jax.random.split(as_key(key), 3)
     order = np.asarray(jax.random.permutation(fold_key, len(points)))
     options = {**options, "progress": False}
@@ -94,8 +94,8 @@ def select_num_components(
                 scores.append(float(fits[num].bic))
                 errors.append(np.nan)
             else:
-                folds = _held_out_scores(order, own_key, points, weight, family, num, num_folds, options)
-                scores.append(float(np.mean(folds)))
+                folds, share = _held_out_scores(order, own_key, points, weight, family, num, num_folds, options)
+                scores.append(float(np.average(folds, weights=share)))
                 errors.append(float(np.std(folds, ddof=1) / np.sqrt(len(folds))) if len(folds) > 1 else np.nan)
             bar.update()
     best = sizes[int(np.argmin(scores) if criterion == "bic" else np.argmax(scores))]
@@ -114,18 +114,19 @@ def _held_out_scores(
     num_components: int,
     num_folds: int,
     options: dict[str, Any],
-) -> list[float]:
-    """Mean log-likelihood per unit of weight of each left-out fold."""
+) -> tuple[list[float], list[float]]:
+    """Mean log-likelihood per unit of weight of each left-out fold, and the fold's weight."""
     num_parts = max(num_folds, 5) if num_folds == 1 else num_folds
     if len(points) - -(-len(points) // num_parts) < num_components:
         raise ValueError(
             f"`num_folds` = {num_folds} leaves fewer points than {num_components} components; use fewer folds."
         )
-    scores = []
+    scores, shares = [], []
     for part, own_key in zip(range(num_folds), jax.random.split(fit_key, num_folds), strict=True):
         out = np.zeros(len(points), bool)
         out[order[part::num_parts]] = True
         fitted = fit(own_key, points[~out], family, num_components, sample_weight=weight[~out], **options)
         log_prob = np.asarray(fitted.mixture.log_prob(points[out]), np.float64)
         scores.append(float(np.average(log_prob, weights=weight[out])))
-    return scores
+        shares.append(float(weight[out].sum()))
+    return scores, shares
