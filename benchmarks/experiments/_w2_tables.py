@@ -79,6 +79,8 @@ COLORS = {
     "OMT, K chosen": "#d7301f",
     "OMT, K chosen, drawn": "#d7301f",
     "OMT, same K, n = 16,384": "#7f0000",
+    "OMT, convex potential": "#8c6d31",
+    "OMT, convex potential, n = 20,000": "#543005",
     "entropic, tuned": "#2171b5",
     "progressive, tuned": "#41ae76",
     "neural dual": "#88419d",

@@ -69,6 +69,8 @@ def full() -> list[Entry]:
         Entry("mixture map by POT, K chosen", _peers.Mixtures(None, None)),
         Entry("OMT, diagonal, K chosen", _peers.Mixtures(None, family=DiagonalGaussian), dims=(64,)),
         Entry("OMT, low rank, K chosen", _peers.Mixtures(None, family=low_rank), dims=(64,), seeds=3),
+        Entry("OMT, convex potential", _peers.Potential()),
+        Entry("OMT, convex potential, n = 20,000", _peers.Potential(), 20_000, seeds=3),
         Entry("entropic, default", _peers.Entropic()),
         Entry("entropic, tuned", _peers.BestOf(entropic)),
         Entry("progressive, tuned", _peers.BestOf(progressive)),
@@ -84,6 +86,7 @@ def quick() -> list[Entry]:
         Entry("true map", None),
         Entry("linear", _peers.Linear(), 256),
         Entry("OMT 3 × 5", papers(3, 5), 256),
+        Entry("OMT, convex potential", _peers.Potential((("num_members", 1), ("width", 16), ("num_steps", 200))), 256),
         Entry("entropic, default", _peers.Entropic(), 256),
     ]
 
@@ -126,7 +129,7 @@ class Data:
 
 
 def draw(problem: W2Problem, seed: int, num_points: int, num_test: int, num_law: int) -> Data:
-    """Everybody's training points are the first of the same draw, and the test points are the same for all seeds."""
+    """Training points up to ``LARGE`` are the first of one draw; the test points are the same for all seeds."""
     rng = np.random.default_rng([problem.dim, seed])
     x, y = (
         law(rng, max(num_points, LARGE))[:num_points].astype(np.float32) for law in (problem.source, problem.target)

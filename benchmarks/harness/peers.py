@@ -173,6 +173,28 @@ class Linear:
         )
 
 
+# -- convex potentials -------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Potential:
+    """The gradient of convex potentials, fitted by this library.
+
+    Attributes:
+        settings: Arguments of `omt.fit_brenier`, by name; by default none.
+    """
+
+    settings: tuple[tuple[str, Any], ...] = ()
+
+    def __call__(self, key: Any, x: Any, y: Any) -> Maps:
+        found = omt.fit_brenier(key, x, y, progress=False, throw=False, **dict(self.settings))
+        return Maps(
+            found.map.push_forward,
+            lambda points: found.map.solve_pull_back(points).points,
+            [found.converged],
+        )
+
+
 # -- entropic maps between samples (OTT-JAX) --------------------------------------------------------------------------
 
 

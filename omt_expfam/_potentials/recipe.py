@@ -34,6 +34,44 @@ class Recipe:
     ascent_steps: int
 
 
+# Up to so many points of the smaller sample, noise and many members are worth more than long training.
+_FEW = 8192
+# From so many dimensions on, members on the target side help as much as those on the source side.
+_HIGH = 32
+
+
+def _few(num_points: int, dim: int) -> Recipe:
+    """Several small networks, smoothed."""
+    high = dim >= _HIGH
+    return Recipe(
+        num_members=4,
+        num_target_members=4 if high else 0,
+        num_layers=2,
+        width=64,
+        noise=min(0.6, 1.25 * math.sqrt(dim / num_points)),
+        num_steps=1000 if high or num_points <= 1000 else 2000,
+        batch_size=256,
+        learning_rate=0.06 if dim <= 4 else 0.03,
+        ascent_steps=5,
+    )
+
+
+def _many(dim: int) -> Recipe:
+    """One network, or two, for long."""
+    high = dim >= _HIGH
+    return Recipe(
+        num_members=1 if dim <= 4 or high else 2,
+        num_target_members=int(high),
+        num_layers=3,
+        width=64,
+        noise=0.05 if high else 0.0,
+        num_steps=6000 if high else 15_000 if dim <= 4 else 12_000,
+        batch_size=256,
+        learning_rate=0.01 if high else 0.03 if dim <= 4 else 0.02,
+        ascent_steps=4 if high else 3,
+    )
+
+
 def recipe(num_points: int, dim: int, **given: Any) -> Recipe:
     """What is given, checked, and the rest by rule; ``None`` asks for the rule.
 
@@ -42,18 +80,7 @@ def recipe(num_points: int, dim: int, **given: Any) -> Recipe:
         dim: Dimension d.
         given: Any attributes of `Recipe`.
     """
-    few = num_points <= 8192
-    rule = Recipe(
-        num_members=4 if few else 1,
-        num_target_members=0,
-        num_layers=2 if few else 3,
-        width=64,
-        noise=min(0.6, 1.25 * math.sqrt(dim / num_points)) if few else 0.0,
-        num_steps=1000 if num_points <= 1000 else 2000 if few else 6000,
-        batch_size=256,
-        learning_rate=0.03 if dim <= 16 else 0.01,
-        ascent_steps=5,
-    )
+    rule = _few(num_points, dim) if num_points <= _FEW else _many(dim)
     values = {name: value for name, value in given.items() if value is not None}
     for name in ("num_members", "num_target_members"):
         if name in values:

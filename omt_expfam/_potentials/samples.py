@@ -16,8 +16,8 @@ _DRAWS = 16_384
 # Numbers of one sample that training looks at; of what is longer, some points drawn at random.
 _MOST_NUMBERS, _MOST_POINTS = 2**25, 2**18
 _LEAST_POINTS = 8
-# The share of points that is held out where there is one member, and how many suffice.
-_HELD_OUT, _MOST_HELD_OUT = 0.2, 1000
+# At most a fifth of the points is held out from a member, and so many suffice.
+_LEAST_FOLDS, _MOST_HELD_OUT = 5, 1000
 
 
 class Sample(NamedTuple):
@@ -40,9 +40,8 @@ class Sample(NamedTuple):
         order = rng.permutation(len(self.points))
         if self.weight is not None:
             order = order[self.weight[order] > 0]
-        if num == 1:
-            return [order[: max(1, min(round(_HELD_OUT * len(order)), _MOST_HELD_OUT))]]
-        return [order[i::num] for i in range(num)]
+        size = min(round(len(order) / max(num, _LEAST_FOLDS)), _MOST_HELD_OUT)
+        return [order[i * size : (i + 1) * size] for i in range(num)]
 
 
 def read_samples(

@@ -20,9 +20,9 @@ from .interface import AbstractPotential
 from .tasks import Side, Task
 
 # Adam, and the longest gradient.
-_MOMENTUM, _SQUARES, _CLIP, _WARM_UP = 0.5, 0.9, 1.0, 100
-# Steps between two looks at held-out points, and numbers in the batches that wait for them.
-_BLOCK, _LARGEST = 100, 2**23
+_MOMENTUM, _SQUARES, _CLIP, _WARM_UP = 0.9, 0.99, 1.0, 100
+# Steps of one call at most, and numbers in their batches; looks at held-out points, at most.
+_BLOCK, _LARGEST, _MOST_LOOKS = 100, 2**23, 50
 
 
 class Schedule(eqx.Module):
@@ -105,6 +105,7 @@ def train(
     size, dim = schedule.batch_size, tasks[0].source.points.shape[1]
     block = max(1, min(_BLOCK, _LARGEST // (2 * len(tasks) * size * dim)))
     rates, done, looked, result = schedule.rates(), 0, 0, RESULTS.successful
+    pause = max(_BLOCK, schedule.num_steps // _MOST_LOOKS)
     batches = zip(*(_batches(rng, task, schedule, block) for task in tasks), strict=True)
     with relaxed(), progress_bar(schedule.num_steps, "potential", progress) as bar:
         state = _start(potential, _first_shift(tasks, num_rows))
@@ -117,7 +118,7 @@ def train(
                 state = _advance(state, batch, rate, np.float32(schedule.memory), np.int32(num), schedule.ascent_steps)
                 done += num
                 bar.update(num)
-                if done - looked >= _BLOCK or done == schedule.num_steps:
+                if done - looked >= pause or done == schedule.num_steps:
                     looked = done
                     if not judge.look(state.average, done):
                         result = RESULTS.potential_not_finite
