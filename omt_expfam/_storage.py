@@ -34,6 +34,12 @@ from ._posterior_plans.plan import PosteriorPlan
 from ._posteriors.credible import CredibleInterval
 from ._posteriors.label_free import LabelFree
 from ._posteriors.posterior import PosteriorFit
+from ._potentials.certificates import Certificate
+from ._potentials.fit import BrenierFit
+from ._potentials.line import StraightLine
+from ._potentials.map import BrenierMap, ConjugatePoints
+from ._potentials.members import Members
+from ._potentials.network import InputConvexNetwork
 from ._time_courses.groups import GroupFlows, GroupShares
 from ._time_courses.trajectory import Lineage, Trajectory
 from ._weights.entropic import WeightCoupling
@@ -48,6 +54,10 @@ _CLASSES: dict[str, type] = {
         Blocks,
         BlockStart,
         BlockTrace,
+        BrenierFit,
+        BrenierMap,
+        Certificate,
+        ConjugatePoints,
         Correspondences,
         CoupledFit,
         CredibleInterval,
@@ -57,11 +67,13 @@ _CLASSES: dict[str, type] = {
         GaussianCouplings,
         GroupFlows,
         GroupShares,
+        InputConvexNetwork,
         LabelFree,
         Lineage,
         LineProblem,
         LineTable,
         ListedPlans,
+        Members,
         Mixture,
         Nodes,
         NumericalCouplings,
@@ -76,6 +88,7 @@ _CLASSES: dict[str, type] = {
         SideSensitivity,
         Stability,
         StackedPlans,
+        StraightLine,
         Sweep,
         Trajectory,
         TransportPlan,
@@ -94,9 +107,9 @@ def save(path: str | os.PathLike[str], object: Any) -> None:
 
     Args:
         path: The file, customarily with the extension ``.omt``; an existing one is replaced.
-        object: A `Mixture`, `Fit`, `TransportPlan`, `PosteriorFit`, `PosteriorPlan`, weight coupling, or set of
-            components, also of a family of your own; or tuples, lists and dictionaries of these, arrays, numbers,
-            strings and None.
+        object: A `Mixture`, `Fit`, `TransportPlan`, `PosteriorFit`, `PosteriorPlan`, `BrenierMap`, `BrenierFit`, weight
+            coupling, or set of components, also of a family or with a potential of your own; or tuples, lists and
+            dictionaries of these, arrays, numbers, strings and None.
 
     Raises:
         TypeError: If the object holds something else, or traced arrays.
@@ -110,7 +123,7 @@ def load(path: str | os.PathLike[str], *, families: Mapping[str, type] | None = 
 
     Args:
         path: The file.
-        families: Classes of your own that the file may hold, by name: ``{"Mine": Mine}``.
+        families: Classes of your own that the file may hold, families or potentials: ``{"Mine": Mine}``.
         dtype: ``"float32"`` or ``"float64"`` converts the object's JAX floating-point arrays. By default they
             keep the type they were saved with; while JAX's x64 mode is off, float64 numbers are rounded with a warning.
             (64-bit integers become 32-bit ones there, where their values fit.)

@@ -1,4 +1,4 @@
-"""The commands that compute: fit, transport and push."""
+"""The commands that compute: fit, transport, refine and push."""
 
 import argparse
 from typing import Any
@@ -14,6 +14,8 @@ from .._files.points import read_points, write_points
 from .._fitting.fit import Fit, fit
 from .._plans.plan import TransportPlan
 from .._plans.transport import transport
+from .._potentials.fit import BrenierFit, fit_brenier
+from .._potentials.map import BrenierMap
 from .._storage import load, save
 from .parser import FAMILIES
 
@@ -72,25 +74,54 @@ def _load_mixture(path: str, precision: str) -> Any:
     return Mixture(mixture.weights, mixture.components) if rounded else mixture
 
 
-def push_command(arguments: argparse.Namespace) -> None:
-    """Map a file of points by a saved plan."""
+def refine_command(arguments: argparse.Namespace) -> None:
+    """Fit the optimal map between two files of points."""
     with jax.enable_x64(arguments.precision == "float64"):
-        plan = load(arguments.plan, dtype=arguments.precision)
-        if not isinstance(plan, TransportPlan):
-            raise ValueError(f"{arguments.plan}: must hold a plan; got {type(plan).__name__}.")
-        plan = plan.reverse() if arguments.backward else plan
+        plan = None
+        if arguments.plan is not None:
+            plan = load(arguments.plan, dtype=arguments.precision)
+            if not isinstance(plan, TransportPlan):
+                raise ValueError(f"{arguments.plan}: must hold a plan; got {type(plan).__name__}.")
+        sides = []
+        for path in (arguments.source, arguments.target):
+            points = read_points(path, array=arguments.array, header=arguments.header)
+            width = sides[0].shape[1] if sides else plan.source.dim if plan is not None else points.shape[1]
+            if points.shape[1] != width:
+                other = arguments.source if sides else f"the plan {arguments.plan}"
+                raise ValueError(f"{path}: must have {width} columns, as {other}; got {points.shape[1]}.")
+            sides.append(points.astype(arguments.precision))
+            print(f"{path}: {points.shape[0]} points in {points.shape[1]} dimensions")
+        result = fit_brenier(jax.random.key(arguments.seed), *sides, start=plan, num_steps=arguments.steps)
+        save(arguments.out, result)
+        print(result)
+        print(f"saved {arguments.out}")
+
+
+def push_command(arguments: argparse.Namespace) -> None:
+    """Map a file of points by a saved plan or map."""
+    with jax.enable_x64(arguments.precision == "float64"):
+        held = load(arguments.plan, dtype=arguments.precision)
+        held = held.map if isinstance(held, BrenierFit) else held
+        if not isinstance(held, TransportPlan | BrenierMap):
+            raise ValueError(f"{arguments.plan}: must hold a plan or a map; got {type(held).__name__}.")
+        if isinstance(held, BrenierMap) and arguments.method != "mean":
+            raise ValueError(f"{arguments.plan}: holds a map, which has no --method {arguments.method}; leave it out.")
+        held = held.reverse() if arguments.backward else held
         points = read_points(arguments.data, array=arguments.array, header=arguments.header)
-        if points.shape[1] != plan.source.dim:
+        kind, dim = ("map", held.num_dimensions) if isinstance(held, BrenierMap) else ("plan", held.source.dim)
+        if points.shape[1] != dim:
             raise ValueError(
-                f"{arguments.data}: must have {plan.source.dim} columns, as the plan {arguments.plan}; "
-                f"got {points.shape[1]}."
+                f"{arguments.data}: must have {dim} columns, as the {kind} {arguments.plan}; got {points.shape[1]}."
             )
-        maps = {
-            "mean": plan.push_forward,
-            "most-likely": plan.push_forward_most_likely,
-            "sample": lambda x: plan.sample(jax.random.key(arguments.seed), x),
-        }
-        images = np.asarray(maps[arguments.method](points.astype(arguments.precision)))
+        images = np.asarray(_image_function(held, arguments)(points.astype(arguments.precision)))
     write_points(arguments.out, images)
     print(f"mapped {images.shape[0]} points in {images.shape[1]} dimensions")
     print(f"saved {arguments.out}")
+
+
+def _image_function(held: TransportPlan | BrenierMap, arguments: argparse.Namespace) -> Any:
+    if isinstance(held, BrenierMap) or arguments.method == "mean":
+        return held.push_forward
+    if arguments.method == "most-likely":
+        return held.push_forward_most_likely
+    return lambda x: held.sample(jax.random.key(arguments.seed), x)

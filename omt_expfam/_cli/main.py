@@ -1,4 +1,4 @@
-"""The command line: fit mixtures to files of points, transport them, and push points through the plan.
+"""The command line: fit mixtures to files of points, transport them, and push points through the plan or a map.
 
 The library itself is loaded with the module of a command, so that help and usage errors come at once.
 """
@@ -18,6 +18,7 @@ _HOMES = {
     "fit": "commands",
     "transport": "commands",
     "push": "commands",
+    "refine": "commands",
     "diagnose": "report",
 }
 

@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = _Parser(
         prog=PROG,
-        description="Entropic optimal transport between mixture models: fit, transport, push.",
+        description="Entropic optimal transport between mixture models: fit, transport, refine, push.",
         epilog=f"Example: {PROG} fit a.csv -K 5 -o a.omt; {PROG} fit b.csv -K 5 -o b.omt; "
         f"{PROG} transport a.omt b.omt --epsilon-components 0.1 --epsilon-weights 0.1; "
         f"{PROG} push plan.omt a.csv",
@@ -81,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_demo(commands, [common])
     _add_fit(commands, [points, saving, common])
     _add_transport(commands, [saving, common])
+    _add_refine(commands, [points, saving, common])
     _add_push(commands, [points, saving, common])
     _add_diagnose(commands, [points, saving, common])
     return parser
@@ -134,9 +135,19 @@ def _add_transport(commands: Any, parents: list) -> None:
     )
 
 
+def _add_refine(commands: Any, parents: list) -> None:
+    parser = _add(commands, "refine", "fit the optimal map between two data sets, the gradient of a potential", parents)
+    parser.add_argument("source", metavar="SOURCE", help=_POINTS_HELP)
+    parser.add_argument("target", metavar="TARGET", help="points of the target, likewise")
+    parser.add_argument("--plan", metavar="PLAN.omt", help="a saved plan of the two, where the search starts")
+    parser.add_argument("-o", "--out", metavar="FILE", default="map.omt", help="the map (default: %(default)s)")
+    parser.add_argument("--seed", type=_seed, default=0, help="seed of the training (default: 0)")
+    parser.add_argument("--steps", type=_count, metavar="N", help="steps of the training (default: by sizes)")
+
+
 def _add_push(commands: Any, parents: list) -> None:
-    parser = _add(commands, "push", "map points by a plan", parents)
-    parser.add_argument("plan", metavar="PLAN.omt", help="a saved plan")
+    parser = _add(commands, "push", "map points by a plan or a map", parents)
+    parser.add_argument("plan", metavar="PLAN.omt", help="a saved plan, or a map that refine saved")
     parser.add_argument("data", metavar="DATA", help=_POINTS_HELP)
     parser.add_argument(
         "-o",
@@ -150,8 +161,8 @@ def _add_push(commands: Any, parents: list) -> None:
         "--method",
         choices=("mean", "sample", "most-likely"),
         default="mean",
-        help="the mean of the images, one random image per point, or the mean under the most likely pair of "
-        "components (default: %(default)s)",
+        help="of a plan: the mean of the images, one random image per point, or the mean under the most likely pair "
+        "of components (default: %(default)s)",
     )
     parser.add_argument("--seed", type=_seed, default=0, help="seed of --method sample (default: 0)")
 
@@ -226,7 +237,7 @@ def check_usage(arguments: argparse.Namespace) -> None:
         arguments.parser.error("-K takes one number, or two for source and target")
     if command == "push":
         check_extension(out)
-    if command in ("fit", "transport", "push"):
+    if command in ("fit", "transport", "refine", "push"):
         check_folder(out)
     if command != "demo":
         saved = os.path.join(out, "report.md") if command == "diagnose" else out

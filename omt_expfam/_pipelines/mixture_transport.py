@@ -16,8 +16,8 @@ from .._plans.transport import transport
 class MixtureTransport(eqx.Module):
     """From two data sets to a plan, called as ``method(key, x, y)``.
 
-    The studies take any function of a key and two data sets that returns a `TransportPlan` or a map from points
-    ``[n, d]`` to points ``[n, d]``; this is the one that the library exists for.
+    The studies take any function of a key and two data sets that returns a `TransportPlan`, a `BrenierFit`, or a map
+    from points ``[n, d]`` to points ``[n, d]``; this is the one that the library exists for.
 
     Attributes:
         family: A component family, or a pair of them for source and target, as in `omt_expfam.fit`.

@@ -19,7 +19,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._base.results import RESULTS
 from .conjugate import conjugate_point, norm, stationary_point
-from .interface import AbstractPotential
 from .line import StraightLine
 from .members import Members
 
@@ -209,7 +208,7 @@ def average(source: Members | None, target: Members | None) -> Average:
     grams = [_gram(line.scale**2 * matrix)[None] for matrix in (line.target_matrix.T, line.source_matrix.T)]
     for side in sides:
         if side is not None:
-            floors.append(eqx.filter_vmap(_strong_convexity)(side.potential) * side.line.scale**2)
+            floors.append(eqx.filter_vmap(_strong_convexity)(side) * side.line.scale**2)
             grams.append(jax.vmap(_gram)(side.line.source_matrix))
     # One after another: factorizations side by side can wait for each other for ever.
     ends = jax.lax.map(lambda gram: jnp.linalg.eigvalsh(gram)[jnp.asarray([0, dim - 1])], jnp.concatenate(grams))
@@ -217,8 +216,8 @@ def average(source: Members | None, target: Members | None) -> Average:
     return Average(line, *sides, moduli, jnp.sqrt(ends[:2, 1]))
 
 
-def _strong_convexity(potential: AbstractPotential) -> Float[Array, ""]:
-    return jnp.asarray(potential.strong_convexity)
+def _strong_convexity(member: Members) -> Float[Array, ""]:
+    return jnp.asarray(member.potential.strong_convexity, member.line.scale.dtype)
 
 
 def _gram(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:

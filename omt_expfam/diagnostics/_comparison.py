@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from .._fitting.fit import Fit
 from .._pipelines.mixture_transport import _pair, MixtureTransport
 from .._plans.plan import TransportPlan
+from .._potentials.fit import BrenierFit
 from ._choices import Choice
 from ._distances import gelbrich_distance
 from ._maps import image_spread, images_of, mean_displacement, mean_squared_error
@@ -111,6 +112,8 @@ class Comparison:
             result = method(key, *self._data)
         images = images_of(result, self._points)
         likelihoods = law = None
+        if isinstance(result, BrenierFit):
+            outcomes.append(result.result)
         if isinstance(result, TransportPlan):
             outcomes.append(result.result)
             sides = zip((result.source, result.target), self._left, strict=True)

@@ -8,18 +8,23 @@ from jaxtyping import Array, Float
 
 from .._base.arguments import ArrayLike, as_floating, as_points
 from .._plans.plan import TransportPlan
+from .._potentials.fit import BrenierFit
+from .._potentials.map import BrenierMap
 
 
 def images_of(result: Any, points: Float[Array, "n d"]) -> np.ndarray:
-    """The images of points under what a method returned, a plan or a map.
+    """The images of points under what a method returned: a plan, a fitted or given `BrenierMap`, or a function.
 
     Raises:
-        TypeError: If it is neither.
+        TypeError: If it is none of these.
         ValueError: If the images have another shape than the points, or are not finite.
     """
-    function: Any = result.push_forward if isinstance(result, TransportPlan) else result
+    result = result.map if isinstance(result, BrenierFit) else result
+    function: Any = result.push_forward if isinstance(result, TransportPlan | BrenierMap) else result
     if not callable(function):
-        raise TypeError(f"`method` must return a TransportPlan or a map of points; got {type(result).__name__}.")
+        raise TypeError(
+            f"`method` must return a TransportPlan, a BrenierFit or a map of points; got {type(result).__name__}."
+        )
     images = np.asarray(function(points), np.float64)
     if images.shape != points.shape:
         raise ValueError(

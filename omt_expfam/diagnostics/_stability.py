@@ -200,9 +200,9 @@ def stability(
         key: Random key.
         x: Source points, shape ``[n, d]``.
         y: Target points, shape ``[m, d]``.
-        method: A `MixtureTransport`, or any function of a key and two data sets that returns a `TransportPlan` or a map
-            from points ``[n, d]`` to points ``[n, d]``. Of a map only displacement, errors and time are recorded, and
-            distances are those of the point clouds.
+        method: A `MixtureTransport`, or any function of a key and two data sets that returns a `TransportPlan`, a
+            `BrenierFit` (`fit_brenier` itself does), or a map from points ``[n, d]`` to points ``[n, d]``. Of a map
+            only displacement, errors and time are recorded, and distances are those of the point clouds.
         perturbations: What to do to the data.
         num_repeats: Number of repeats R of each.
         points: Points where the maps are compared, on the source side, shape ``[k, d]``; by default ``x``.

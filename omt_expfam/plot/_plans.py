@@ -10,6 +10,8 @@ from .._base.arguments import ArrayLike, as_count, as_floating, as_host_or_trace
 from .._base.arrays import spread_indices
 from .._components.mixture import Mixture
 from .._plans.plan import TransportPlan
+from .._potentials.fit import BrenierFit
+from .._potentials.map import BrenierMap
 from ._mixtures import draw_labels, draw_points, mixture
 from ._style import (
     axes_or_new,
@@ -31,6 +33,10 @@ from ._style import (
 if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
+
+    MapLike = TransportPlan | BrenierMap | BrenierFit | Callable[[Any], Any] | ArrayLike
+else:
+    MapLike = Any
 
 
 # -- mixtures ---------------------------------------------------------------------------------------------------------
@@ -116,7 +122,7 @@ def _draw_cells(ax: Any, image: Any, weights: np.ndarray) -> None:
 
 
 def arrows(
-    plan_or_map: TransportPlan | Callable[[Any], Any] | ArrayLike,
+    plan_or_map: MapLike,
     x: ArrayLike,
     *,
     ax: Optional["matplotlib.axes.Axes"] = None,
@@ -128,7 +134,8 @@ def arrows(
     """Draw a map as arrows from points to their images; in one dimension, images against points.
 
     Args:
-        plan_or_map: A plan, whose barycentric map is drawn; a function of points; or the images, shape ``[n, d]``.
+        plan_or_map: A plan, whose barycentric map is drawn; a `BrenierMap` or its fit; a function of points; or the
+            images, shape ``[n, d]``.
         x: Points, shape ``[n, d]``.
         ax: Axes to draw into.
         dims: The two dimensions to show; ignored in one dimension.
@@ -140,7 +147,7 @@ def arrows(
         The axes.
 
     Raises:
-        TypeError: If ``plan_or_map`` is none of the three.
+        TypeError: If ``plan_or_map`` is none of these.
         ValueError: If the images do not have the shape of ``x``, or ``dims`` are not two of its dimensions.
     """
     points = as_floating("x", x, "n d")
@@ -148,7 +155,8 @@ def arrows(
     if not len(points):
         raise ValueError(f"`x` must have at least one point; got shape {tuple(points.shape)}.")
     chosen = spread_indices(len(points), as_count("max_arrows", max_arrows))
-    if isinstance(plan_or_map, TransportPlan):
+    plan_or_map = plan_or_map.map if isinstance(plan_or_map, BrenierFit) else plan_or_map
+    if isinstance(plan_or_map, TransportPlan | BrenierMap):
         points, images = points[chosen], plan_or_map.push_forward(points[chosen])
     elif callable(plan_or_map):
         points, images = points[chosen], plan_or_map(points[chosen])

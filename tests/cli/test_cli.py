@@ -106,6 +106,31 @@ def test_push_methods(options, expected, capsys, small_plan):
     assert np.array_equal(mapped, expected(small_plan, SOURCE.astype("float32")))
 
 
+def test_refine_and_push(capsys, small_plan):
+    status, text, _ = run(capsys, "refine", "source.npy", "target.csv", "--plan", "plan.omt", "--steps", 3)
+    assert status == 0
+    assert "target.csv: 50 points in 2 dimensions" in text
+    assert "BrenierFit(" in text
+    with jax.enable_x64(True):
+        fit = load("map.omt")
+        images, back = (np.asarray(m(SOURCE)) for m in (fit.map.push_forward, fit.map.pull_back))
+    assert fit.num_steps == 3
+    assert run(capsys, "push", "map.omt", "source.npy")[0] == 0
+    np.testing.assert_allclose(np.load("mapped.npy"), images, rtol=1e-12)
+    assert run(capsys, "push", "map.omt", "source.npy", "--backward", "--out", "back.npy")[0] == 0
+    np.testing.assert_allclose(np.load("back.npy"), back, rtol=1e-9)
+    wrong = run(capsys, "push", "map.omt", "source.npy", "--method", "sample", "--force")
+    assert_error(wrong, 1, r"map\.omt: holds a map, which has no --method sample")
+    np.save("wide.npy", np.zeros((20, 3)))
+    assert_error(run(capsys, "push", "map.omt", "wide.npy", "--force"), 1, "must have 2 columns, as the map map.omt")
+    wrong = run(capsys, "refine", "source.npy", "wide.npy", "--force")
+    assert_error(wrong, 1, r"wide\.npy: must have 2 columns, as source\.npy; got 3")
+    wrong = run(capsys, "refine", "wide.npy", "source.npy", "--plan", "plan.omt", "--force")
+    assert_error(wrong, 1, r"wide\.npy: must have 2 columns, as the plan plan\.omt; got 3")
+    wrong = run(capsys, "refine", "source.npy", "target.csv", "--plan", "map.omt", "--force")
+    assert_error(wrong, 1, r"map\.omt: must hold a plan; got BrenierFit")
+
+
 def test_low_rank_family(capsys):
     x = RNG.standard_normal((40, 4))
     np.savez("points.npz", x=x, other=x[:5])
@@ -264,7 +289,7 @@ def test_wrong_objects(capsys, small_plan):
     save("mixture.omt", small_plan.source)
     wrong = run(capsys, "transport", "components.omt", "mixture.omt", *EPSILONS, "--force")
     assert_error(wrong, 1, r"components\.omt: must hold a mixture or a fit; got Gaussian")
-    assert_error(run(capsys, "push", "mixture.omt", "source.npy"), 1, "must hold a plan; got Mixture")
+    assert_error(run(capsys, "push", "mixture.omt", "source.npy"), 1, "must hold a plan or a map; got Mixture")
     wrong = run(capsys, "transport", "mixture.omt", "source.npy", *EPSILONS, "--force")
     assert_error(wrong, 1, r"source\.npy: not an omt-expfam file")
     assert_error(run(capsys, "push", "absent.omt", "source.npy"), 1, r"absent\.omt: No such file")
@@ -318,7 +343,7 @@ def test_status_of_the_module():
     assert_error((done.returncode, done.stdout, done.stderr), 1, "No such file")
 
 
-@pytest.mark.parametrize("command", ["demo", "fit", "transport", "push"])
+@pytest.mark.parametrize("command", ["demo", "fit", "transport", "refine", "push"])
 def test_help(command, capsys):
     status, text, error = run(capsys, command, "--help")
     assert (status, error) == (0, "")

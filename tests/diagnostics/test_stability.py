@@ -1,5 +1,8 @@
 """Stability studies and their envelope, against closed forms, exact distances and hand-made data."""
 
+import functools
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -146,6 +149,15 @@ def test_a_map_without_mixtures():
         assert np.isnan(getattr(study, name)).all()
     assert np.isnan(study.w2_upper[2]).all()
     assert "weights" not in study.summary()
+
+
+def test_a_fitted_map_is_a_method():
+    """`fit_brenier` with settings, as it is; its images are those of its map."""
+    fit: Any = functools.partial(omt.fit_brenier, num_members=1, num_layers=2, width=4, num_steps=3, batch_size=16)
+    study = stability(key(), X, Y, fit, [GaussianNoise(0.0), Scaling(2.0)], num_repeats=1)
+    assert study.displacement[0, 0] == 0
+    assert 0.2 < study.displacement[1, 0] < 5
+    assert study.converged.all()
 
 
 def test_the_repeats_share_their_noise():

@@ -336,6 +336,42 @@ def test_arrows_refuse_what_is_no_map():
         plot.arrows(x[:0], x[:0])
 
 
+def test_maps_side_by_side(plans):
+    """The displacements of each map, the images of all points below, in one frame for all."""
+    plan = plans[3, 4, 2]
+    x, y = draw(plan.source, 50), draw(plan.target, 40)
+    double = omt.BrenierMap.from_potential(Double())
+    figure = plot.maps({"plan": plan, "map": double, "images": 2 * np.asarray(x)}, x, y, max_arrows=20)
+    axes = np.array(figure.axes).reshape(2, 3)
+    assert [ax.get_title() for ax in axes[0]] == ["plan", "map", "images"]
+    quivers = [only(ax.collections, Quiver)[0] for ax in axes[0]]
+    np.testing.assert_allclose(quivers[1].U, quivers[2].U, rtol=1e-5)
+    np.testing.assert_allclose(quivers[1].U, quivers[1].XY[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(axes[1, 0].collections[-1].get_offsets(), plan.push_forward(x), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(axes[1, 1].collections[-1].get_offsets(), 2 * np.asarray(x), rtol=1e-5)
+    np.testing.assert_allclose(axes[1, 1].collections[0].get_offsets(), y, rtol=1e-6)
+    assert len({ax.get_xlim() for ax in axes[1]}) == 1
+    line = plot.maps({"plan": plans[3, 4, 1]}, draw(plans[3, 4, 1].source, 20))
+    assert len(line.axes) == 1
+    with pytest.raises(ValueError, match="`maps` must hold at least one map"):
+        plot.maps({}, x)
+
+
+class Double(omt.AbstractPotential):
+    """|x|^2, whose gradient doubles every point, in the plane."""
+
+    @property
+    def num_dimensions(self):
+        return 2
+
+    @property
+    def strong_convexity(self):
+        return 2.0
+
+    def value(self, x):
+        return x @ x
+
+
 # -- figures ----------------------------------------------------------------------------------------------------------
 
 

@@ -30,11 +30,11 @@ PACKAGES = {
     "_pipelines": "_numerics _components _family _fitting _weights _couplings _plans _posteriors metrics",
     "results": "_fitting _weights _couplings _plans _time_courses _potentials _posteriors _posterior_plans _pipelines",
     "_files": "",
-    "diagnostics": "_numerics _components _fitting _weights _couplings _plans metrics _pipelines _files",
-    "plot": "_components _fitting _plans _time_courses _posteriors _posterior_plans diagnostics",
-    "_storage": "families _components _fitting _weights _couplings _plans _time_courses _posteriors _posterior_plans "
-    "_pipelines _files diagnostics",
-    "_cli": "families _components _family _fitting _plans metrics _files diagnostics plot _storage",
+    "diagnostics": "_numerics _components _fitting _weights _couplings _plans _potentials metrics _pipelines _files",
+    "plot": "_components _fitting _plans _potentials _time_courses _posteriors _posterior_plans diagnostics",
+    "_storage": "families _components _fitting _weights _couplings _plans _time_courses _potentials _posteriors "
+    "_posterior_plans _pipelines _files diagnostics",
+    "_cli": "families _components _family _fitting _plans _potentials metrics _files diagnostics plot _storage",
 }
 # What is loaded only where it is used: heavy, or optional.
 LATE = {"arviz", "matplotlib", "optax", "ott", "scipy", "sklearn", "xarray"}

@@ -9,6 +9,7 @@ import types
 import typing
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -308,6 +309,39 @@ def test_a_class_with_other_fields_is_refused(path):
         load(path, families={"Mine": Holder})
 
 
+class Bowl(omt.AbstractPotential):
+    """A potential of a user's own."""
+
+    depth: jax.Array
+
+    @property
+    def num_dimensions(self):
+        return 2
+
+    @property
+    def strong_convexity(self):
+        return 0.5
+
+    def value(self, x):
+        return 0.25 * jnp.sum(x * x) + jnp.logaddexp(0.0, self.depth * x[0])
+
+
+def test_maps_round_trip(path, dtype):
+    """Fits, maps of either direction, and a potential of one's own, which `load` is told."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, 60, 2)).astype(dtype)
+    small: dict[str, Any] = {"num_layers": 2, "width": 4, "num_steps": 2, "batch_size": 16}
+    fit = omt.fit_brenier(jax.random.key(0), x, y, num_members=1, num_target_members=1, **small)
+    for before in (fit, fit.map.reverse(), fit.certificate(jax.random.key(1), x, y)):
+        save(path, before)
+        assert_identical(load(path), before)
+    own = omt.BrenierMap.from_potential(Bowl(jax.device_put(np.asarray(2, dtype))))
+    save(path, own)
+    with pytest.raises(ValueError, match="Bowl"):
+        load(path)
+    assert_identical(load(path, families={"Bowl": Bowl}), own)
+
+
 def test_families_must_be_classes(small_file):
     with pytest.raises(TypeError, match="`families` must hold classes"):
         load(small_file, families={"Mine": int})
@@ -315,7 +349,7 @@ def test_families_must_be_classes(small_file):
 
 def reachable_classes():
     """Concrete modules that the annotated fields of the public objects lead to."""
-    found, stack = set(), [omt.Mixture, omt.Fit, omt.TransportPlan, WeightCoupling, omt.BlockStart]
+    found, stack = set(), [omt.Mixture, omt.Fit, omt.TransportPlan, WeightCoupling, omt.BlockStart, omt.BrenierFit]
     while stack:
         item = stack.pop()
         stack += [a for a in typing.get_args(item) if isinstance(a, type | types.UnionType)]

@@ -1,0 +1,92 @@
+"""Pictures of several maps side by side."""
+
+from collections.abc import Mapping
+from typing import Any, TYPE_CHECKING
+
+import numpy as np
+
+from .._base.arguments import ArrayLike, as_floating, as_points
+from .._base.arrays import spread_indices
+from .._plans.plan import TransportPlan
+from .._potentials.fit import BrenierFit
+from .._potentials.map import BrenierMap
+from ._mixtures import draw_points
+from ._plans import arrows, MapLike
+from ._style import check_dims, MAX_POINTS, NEUTRAL_COLOR, TARGET_COLOR
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+
+def maps(
+    maps: Mapping[str, MapLike],
+    x: ArrayLike,
+    y: ArrayLike | None = None,
+    *,
+    dims: ArrayLike = (0, 1),
+    max_arrows: int = 100,
+) -> "matplotlib.figure.Figure":
+    """Draw maps side by side: displacements above, and below the images of all points over the target.
+
+    In one dimension there is one row, images against points.
+
+    Args:
+        maps: What `arrows` takes, by title: ``{"Barycentric": plan, "Brenier": fit.map}``.
+        x: Source points, shape ``[n, d]``.
+        y: Target points, shape ``[m, d]``, drawn behind the images.
+        dims: The two dimensions to show; ignored in one dimension.
+        max_arrows: Of more points than this, as many displacements are shown, evenly spaced.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If there are no maps, or points or ``dims`` do not fit.
+    """
+    from matplotlib import pyplot as plt
+
+    if not maps:
+        raise ValueError("`maps` must hold at least one map; got none.")
+    points = as_floating("x", x, "n d")
+    pair = check_dims(dims, points.shape[1])
+    targets = None if y is None else np.asarray(as_points("y", y, points.shape[1]), np.float64)
+    rows = 1 if points.shape[1] == 1 else 2
+    size = (4.6 * len(maps), 4.3 * rows)
+    figure, axes = plt.subplots(rows, len(maps), figsize=size, layout="constrained", squeeze=False)
+    shared: list[Any] = []
+    for column, (title, one) in enumerate(maps.items()):
+        above = axes[0, column]
+        arrows(one, points, ax=above, dims=dims, max_arrows=max_arrows)
+        above.set_title(title)
+        if rows == 2:
+            images = _images(one, points[spread_indices(len(points), MAX_POINTS)])
+            below = axes[1, column]
+            if targets is not None:
+                draw_points(below, targets[:, pair], TARGET_COLOR, {"alpha": 0.35})
+            draw_points(below, images[:, pair], NEUTRAL_COLOR, {"alpha": 0.5})
+            below.set_xlabel(above.get_xlabel())
+            below.set_ylabel(above.get_ylabel())
+            below.set_title("images" if targets is None else "images and targets")
+            shared.append(below)
+    _same_limits(list(axes[0]))
+    _same_limits(shared)
+    return figure
+
+
+def _images(one: Any, points: Any) -> np.ndarray:
+    one = one.map if isinstance(one, BrenierFit) else one
+    function = one.push_forward if isinstance(one, TransportPlan | BrenierMap) else one
+    if callable(function):
+        return np.asarray(function(points), np.float64)
+    return np.asarray(as_floating("maps", function, "n d"), np.float64)[spread_indices(len(function), MAX_POINTS)]
+
+
+def _same_limits(axes: list[Any]) -> None:
+    """One frame for panels that are to be compared."""
+    for ax in axes:
+        # Limits that are set cannot give way to equal scales.
+        ax.set_aspect(ax.get_aspect(), adjustable="box")
+    for name in ("x", "y"):
+        limits = np.array([getattr(ax, f"get_{name}lim")() for ax in axes]).reshape(-1, 2)
+        for ax in axes:
+            getattr(ax, f"set_{name}lim")(limits[:, 0].min(), limits[:, 1].max())
