@@ -26,6 +26,7 @@ from ._fitting.fit import Fit
 from ._pipelines.coupled import CoupledFit
 from ._plans.correspondences import Correspondences
 from ._plans.displacement import Displacement
+from ._plans.masses import MassChange
 from ._plans.plan import BlockTrace, TransportPlan
 from ._plans.transport import BlockStart
 from ._posterior_plans.correspondences import PosteriorCorrespondences
@@ -73,6 +74,7 @@ _CLASSES: dict[str, type] = {
         LineProblem,
         LineTable,
         ListedPlans,
+        MassChange,
         Members,
         Mixture,
         Nodes,

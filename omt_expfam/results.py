@@ -9,6 +9,7 @@ from ._pipelines.coupled import CoupledFit as CoupledFit
 from ._pipelines.select_plan import PlanSelection as PlanSelection
 from ._plans.correspondences import Correspondences as Correspondences
 from ._plans.displacement import Displacement as Displacement
+from ._plans.masses import MassChange as MassChange
 from ._plans.plan import BlockTrace as BlockTrace
 from ._posterior_plans.correspondences import PosteriorCorrespondences as PosteriorCorrespondences
 from ._posteriors.credible import CredibleInterval as CredibleInterval

@@ -190,11 +190,16 @@ class _Reader:
         if cls is None:
             remedy = "Upgrade omt-expfam." if tree["ours"] else f"Pass it: load(path, families={{{name!r}: {name}}})."
             raise _Refused(f"holds an object of the unknown class {name}. {remedy}")
-        expected = {field.name for field in dataclasses.fields(cls)}
-        if set(fields) != expected:
+        every = {field.name: field for field in dataclasses.fields(cls)}
+        optional = {name for name, field in every.items() if field.default is not dataclasses.MISSING}
+        expected = set(every)
+        if not expected - optional <= set(fields) <= expected:
             differing = ", ".join(sorted(expected.symmetric_difference(fields)))
             raise _Refused(f"its {name} was saved by a version of the class with other fields ({differing}).")
         result = object.__new__(cls)
+        # A field that an older version of the class did not have keeps its default.
+        for field in expected - set(fields):
+            object.__setattr__(result, field, every[field].default)
         for field, value in fields.items():
             object.__setattr__(result, field, self.decode(value))
         return result

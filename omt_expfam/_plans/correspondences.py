@@ -17,6 +17,9 @@ class Correspondences:
         share_of_target: Part of the target component that comes from this source component.
         cost: Mean squared distance under the pair's coupling.
         dropped_weight: Mass of the pairs that are too light to be listed.
+        source_growth: Mass that each source component sends over the mass it has, shape ``[K0]``; ``None`` for a plan
+            that keeps all masses.
+        target_growth: Mass that each target component has over the mass it receives, shape ``[K1]``.
     """
 
     source: np.ndarray
@@ -26,9 +29,19 @@ class Correspondences:
     share_of_target: np.ndarray
     cost: np.ndarray
     dropped_weight: float
+    source_growth: np.ndarray | None = None
+    target_growth: np.ndarray | None = None
 
     @classmethod
-    def of(cls, weights: object, rows: object, columns: object, costs: object, min_weight: float) -> "Correspondences":
+    def of(
+        cls,
+        weights: object,
+        rows: object,
+        columns: object,
+        costs: object,
+        min_weight: float,
+        growth: tuple[object, object] | None = None,
+    ) -> "Correspondences":
         """List the pairs heavier than ``min_weight``."""
         omega, row_shares, column_shares, cost = (np.asarray(v, np.float64) for v in (weights, rows, columns, costs))
         source, target = np.nonzero(omega > min_weight)
@@ -36,7 +49,8 @@ class Correspondences:
         pair = source[order], target[order]
         weight = omega[pair]
         dropped = max(0.0, float(omega.sum() - weight.sum()))
-        return cls(*pair, weight, row_shares[pair], column_shares[pair], cost[pair], dropped)
+        changes = () if growth is None else tuple(np.asarray(value, np.float64) for value in growth)
+        return cls(*pair, weight, row_shares[pair], column_shares[pair], cost[pair], dropped, *changes)
 
     def to_dict(self) -> dict[str, np.ndarray]:
         """The columns of the table, ready for a data frame."""
@@ -54,4 +68,13 @@ class Correspondences:
         ]
         if self.dropped_weight > 5e-5:
             lines.append(f"lighter pairs: {self.dropped_weight:.4f} of the mass")
+        lines += _changes("source", "sends", "its mass", self.source_growth)
+        lines += _changes("target", "has", "what it receives", self.target_growth)
         return "\n".join(lines)
+
+
+def _changes(side: str, verb: str, of: str, growth: np.ndarray | None) -> list[str]:
+    """One line for each component whose mass changes by more than a percent."""
+    if growth is None:
+        return []
+    return [f"{side} {k} {verb} {factor:.1%} of {of}" for k, factor in enumerate(growth) if abs(factor - 1) > 0.01]

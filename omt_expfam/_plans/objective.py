@@ -13,11 +13,7 @@ def objective_of(weights: Array, costs: Array, a: Array, b: Array, epsilon: Arra
     """Sum omega L + eps2 KL(Omega || a b)."""
 
     def value(xp: Any, weights: Any, costs: Any, a: Any, b: Any, epsilon: Any) -> Any:
-        used = weights > 0
-        safe = xp.where(used, weights, xp.ones_like(weights))
-        product = xp.where(used, a[:, None] * b[None, :], xp.ones_like(weights))
-        divergence = xp.sum(weights * (xp.log(safe) - xp.log(product))) - xp.sum(weights) + xp.sum(a) * xp.sum(b)
-        return xp.sum(weights * costs) + epsilon * divergence
+        return xp.sum(weights * costs) + epsilon * _divergence(xp, weights, a[:, None] * b[None, :])
 
     return on_host(value, weights, costs, a, b, epsilon)
 
@@ -48,6 +44,29 @@ def _least_objective_jvp(primals: tuple, tangents: tuple) -> tuple:
     source, target = source + target @ b, target + source @ a
     change = jnp.sum(weights * d_costs) + source @ d_a + target @ d_b + divergence * d_epsilon
     return least_objective(*primals), change
+
+
+def relaxed_objective(
+    weights: Array, costs: Array, a: Array, b: Array, epsilon: Array, relaxations: tuple[Array, Array]
+) -> Float[Array, ""]:
+    """The same plus rho0 KL(rows || a) + rho1 KL(columns || b), without the terms whose price is infinite."""
+
+    def value(xp: Any, weights: Any, costs: Any, a: Any, b: Any, epsilon: Any, relaxations: Any) -> Any:
+        total = xp.sum(weights * costs) + epsilon * _divergence(xp, weights, a[:, None] * b[None, :])
+        for axis, wanted, relaxation in ((1, a, relaxations[0]), (0, b, relaxations[1])):
+            kept = xp.isinf(relaxation)
+            price = xp.where(kept, xp.zeros_like(relaxation), relaxation)
+            total = total + price * _divergence(xp, xp.sum(weights, axis=axis), wanted)
+        return total
+
+    return on_host(value, weights, costs, a, b, epsilon, relaxations)
+
+
+def _divergence(xp: Any, p: Any, q: Any) -> Any:
+    """KL of measures of any mass: sum p log(p / q) - p + q."""
+    used = p > 0
+    safe, reference = xp.where(used, p, xp.ones_like(p)), xp.where(used, q, xp.ones_like(p))
+    return xp.sum(p * (xp.log(safe) - xp.log(reference))) - xp.sum(p) + xp.sum(q)
 
 
 def potential_of(weights: Array, costs: Array, a: Array, b: Array, epsilon: Array) -> Float[Array, " K1"]:

@@ -6,11 +6,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from .._base.arguments import ArrayLike, as_count, as_key, as_points, as_scalar, KeyLike, ScalarLike
 from .._base.arrays import at_top, is_traced, kept, on_host, safe_log, to_jax
-from .._base.buckets import component_bucket, cut, pad, pad_zero, point_bucket
+from .._base.buckets import cut, pad, point_bucket
 from .._base.methods import jittable
 from .._base.results import RESULTS, succeeded
 from .._base.xla import program
@@ -20,6 +20,8 @@ from .._couplings.interface import AbstractComponentMaps, AbstractCouplings, Pai
 from .._weights.entropic import WeightCoupling
 from .correspondences import Correspondences
 from .displacement import Displacement
+from .labels import blend, draw_pairs
+from .masses import MassChange
 
 # Points per block when a map is applied: bounds the table of responsibilities.
 _BLOCK = 2**25
@@ -48,6 +50,8 @@ class TransportPlan(eqx.Module):
         epsilon_weights: Regularization of the weights, units of squared distance.
         trace: The objective along the block iteration.
         weights_precision: The floating-point type that the weights were solved in.
+        masses: What became of the masses where a marginal was relaxed, else ``None``. The plan is then that of the
+            mass that stays: `source`, `target` and `weights` are shares of `mass`, and so is everything read from them.
     """
 
     source: Mixture
@@ -57,6 +61,7 @@ class TransportPlan(eqx.Module):
     epsilon_weights: Float[Array, ""]
     trace: BlockTrace
     weights_precision: str = eqx.field(static=True)
+    masses: MassChange | None = None
 
     # -- numbers --------------------------------------------------------------------------------------------------
 
@@ -64,6 +69,34 @@ class TransportPlan(eqx.Module):
     def weights(self) -> Float[Array, "K0 K1"]:
         """The coupling Omega of the weights; rows sum to the source weights, columns to the target weights."""
         return self.weight_coupling.weights
+
+    @property
+    def mass(self) -> Float[Array, ""]:
+        """The mass that is transported; one unless a marginal was relaxed."""
+        return to_jax(1.0, self.weights.dtype) if self.masses is None else self.masses.mass
+
+    @property
+    def source_growth(self) -> Float[Array, " K0"]:
+        """Mass that each source component sends over the mass it has; one unless a marginal was relaxed."""
+        if self.masses is None:
+            return on_host(lambda xp, weights: xp.ones_like(weights), self.source.weights)
+        return self.masses.source_growth
+
+    @property
+    def target_growth(self) -> Float[Array, " K1"]:
+        """Mass that each target component has over the mass it receives; one unless a marginal was relaxed."""
+        if self.masses is None:
+            return on_host(lambda xp, weights: xp.ones_like(weights), self.target.weights)
+        return self.masses.target_growth
+
+    @property
+    def growth(self) -> Float[Array, " K0"]:
+        """Mass that becomes of each source component in the target, over the mass it has."""
+
+        def value(_: Any, source: Any, shares: Any, target: Any) -> Any:
+            return source * (shares @ target)
+
+        return on_host(value, self.source_growth, self.weight_coupling.row_shares, self.target_growth)
 
     @property
     def epsilon_components(self) -> Float[Array, ""]:
@@ -192,11 +225,16 @@ class TransportPlan(eqx.Module):
     def target_probabilities(self, x: ArrayLike) -> Float[Array, "n K1"]:
         """The probability that each point ``x[n, d]`` is sent to each target component."""
         member, shares = self.source.responsibilities(x), self.weight_coupling.row_shares
-        if not at_top(member, shares):
-            return member @ shares
-        rows, columns = (component_bucket(num) for num in shares.shape)
-        member, num = pad(pad(member, point_bucket(len(member))), rows, axis=1), len(member)
-        return cut(cut(_product(member, pad(pad_zero(shares, rows), columns, axis=1)), num), shares.shape[1], axis=1)
+        return blend(member, shares)
+
+    @jittable
+    def survival(self, x: ArrayLike) -> Float[Array, " n"]:
+        """Mass that is sent from each point ``x[n, d]``, over the mass there; above one where mass is created.
+
+        ``plan.reverse().survival(y)`` is the mass that arrives over the mass there.
+        """
+        given = self.source if self.masses is None else self.masses.source
+        return on_host(lambda _, member, growth: member @ growth, given.responsibilities(x), self.source_growth)
 
     @jittable
     def conditional_covariance(self, x: ArrayLike) -> Float[Array, "n d d"]:
@@ -211,7 +249,7 @@ class TransportPlan(eqx.Module):
         """One draw of y from the conditional law of the plan, for each point ``x[n, d]``."""
         points = as_points("x", x, self.source.dim, self.source.components.dtype)
         member, shares = self.source.responsibilities(points), self.weight_coupling.row_shares
-        source, target, draw_key = _draw_pairs(as_key(key), member, shares)
+        source, target, draw_key = draw_pairs(as_key(key), member, shares)
         return self.couplings.sample_conditional(draw_key, points, source, target)
 
     def sample_joint(self, key: KeyLike, num_samples: int) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
@@ -254,10 +292,14 @@ class TransportPlan(eqx.Module):
             self.epsilon_weights,
             self.trace,
             self.weights_precision,
+            None if self.masses is None else self.masses.reverse(),
         )
 
     def interpolate(self, t: ScalarLike, *, min_weight: float = 1e-6) -> Mixture | Displacement:
         """Displacement interpolation: the law of (1 - t) x + t y under the plan.
+
+        Where a marginal was relaxed, the mass of each pair grows or decays on its way at a constant rate, from the
+        given source at 0 to the given target at 1; `mass_at` says how much there is.
 
         Args:
             t: Time from 0 (source) to 1 (target).
@@ -275,13 +317,14 @@ class TransportPlan(eqx.Module):
         if not is_traced(time) and float(time) > 1:
             raise ValueError(f"`t` must lie between 0 and 1; got {float(time):g}.")
         as_scalar("min_weight", min_weight)
-        pairs = select_pairs(self.weights, float(min_weight), self.source.dim**3)
+        table = self._pairs_at(time)
+        pairs = select_pairs(table, float(min_weight), self.source.dim**3)
         weight = on_host(lambda xp, values: values / xp.sum(values), pairs.weight)
         num = weight.shape[0]
         if not is_traced(self.weights):
-            num = int((np.asarray(self.weights) > min_weight).sum())
+            num = int((np.asarray(table) > min_weight).sum())
             if not num:
-                largest = float(np.max(self.weights))
+                largest = float(np.max(table))
                 raise ValueError(f"`min_weight` must leave some pairs; the largest weight is {largest:.3g}.")
         pairs = PairSelection(pairs.source, pairs.target, weight)
         components = self.couplings.interpolate(time, pairs)
@@ -292,6 +335,19 @@ class TransportPlan(eqx.Module):
         pairs = jax.tree.map(lambda leaf: leaf[:num], pairs) if is_traced(pairs) else cut(pairs, num)
         return Displacement(self.source.components, self.target.components, self.couplings, pairs, time)
 
+    def mass_at(self, t: ScalarLike) -> Float[Array, ""]:
+        """The mass at time t: that of the source at 0, that of the target at 1; one unless a marginal was relaxed."""
+        time = to_jax(as_scalar("t", t), self.weights.dtype)
+        if self.masses is None:
+            return self.mass
+        return on_host(lambda xp, table: xp.sum(table), self.masses.weights_at(self.weights, time))
+
+    def _pairs_at(self, time: Float[Array, ""]) -> Float[Array, "K0 K1"]:
+        """The share of the mass that every pair has at a time."""
+        if self.masses is None:
+            return self.weights
+        return on_host(lambda xp, table: table / xp.sum(table), self.masses.weights_at(self.weights, time))
+
     def correspondences(self, min_weight: float = 1e-3) -> Correspondences:
         """Which source component goes to which target component, with what share and cost; print it to read it."""
         return Correspondences.of(
@@ -300,6 +356,7 @@ class TransportPlan(eqx.Module):
             self.weight_coupling.column_shares,
             self.component_costs,
             float(as_scalar("min_weight", min_weight)),
+            None if self.masses is None else (self.source_growth, self.target_growth),
         )
 
     def component_maps(self) -> AbstractComponentMaps:
@@ -315,8 +372,12 @@ class TransportPlan(eqx.Module):
         )
         if is_traced(self):
             return f"TransportPlan({sides}, traced)"
+        mass = ""
+        if self.masses is not None:
+            given = float(self.masses.source_mass), float(self.masses.target_mass)
+            mass = f"mass {float(self.mass):.4g} of {given[0]:.4g} and {given[1]:.4g}, "
         return (
-            f"TransportPlan({sides}, cost {float(self.cost):.6g}, objective {float(self.objective):.6g}, "
+            f"TransportPlan({sides}, {mass}cost {float(self.cost):.6g}, objective {float(self.objective):.6g}, "
             f"marginal error {float(self.marginal_error):.1e} after {int(self.num_steps)} steps)"
         )
 
@@ -327,41 +388,6 @@ def _split(key: Key[Array, ""]) -> tuple[Key[Array, ""], Key[Array, ""]]:
     return first, second
 
 
-@jax.jit
-def _product(member: Float[Array, "n K0"], shares: Float[Array, "K0 K1"]) -> Float[Array, "n K1"]:
-    return member @ shares
-
-
 @program
 def _log_joint(source: Mixture, x: Float[Array, "n d"]) -> Float[Array, "n K0"]:
     return log_prob_table(source.components, x).T + safe_log(source.weights)[None, :]
-
-
-def _draw_pairs(
-    key: Key[Array, ""], member: Float[Array, "n K0"], shares: Float[Array, "K0 K1"]
-) -> tuple[Int[Array, " n"], Int[Array, " n"], Key[Array, ""]]:
-    """A source component for each point, a target component for it, and a key for what follows."""
-    if not at_top(key, member, shares):
-        return _draw_labels(key, member, shares)
-    num, rows, columns = len(member), *(component_bucket(size) for size in shares.shape)
-    member = pad_zero(np.asarray(pad(member, point_bucket(num))).T, rows).T
-    table = pad_zero(np.asarray(pad_zero(shares, rows)).T, columns).T
-    source, target, key = _draw_labels(key, member, table)
-    return cut(source, num), cut(target, num), key
-
-
-@jax.jit
-def _draw_labels(
-    key: Key[Array, ""], member: Float[Array, "n K0"], shares: Float[Array, "K0 K1"]
-) -> tuple[Array, Array, Key[Array, ""]]:
-    source_key, target_key, draw_key = jax.random.split(key, 3)
-    source = _draw_index(source_key, member)
-    return source, _draw_index(target_key, shares[source]), draw_key
-
-
-def _draw_index(key: Key[Array, ""], rows: Float[Array, "n K"]) -> Int[Array, " n"]:
-    """An index drawn from each row of weights, one uniform number each: columns of zeros change nothing."""
-    total = jnp.cumsum(rows, axis=1)
-    # Between 0, excluded, and the sum, included: an index of weight zero is never drawn.
-    level = (1 - jax.random.uniform(key, rows.shape[:1], rows.dtype)) * total[:, -1]
-    return jnp.sum(total < level[:, None], axis=1)

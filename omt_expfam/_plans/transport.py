@@ -1,6 +1,7 @@
 """Transport between two mixtures: the block iteration over component couplings and weight couplings."""
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -16,8 +17,10 @@ from .._couplings.interface import independent_costs
 from .._couplings.settings import NumericalSettings
 from .._couplings.solve import solve_couplings
 from .._weights.exact import exact_coupling
-from .._weights.solve import solve_weights
-from .objective import least_objective, objective_of, potential_of
+from .._weights.relaxed import RelaxedCoupling
+from .._weights.solve import solve_relaxed, solve_weights
+from .masses import as_relaxation, MassChange
+from .objective import least_objective, objective_of, potential_of, relaxed_objective
 from .plan import BlockTrace, TransportPlan
 
 
@@ -40,6 +43,10 @@ def transport(
     *,
     epsilon_components: ScalarLike,
     epsilon_weights: ScalarLike,
+    source_relaxation: ScalarLike = math.inf,
+    target_relaxation: ScalarLike = math.inf,
+    source_mass: ScalarLike = 1.0,
+    target_mass: ScalarLike = 1.0,
     start: BlockStart | None = None,
     num_sweeps: int = 1,
     tolerance: float | None = None,
@@ -58,6 +65,13 @@ def transport(
     by alternating the two blocks. The first block does not depend on the second, so one sweep reaches the unique
     minimizer from any interior start; more sweeps show that it stays there.
 
+    Where shares change between the two (types that grow, die or appear), a balanced plan sends mass to the wrong
+    component. With a finite ``source_relaxation`` $\rho_0$ or ``target_relaxation`` $\rho_1$ the objective has the
+    terms $\rho_0 KL(\Omega 1 \| \alpha_0) + \rho_1 KL(\Omega^T 1 \| \alpha_1)$ instead of constraints (unbalanced
+    transport; Chizat et al., 2018): mass is destroyed and created where that is cheaper than moving it, at a distance
+    whose square is of the order of $\rho_0 + \rho_1$. The plan then is that of the mass that stays, and
+    `TransportPlan.masses` says what became of the rest.
+
     Args:
         source: Source mixture, or a fit of it.
         target: Target mixture or fit, of the same dimension.
@@ -65,6 +79,10 @@ def transport(
             unregularized (Monge) couplings.
         epsilon_weights: Regularization of the weight coupling, same units; 0 gives the exact linear program, which is
             solved on the host and cannot be traced.
+        source_relaxation: Price rho0 of changing the source masses, units of squared distance; infinite keeps them.
+        target_relaxation: Price rho1 of changing the target masses.
+        source_mass: Total mass of the source, such as a number of cells; matters where a marginal is relaxed.
+        target_mass: Total mass of the target.
         start: Where the block iteration starts; changes the trace, not the answer.
         num_sweeps: Number of sweeps over both blocks.
         tolerance: Largest accepted marginal error (L1, rows plus columns) of the weight coupling. Default 1e-10 where
@@ -83,8 +101,9 @@ def transport(
 
     Raises:
         TypeError: If an argument is not of the stated type.
-        ValueError: If the dimensions differ, a regularization is negative, or ``epsilon_components`` is 0 for
-            components that are coupled numerically.
+        ValueError: If the dimensions differ, a regularization is negative, a relaxation or mass is not positive, masses
+            differ that are to be kept, ``epsilon_weights`` is 0 where a marginal is relaxed, or ``epsilon_components``
+            is 0 for components that are coupled numerically.
         ConvergenceError: If a solve fails and ``throw`` is true.
     """
     source, target = as_pair(source, target)
@@ -99,32 +118,99 @@ def transport(
     if numerical is not None and not isinstance(numerical, NumericalSettings):
         raise TypeError(f"`numerical` must be NumericalSettings; got {type(numerical).__name__}.")
 
+    relaxed = _relaxed(source_relaxation, target_relaxation, source_mass, target_mass, exact, dtype)
     weights, costs = _start_values(start, source, target, epsilon_1)
     a, b = source.weights, target.weights
-    trace = [objective_of(weights, costs, a, b, epsilon_2)]
+    if relaxed is not None:
+        a, b, weights = on_host(_scaled, a, b, weights, *relaxed.masses)
+
+    def objective(weights: Array, costs: Array) -> Float[Array, ""]:
+        if relaxed is None:
+            return objective_of(weights, costs, a, b, epsilon_2)
+        return relaxed_objective(weights, costs, a, b, epsilon_2, relaxed.relaxations)
+
+    trace, masses = [objective(weights, costs)], None
     potential = to_jax(np.zeros(b.shape, dtype))
     while True:
         couplings = solve_couplings(source.components, target.components, epsilon_1, progress, numerical)
         objectives = couplings.objectives()
-        trace.append(objective_of(weights, objectives, a, b, epsilon_2))
+        trace.append(objective(weights, objectives))
         if len(trace) == 2 and start is not None and start.weights is not None:
             potential = potential_of(weights, objectives, a, b, epsilon_2)
         if exact:
             coupling, value = exact_coupling(objectives, a, b)
-            precision = "float64"
-        else:
+            weights, precision = coupling.weights, "float64"
+        elif relaxed is None:
             coupling, precision = solve_weights(objectives, a, b, epsilon_2, tolerance, potential, max_steps)
+            weights = coupling.weights
             solved = coupling.weights, coupling.source_potential, coupling.target_potential
             least = least_objective if is_traced(objectives, a, b, epsilon_2) else least_objective.fun
             value = least(objectives, a, b, epsilon_2, solved)
-        weights, potential = coupling.weights, coupling.target_potential
+        else:
+            found = solve_relaxed(objectives, a, b, epsilon_2, relaxed.rigidity, tolerance, potential, max_steps)
+            coupling, precision = found.coupling, str(dtype) if is_traced(objectives) else "float64"
+            weights = on_host(lambda _, values, mass: values * mass, coupling.weights, found.mass)
+            value, masses = objective(weights, objectives), relaxed.change(source, target, found)
+        potential = coupling.target_potential
         trace.append(value)
         if len(trace) > 2 * num_sweeps:
             break
     values = on_host(lambda xp, *items: xp.stack(items), *trace)
     steps = BlockTrace(values, ("start",) + ("components", "weights") * num_sweeps)
-    plan = TransportPlan(source, target, couplings, coupling, epsilon_2, steps, precision)
+    if masses is not None:
+        rows, columns = on_host(_marginals, coupling.weights)
+        source, target = Mixture(rows, source.components), Mixture(columns, target.components)
+    plan = TransportPlan(source, target, couplings, coupling, epsilon_2, steps, precision, masses)
     return raise_if_failed(plan, plan.result) if throw else plan
+
+
+class _Relaxed(NamedTuple):
+    """Prices of changing masses, and the masses."""
+
+    relaxations: tuple[Array, Array]
+    masses: tuple[Array, Array]
+
+    @property
+    def rigidity(self) -> tuple[Array, Array]:
+        """One over the prices: zero for masses that are kept."""
+        return on_host(lambda _, *values: tuple(1 / value for value in values), *self.relaxations)
+
+    def change(self, source: Mixture, target: Mixture, found: RelaxedCoupling) -> MassChange:
+        """What became of the masses."""
+        growth = found.mass, found.log_source_growth, found.log_target_growth
+        return MassChange(source, target, *self.masses, *growth, *self.relaxations)
+
+
+def _relaxed(
+    source_relaxation: Any, target_relaxation: Any, source_mass: Any, target_mass: Any, exact: bool, dtype: Any
+) -> _Relaxed | None:
+    """The arguments of unbalanced transport, checked; ``None`` where both masses are kept."""
+    prices = (
+        as_relaxation("source_relaxation", source_relaxation),
+        as_relaxation("target_relaxation", target_relaxation),
+    )
+    masses = as_scalar("source_mass", source_mass, strict=True), as_scalar("target_mass", target_mass, strict=True)
+    if not is_traced(*prices) and all(float(price) == math.inf for price in prices):
+        if is_traced(*masses) or float(masses[0]) != float(masses[1]):
+            raise ValueError(
+                f"`source_mass` and `target_mass` must be equal where both are kept; got {masses[0]} and {masses[1]}. "
+                "Set `source_relaxation` or `target_relaxation`."
+            )
+        return None
+    if exact:
+        raise ValueError("`epsilon_weights` must be positive where a marginal is relaxed; got 0.")
+    prices, masses = (tuple(to_jax(value, dtype) for value in pair) for pair in (prices, masses))
+    return _Relaxed((prices[0], prices[1]), (masses[0], masses[1]))
+
+
+def _marginals(xp: Any, weights: Any) -> Any:
+    total = xp.sum(weights)
+    return xp.sum(weights, axis=1) / total, xp.sum(weights, axis=0) / total
+
+
+def _scaled(_: Any, a: Any, b: Any, weights: Any, source_mass: Any, target_mass: Any) -> Any:
+    """Weights as masses, and a coupling with those of the source."""
+    return a * source_mass, b * target_mass, weights * source_mass
 
 
 def _start_values(

@@ -21,6 +21,7 @@ from .._base.results import RESULTS
 from .._base.samples import power_of_two_above
 from .._base.xla import program
 from .laplacian import eliminate, solve_laplacian
+from .search import ascend
 
 # The path: how exact a stop on it must be, how far a tangent step may miss the marginals, and how the regularization
 # shrinks. Found by search over several hundred hard problems (ties, clusters, tiny weights, permutations).
@@ -161,22 +162,8 @@ def _newton(path: _Path, directions: _Directions, a: Array, b: Array) -> _Path:
     direction = direction - jnp.dot(direction, b)
     slope = jnp.dot(plan.residual, direction)
 
-    # The dual is concave: bracket the zero of its derivative along the direction until it has dropped to half.
-    def searching(state: tuple[Array, ...]) -> Array:
-        value, tries = state[4:]
-        return ~quick & (tries < 13) & (jnp.abs(value) > 0.5 * slope)
-
-    def search(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        low, high, _, t, _, tries = state
-        value = jnp.dot(moved(t * direction).residual, direction)
-        low, high = jnp.where(value > 0, t, low), jnp.where(value > 0, high, t)
-        inside = jnp.where(low > 0, 0.5 * (low + high), 0.3 * high)
-        return low, high, t, jnp.where(jnp.isinf(high), 2 * t, inside), value, tries + 1
-
     cautious = jnp.minimum(1.0, 30 / jnp.maximum(jnp.max(jnp.abs(direction)), 1.0)).astype(b.dtype)
-    first, inf = jnp.where(quick, jnp.ones_like(cautious), cautious), jnp.full_like(cautious, jnp.inf)
-    start = (jnp.zeros_like(first), inf, first, first, inf, jnp.asarray(0))
-    t = jax.lax.while_loop(searching, search, start)[2]
+    t = ascend(lambda t: jnp.dot(moved(t * direction).residual, direction), slope, cautious, quick)
     reduced = plan.reduced - epsilon * t * direction[None, :]
     return path._replace(plan=plan._replace(reduced=reduced), tries=path.tries + 1)
 

@@ -29,7 +29,7 @@ def solve_laplacian(adjacency: Float[Array, "k k"], ground: Float[Array, " k"], 
 
 
 def eliminate(adjacency: Float[Array, "k k"], ground: Float[Array, " k"], rhs: Float[Array, "k m"]) -> Array:
-    """The same for several right-hand sides at once, without derivatives.
+    """The same for several right-hand sides at once and any nonnegative edges, without derivatives.
 
     Gaussian elimination of the graph's nodes, after Grassmann, Taksar and Heyman (1985): the diagonal is never formed,
     so nothing is subtracted and edges of 1e-100 count as exactly as edges of 1.
@@ -41,8 +41,9 @@ def eliminate(adjacency: Float[Array, "k k"], ground: Float[Array, " k"], rhs: F
     # One table of edges, ground and right-hand sides: a node's row is added to those of its later neighbors.
     def forward(node: Array, table: Array) -> Array:
         row = table[node]
-        later = jnp.where(index > node, row[:k], jnp.zeros_like(row[:k]))
-        share = later / (jnp.sum(later) + row[k])
+        later = index > node
+        degree = jnp.sum(jnp.where(later, row[:k], jnp.zeros_like(row[:k]))) + row[k]
+        share = jnp.where(later, table[:, node], jnp.zeros_like(row[:k])) / degree
         return table + share[:, None] * row[None, :]
 
     table = jax.lax.fori_loop(0, k, forward, jnp.concatenate([off_diagonal, ground[:, None], rhs], axis=1))

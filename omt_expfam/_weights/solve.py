@@ -11,6 +11,7 @@ from .._base.buckets import component_bucket, cut, pad, pad_zero
 from .._base.precision import in_float64, narrow
 from .._base.results import succeeded
 from .entropic import entropic_coupling, WeightCoupling
+from .relaxed import relaxed_coupling, RelaxedCoupling
 
 # float32 resolves cost differences down to 1e-7 of the largest; below this ratio the weights are solved in float64.
 _FLOAT32_RATIO = 1e-4
@@ -48,6 +49,44 @@ def solve_weights(
     if not traced:
         coupling = dataclasses.replace(coupling, marginal_error=measured_error(coupling.weights, a, b))
     return coupling, "float64" if widen else str(dtype)
+
+
+def solve_relaxed(
+    costs: Array,
+    a: Array,
+    b: Array,
+    epsilon: Array,
+    rigidity: tuple[Array, Array],
+    tolerance: float | None,
+    start: Array,
+    max_steps: int,
+) -> RelaxedCoupling:
+    """Solve the Omega-block with relaxed marginals; in float64 where nothing is traced."""
+    dtype, traced = costs.dtype, is_traced(costs, a, b, epsilon, rigidity)
+    if tolerance is None:
+        tolerance = 5e-6 if dtype == jnp.float32 and traced else 1e-10
+    arrays = costs, a, b, epsilon, rigidity, to_jax(tolerance, dtype), start
+    if traced:
+        return relaxed_coupling(*arrays, to_jax(max_steps))
+    (num, other), size = costs.shape, component_bucket(max(costs.shape))
+    if size <= _PADDED:
+        costs, a, b = pad(pad(costs, size), size, axis=1), pad_zero(a, size), pad_zero(b, size)
+        arrays = costs, a, b, epsilon, rigidity, np.asarray(tolerance, dtype), pad(start, size)
+    found = narrow(in_float64(relaxed_coupling, *arrays, to_jax(max_steps)), dtype)
+    tables = found.coupling.weights, found.coupling.row_shares, found.coupling.column_shares
+    left = found.coupling.source_potential, found.rows, found.log_source_growth
+    right = found.coupling.target_potential, found.columns, found.log_target_growth
+    weights, row_shares, column_shares = cut(cut(tables, num), other, axis=1)
+    (source, rows, source_growth), (target, columns, target_growth) = cut(left, num), cut(right, other)
+    coupling = dataclasses.replace(
+        found.coupling,
+        weights=weights,
+        row_shares=row_shares,
+        column_shares=column_shares,
+        source_potential=source,
+        target_potential=target,
+    )
+    return RelaxedCoupling(coupling, found.mass, rows, columns, source_growth, target_growth)
 
 
 def _balanced_coupling(costs: Array, a: Array, b: Array, *rest: Array) -> WeightCoupling:

@@ -1,0 +1,307 @@
+r"""The Omega-block with marginals that may give way: unbalanced transport of the mixture weights.
+
+Minimize $\sum_{ij} \omega_{ij} L_{ij} + \varepsilon_2 KL(\Omega \| a \otimes b) + \rho_0 KL(\Omega 1 \| a)
++ \rho_1 KL(\Omega^T 1 \| b)$ over $\Omega \ge 0$ (Chizat et al., 2018; Liero et al., 2018), with the divergence of
+measures of any mass, $KL(p \| q) = \sum p \log (p / q) - p + q$. The minimizer is
+$\omega_{ij} = a_i b_j e^{(\lambda_i + \tau_j - L_{ij}) / \varepsilon_2}$ with row sums
+$a_i e^{-\lambda_i / \rho_0}$ and column sums $b_j e^{-\tau_j / \rho_1}$; an infinite $\rho$ is a marginal that is kept.
+
+Given $\tau$, the best $\lambda$ is a damped soft minimum, so that one potential is left. Newton's method finds it,
+written for the logarithms of the column sums, whose derivative is a matrix with a dominant diagonal whatever the
+masses; a path of decreasing regularization, from the spread of the costs down to the one wanted, keeps it near.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float, Int
+
+from .._base.arrays import safe_log
+from .._base.results import RESULTS
+from .._base.xla import program
+from .entropic import WeightCoupling
+from .laplacian import eliminate, solve_laplacian
+from .search import ascend
+
+# How exact a stop on the path is, relative to the mass, and how the regularization shrinks.
+_STAGE, _GUARD, _FIRST_FACTOR, _LEAST_FACTOR, _MOST_FACTOR = 0.02, 0.2, 4.0, 1.5, 64.0
+# Newton steps after which a stop is given up.
+_PATIENCE = 12
+# Exponents beyond which a trial point is bad enough.
+_LARGEST = 80.0
+
+
+class RelaxedCoupling(eqx.Module):
+    """An unbalanced coupling of weights.
+
+    Attributes:
+        coupling: The coupling over its mass, whose marginals are the shares of what stays.
+        mass: The mass of the coupling.
+        rows: Its row sums, shape ``[K0]``.
+        columns: Its column sums, shape ``[K1]``.
+        log_source_growth: Logarithms of the row sums over the source weights, right also where these vanish.
+        log_target_growth: Logarithms of the target weights over the column sums.
+    """
+
+    coupling: WeightCoupling
+    mass: Float[Array, ""]
+    rows: Float[Array, " K0"]
+    columns: Float[Array, " K1"]
+    log_source_growth: Float[Array, " K0"]
+    log_target_growth: Float[Array, " K1"]
+
+
+class _Problem(NamedTuple):
+    """Costs, logarithms of both weights, and the regularization; relaxations by their reciprocals."""
+
+    cost: Float[Array, "K0 K1"]
+    log_a: Float[Array, " K0"]
+    log_b: Float[Array, " K1"]
+    epsilon: Float[Array, ""]
+    rigidity_a: Float[Array, ""]
+    rigidity_b: Float[Array, ""]
+
+    def source_potential(self, tau: Float[Array, " K1"]) -> Float[Array, " K0"]:
+        """The best source potential for a target potential."""
+        soft = logsumexp(self.log_b[None, :] + (tau[None, :] - self.cost) / self.epsilon, axis=1)
+        return -soft * self.epsilon / (1 + self.epsilon * self.rigidity_a)
+
+    def gap(self, tau: Float[Array, " K1"]) -> Float[Array, " K1"]:
+        """Logarithms of the wanted column sums over those that there are."""
+        source = self.source_potential(tau)
+        soft = logsumexp(self.log_a[:, None] + (source[:, None] - self.cost) / self.epsilon, axis=0)
+        return -tau * (self.rigidity_b + 1 / self.epsilon) - soft
+
+    def sums(self, tau: Float[Array, " K1"]) -> tuple[Float[Array, " K1"], Float[Array, " K1"]]:
+        """Logarithms of the column sums that a target potential stands for, and of those that there are."""
+        wanted = self.log_b - self.rigidity_b * tau
+        return wanted, wanted - self.gap(tau)
+
+    def residual(self, tau: Float[Array, " K1"], unit: Float[Array, ""]) -> Float[Array, " K1"]:
+        """Wanted column sums less those that there are, the gradient of the dual, in a unit given by its logarithm."""
+        wanted, there = (jnp.exp(jnp.minimum(value - unit, _LARGEST)) for value in self.sums(tau))
+        return wanted - there
+
+    def error(self, tau: Float[Array, " K1"]) -> Float[Array, ""]:
+        """The L1 error of the column sums over their mass, whatever that is; infinite where it is not a number."""
+        unit = jnp.max(jnp.stack(self.sums(tau)))
+        wanted, there = (jnp.exp(value - unit) for value in self.sums(tau))
+        error = jnp.sum(jnp.abs(wanted - there)) / jnp.maximum(jnp.sum(wanted), jnp.sum(there))
+        return jnp.where(jnp.isnan(error), jnp.inf, error)
+
+    def leveled(self, tau: Float[Array, " K1"]) -> Float[Array, " K1"]:
+        """The potential moved by the constant at which both masses are equal: the best along that line."""
+        wanted, there = (logsumexp(value) for value in self.sums(tau))
+        give = self.rigidity_b + self.rigidity_a / (1 + self.epsilon * self.rigidity_a)
+        return tau + (wanted - there) / give
+
+    def solve(self, tau: Float[Array, " K1"], rhs: Float[Array, "K1 m"]) -> Float[Array, "K1 m"]:
+        """Solve with minus epsilon times the derivative of `gap`: a graph Laplacian, grounded where masses may change.
+
+        Its rows are conditional laws, so that columns without any mass are served like all others.
+        """
+        to_target, to_source = self._laws(tau)
+        rigid = self.epsilon * self.rigidity_a
+        ground = rigid / (1 + rigid) + self.epsilon * self.rigidity_b
+        return eliminate(to_source.T @ to_target / (1 + rigid), jnp.full_like(tau, ground), rhs)
+
+    def solve_linear(self, tau: Float[Array, " K1"], rhs: Float[Array, " K1"]) -> Float[Array, " K1"]:
+        """The same for one right-hand side, at the solution; can be transposed. Rows are weighted by column sums."""
+        to_target, to_source = self._laws(tau)
+        columns, rigid = jnp.exp(self.sums(tau)[0]), self.epsilon * self.rigidity_a
+        adjacency = (columns[:, None] * to_source.T) @ to_target / (1 + rigid)
+        ground = columns * (rigid / (1 + rigid) + self.epsilon * self.rigidity_b) + jnp.finfo(tau.dtype).tiny
+        return solve_laplacian(0.5 * (adjacency + adjacency.T), ground, columns * rhs)
+
+    def _laws(self, tau: Float[Array, " K1"]) -> tuple[Float[Array, "K0 K1"], Float[Array, "K0 K1"]]:
+        """The laws of the target component given the source's, and of the source given the target."""
+        source = self.source_potential(tau)
+        to_target = jax.nn.softmax(self.log_b[None, :] + (tau[None, :] - self.cost) / self.epsilon, axis=1)
+        to_source = jax.nn.softmax(self.log_a[:, None] + (source[:, None] - self.cost) / self.epsilon, axis=0)
+        return to_target, to_source
+
+
+class _Stop(NamedTuple):
+    """Where the path is, where it was at its last stop, and how fast it shrinks."""
+
+    tau: Array
+    epsilon: Array
+    error: Array
+    old_tau: Array
+    old_epsilon: Array
+    factor: Array
+    tries: Array
+    stage: Array
+    num_steps: Array
+
+
+def _newton(problem: _Problem, stop: _Stop) -> _Stop:
+    """One damped Newton step at fixed regularization.
+
+    Newton's direction for the logarithms of the column sums is tried, and without what changes all of them alike, which
+    `leveled` sees to; so is that for the sums themselves. If none halves the error, a line search along the best.
+    """
+    tau, epsilon = stop.tau, problem.epsilon
+    gap, unit = problem.gap(tau), jnp.max(jnp.stack(problem.sums(tau)))
+    gradient = problem.residual(tau, unit)
+    relative = -jnp.expm1(-jnp.clip(gap, -60.0, 60.0)) * jnp.exp(jnp.clip(gap, -60.0, 60.0))
+    share = jax.nn.softmax(problem.sums(tau)[1])
+    rhs = jnp.stack([gap, relative, gap - share @ gap, relative - share @ relative], axis=1)
+    solution = epsilon * problem.solve(tau, rhs).T
+    directions = jnp.where(jnp.isfinite(solution), solution, jnp.zeros_like(solution))
+    directions = jnp.concatenate([directions, (epsilon * gap / (1 + epsilon * problem.rigidity_b))[None]])
+
+    def outcome(d: Array) -> Array:
+        return jnp.where(jnp.dot(gradient, d) > 0, problem.error(problem.leveled(tau + d)), jnp.inf)
+
+    errors = jax.vmap(outcome)(directions)
+    best = jnp.argmin(errors)
+    quick = errors[best] < 0.5 * stop.error
+    # Newton's directions, where they ascend, else Sinkhorn's, which always does.
+    order = jnp.where(jnp.arange(5) < 4, errors, jnp.where(jnp.isinf(errors[:4]).all(), -1.0, jnp.inf))
+    direction = jnp.where(quick, directions[best], directions[jnp.argmin(order)])
+    slope = jnp.dot(gradient, direction)
+    cautious = jnp.minimum(1.0, 30 * epsilon / jnp.maximum(jnp.max(jnp.abs(direction)), epsilon))
+    t = ascend(lambda t: jnp.dot(problem.residual(tau + t * direction, unit), direction), slope, cautious, quick)
+    # Where the search met numbers that are none, Sinkhorn's step.
+    found, other = problem.leveled(tau + t * direction), problem.leveled(tau + directions[4])
+    moved = jnp.where(jnp.isfinite(problem.error(found)), found, other)
+    error = problem.error(moved)
+    return stop._replace(tau=moved, error=error, tries=stop.tries + 1, num_steps=stop.num_steps + 1)
+
+
+def _advance(problem: _Problem, stop: _Stop, epsilon: Array) -> _Stop:
+    """The next stop, no farther than masses allow: potentials go on in a straight line where that is nearer."""
+    wanted = jnp.maximum(stop.epsilon / stop.factor, epsilon)
+    wanted = jnp.where(wanted < 1.5 * epsilon, epsilon, wanted)
+    step = stop.old_epsilon - stop.epsilon
+    slope = jnp.where(step > 0, (stop.old_tau - stop.tau) / jnp.where(step > 0, step, jnp.ones_like(step)), 0.0)
+
+    def at(new: Array) -> tuple[Array, Array]:
+        there = problem._replace(epsilon=new)
+        line, same = there.leveled(stop.tau + (new - stop.epsilon) * slope), there.leveled(stop.tau)
+        errors = there.error(line), there.error(same)
+        return jnp.where(errors[0] < errors[1], line, same), jnp.minimum(*errors)
+
+    def too_far(state: tuple[Array, Array]) -> Array:
+        return (at(state[0])[1] > _GUARD) & (state[1] < 6)
+
+    new, shortened = jax.lax.while_loop(
+        too_far, lambda s: (jnp.sqrt(s[0] * stop.epsilon), s[1] + 1), (wanted, jnp.asarray(0))
+    )
+    tau, error = at(new)
+    faster, slower = jnp.minimum(2 * stop.factor, _MOST_FACTOR), jnp.maximum(stop.factor / 2, _LEAST_FACTOR)
+    factor = jnp.where(stop.tries <= 2, faster, jnp.where(stop.tries > 4, slower, stop.factor))
+    factor = jnp.where(shortened > 0, jnp.maximum(stop.epsilon / new, _LEAST_FACTOR), factor)
+    zero = jnp.zeros_like(stop.tries)
+    return _Stop(tau, new, error, stop.tau, stop.epsilon, factor, zero, stop.stage, stop.num_steps + 1)
+
+
+def _retreat(problem: _Problem, stop: _Stop, tolerance: Array) -> _Stop:
+    """Return to the last stop, to leave it again by a shorter step and more exactly."""
+    return stop._replace(
+        tau=stop.old_tau,
+        epsilon=stop.old_epsilon,
+        error=problem._replace(epsilon=stop.old_epsilon).error(stop.old_tau),
+        factor=jnp.clip(jnp.sqrt(stop.old_epsilon / stop.epsilon), 1.2, _FIRST_FACTOR),
+        tries=jnp.zeros_like(stop.tries),
+        stage=jnp.maximum(tolerance, 1e-2 * stop.stage),
+        num_steps=stop.num_steps + 1,
+    )
+
+
+@jax.custom_jvp
+def _potential(problem: _Problem, tolerance: Array, start: Array, max_steps: Array) -> tuple[Array, Array]:
+    """The target potential and the number of steps."""
+    epsilon = problem.epsilon
+    top = jnp.maximum(epsilon, 0.5 * (jnp.max(problem.cost) - jnp.min(problem.cost)))
+    near = problem.error(start) < _STAGE
+    first = jnp.where(near, epsilon, top)
+    tau = problem._replace(epsilon=first).leveled(jnp.where(near, start, jnp.zeros_like(start)))
+    error = problem._replace(epsilon=first).error(tau)
+    factor, zero = jnp.full_like(epsilon, _FIRST_FACTOR), jnp.asarray(0)
+    stop = _Stop(tau, first, error, tau, first, factor, zero, jnp.full_like(epsilon, _STAGE), zero)
+
+    def going(stop: _Stop) -> Array:
+        unfinished = (stop.epsilon > epsilon) | ~(stop.error <= tolerance)
+        return unfinished & (stop.num_steps < max_steps) & jnp.isfinite(stop.error)
+
+    def step(stop: _Stop) -> _Stop:
+        arrived = (stop.epsilon > epsilon) & (stop.error <= stop.stage)
+        stuck = (stop.tries >= _PATIENCE) & (stop.old_epsilon > stop.epsilon)
+        steps = [
+            lambda s: _advance(problem, s, epsilon),
+            lambda s: _retreat(problem, s, tolerance),
+            lambda s: _newton(problem._replace(epsilon=s.epsilon), s),
+        ]
+        return jax.lax.switch(jnp.where(arrived, 0, jnp.where(stuck, 1, 2)), steps, stop)
+
+    stop = jax.lax.while_loop(going, step, stop)
+    return stop.tau, stop.num_steps
+
+
+@_potential.defjvp
+def _potential_jvp(primals: tuple, tangents: tuple) -> tuple:
+    """Implicit differentiation of the equality of column sums."""
+    problem = primals[0]
+    tau, num_steps = _potential(*primals)
+    change = jax.jvp(lambda p: p.gap(tau), (problem,), (tangents[0],))[1]
+    d_tau = problem.solve_linear(tau, problem.epsilon * change)
+    return (tau, num_steps), (d_tau, tangents[3])
+
+
+@program
+def relaxed_coupling(
+    cost: Float[Array, "K0 K1"],
+    a: Float[Array, " K0"],
+    b: Float[Array, " K1"],
+    epsilon: Float[Array, ""],
+    rigidity: tuple[Float[Array, ""], Float[Array, ""]],
+    tolerance: Float[Array, ""],
+    start: Float[Array, " K1"],
+    max_steps: Int[Array, ""],
+) -> RelaxedCoupling:
+    """Solve the Omega-block with relaxed marginals for a positive regularization.
+
+    Differentiable with respect to the costs, the weights, the regularization and both relaxations.
+
+    Args:
+        cost: Component objectives L_ij, units of squared distance.
+        a: Source weights, of any mass.
+        b: Target weights, of any mass.
+        epsilon: Regularization, units of squared distance; positive.
+        rigidity: One over either relaxation, zero for a marginal that is kept; one of them is positive.
+        tolerance: Largest accepted error of the marginals, L1 over the mass.
+        start: Potential of the target components to start from; ignored unless it is near the solution.
+        max_steps: Limit on the number of steps.
+    """
+    finite = jnp.all(jnp.isfinite(cost))
+    safe = jnp.where(jnp.isfinite(cost), cost, jnp.zeros_like(cost))
+    # Masses are made equal first, so that potentials are no larger than costs: what they have in common then is known.
+    total = jnp.sum(a), jnp.sum(b)
+    common = jnp.log(total[1] / total[0]) / (rigidity[0] + rigidity[1])
+    log_a, log_b = safe_log(a) + common * rigidity[0], safe_log(b) - common * rigidity[1]
+    safe = safe + epsilon * common * (rigidity[0] - rigidity[1])
+    problem = _Problem(safe, log_a, log_b, epsilon, *rigidity)
+    tau, num_steps = _potential(problem, 0.5 * tolerance, start, max_steps)
+    source = problem.source_potential(tau)
+    # Rows are exact; columns are exact to the tolerance.
+    log_density = (source[:, None] + tau[None, :] - safe) / epsilon
+    log_rows = logsumexp(problem.log_b[None, :] + log_density, axis=1)
+    log_columns = logsumexp(problem.log_a[:, None] + log_density, axis=0)
+    log_mass = logsumexp(log_a + log_rows)
+    row_shares = jnp.exp(log_b[None, :] + log_density - log_rows[:, None])
+    column_shares = jnp.exp(log_a[:, None] + log_density - log_columns[None, :])
+    rows, columns = jnp.exp(log_a + log_rows - log_mass), jnp.exp(log_b + log_columns - log_mass)
+    wanted = jnp.exp(log_a - rigidity[0] * source - log_mass), jnp.exp(log_b - rigidity[1] * tau - log_mass)
+    weights, mass = rows[:, None] * row_shares, jnp.exp(log_mass)
+    error = jnp.sum(jnp.abs(rows - wanted[0])) + jnp.sum(jnp.abs(columns - wanted[1]))
+    result = RESULTS.where(error <= tolerance, RESULTS.successful, RESULTS.weights_not_converged)
+    result = RESULTS.where(finite, result, RESULTS.weights_not_finite)
+    potentials = source - common, tau + common
+    coupling = WeightCoupling(weights, row_shares, column_shares, *potentials, error, num_steps, result)
+    growth = log_rows + common * rigidity[0], common * rigidity[1] - log_columns
+    return RelaxedCoupling(coupling, mass, mass * rows, mass * columns, *growth)
