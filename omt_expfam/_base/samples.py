@@ -25,6 +25,21 @@ def offset_of(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low / 2 + high / 2, high / 2 - low / 2
 
 
+# What is constant relative to its size: rounding alone.
+CONSTANT = 1e-12
+
+
+def refuse_constant(name: str, points: Any) -> None:
+    """Name a column of one value, which leaves densities without a maximum; nothing where there is none."""
+    low, high = np.min(points, axis=0), np.max(points, axis=0)
+    columns = np.flatnonzero(high - low <= CONSTANT * np.maximum(np.abs(low), np.abs(high)))
+    if columns.size:
+        raise ValueError(
+            f"`{name}` has the value {np.asarray(points)[0, columns[0]]:.6g} in column {columns[0]} everywhere: the "
+            "density there has no maximum. Leave that column out."
+        )
+
+
 def to_samples(named: Mapping[str, ArrayLike], minimum: int) -> list[Array]:
     """Points of one floating-point type and one width, at least ``minimum`` of each.
 

@@ -141,7 +141,9 @@ def couple(sides: "GaussianSides") -> tuple[Float[Array, "K0 K1"], Float[Array, 
     trace, kl = pair_terms(sides.pairs())
     spreads = [jax.vmap(lambda c: c.trace())(form) for form in sides.forms]
     distance = squared_distances(sides.source.mean(), sides.target.mean())
-    return distance + (spreads[0][:, None] + spreads[1][None, :] - 2 * trace), kl
+    costs = distance + (spreads[0][:, None] + spreads[1][None, :] - 2 * trace)
+    # Rounding makes the costs of equal components slightly negative; derivatives do not see this.
+    return costs + jax.lax.stop_gradient(jnp.maximum(-costs, 0)), kl
 
 
 def couple_slices(sides: "GaussianSides", rows: int, progress: bool | None) -> tuple[Array, Array]:

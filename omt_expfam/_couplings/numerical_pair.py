@@ -284,7 +284,7 @@ def solve_pair(
     kl = jnp.maximum((value - total + 2 * trace) / epsilon, 0)
     rounding = 16 * jnp.finfo(value.dtype).eps * (total + distance)
     error = epsilon * (error + potentials.residual) + rounding
-    return PairSolution(distance + value - epsilon * kl, kl, error, potentials)
+    return PairSolution(jnp.maximum(distance + value - epsilon * kl, 0), kl, error, potentials)
 
 
 def solve_nodes(

@@ -7,7 +7,7 @@ import numpy as np
 
 from .._base.arguments import ArrayLike, as_count, as_host_or_traced, as_scalar
 from .._base.arrays import default_dtype, is_traced
-from .._base.samples import offset_of
+from .._base.samples import CONSTANT, offset_of
 from .._components.mixture import Mixture
 from .._family.em_family import AbstractEMFamily
 from .._family.template import Template
@@ -17,8 +17,8 @@ from .problem import fit_problem, FitProblem, MovedStart
 # What lies so many interquartile ranges from the median is far, where no larger share of the points does.
 _QUARTILES, _FAR, _FEW = (0.25, 0.5, 0.75), 100.0, 0.02
 
-# What rounding may take of the half range of a column, and what is constant relative to its size.
-_LOST, _CONSTANT = 1e-3, 1e-12
+# What rounding may take of the half range of a column.
+_LOST = 1e-3
 
 
 class Data(NamedTuple):
@@ -118,8 +118,8 @@ def _as_data(x: ArrayLike, num_components: int) -> np.ndarray:
             f"`x` must have at least one column and as many points as components, {num_components}; "
             f"got shape {host.shape}."
         )
-    if host.dtype != np.float32:
-        host = host.astype(np.float64)
+    # In one order in memory: sums that differ by rounding would number the components differently.
+    host = np.ascontiguousarray(host, None if host.dtype == np.float32 else np.float64)
     if not np.isfinite(host).all():
         row, column = np.argwhere(~np.isfinite(host))[0]
         raise ValueError(
@@ -137,7 +137,7 @@ def _check_range(points: np.ndarray) -> None:
     middle, reach = offset_of(points)
     lost = np.abs(middle) * 2.0**-24
     # What is constant up to rounding has no differences to lose.
-    bad = np.flatnonzero((lost > _LOST * reach) & (reach > _CONSTANT * np.abs(middle)))
+    bad = np.flatnonzero((lost > _LOST * reach) & (reach > CONSTANT * np.abs(middle)))
     if bad.size:
         column = bad[0]
         raise ValueError(
@@ -246,7 +246,7 @@ def standardization(
     if family.standardization == "scalar":
         variance = np.full(dim, variance.mean())
     # A constant coordinate cannot be scaled; rounding alone must not be blown up to unit variance either.
-    constant = variance <= (_CONSTANT * np.maximum(np.abs(shift), 1e-150)) ** 2
+    constant = variance <= (CONSTANT * np.maximum(np.abs(shift), 1e-150)) ** 2
     return shift, np.where(constant, 1.0, np.sqrt(variance))
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from .._base.arguments import ArrayLike, as_count, as_key, KeyLike
 from .._base.precision import narrow
 from .._base.results import raise_if_failed, RESULTS, succeeded
+from .._base.samples import refuse_constant
 from .._components.mixture import Mixture
 from .._family.em_family import AbstractEMFamily, verify
 from .._family.template import as_template, Template
@@ -169,6 +170,8 @@ def fit(
     fitted = _package(problem, state, mixture, result, data)
     if fitted.converged and not all(np.isfinite(np.asarray(v)).all() for v in jax.tree.leaves(fitted.mixture)):
         raise ValueError(f"`x` has values whose squares overflow {data.precision}. Rescale the data, or enable x64.")
+    if throw and not np.isfinite(fitted.log_likelihood):
+        refuse_constant("x", data.points)
     return raise_if_failed(fitted, fitted.result) if throw else fitted
 
 

@@ -16,6 +16,7 @@ from .._base.arguments import ArrayLike, as_count, as_host_or_traced, as_key, as
 from .._base.arrays import default_dtype, safe_log, to_jax
 from .._base.precision import in_float64, narrow, relaxed
 from .._base.results import raise_if_failed, RESULTS
+from .._base.samples import refuse_constant
 from .._base.xla import program
 from .._components.mixture import Mixture
 from .._couplings.solve import solve_couplings
@@ -165,6 +166,9 @@ def fit_coupled(
 
     solved = in_float64(solve, points, mixtures)
     fitted = narrow(solved, jnp.result_type(mixtures[0].components.dtype, mixtures[1].components.dtype))
+    if throw and fitted.result == RESULTS.mode_not_found:
+        for name, own in zip(("x", "y"), points, strict=True):
+            refuse_constant(name, own)
     return raise_if_failed(fitted, fitted.result) if throw else fitted
 
 

@@ -12,6 +12,7 @@ from .._base.arguments import ArrayLike, as_count, as_key, KeyLike
 from .._base.arrays import default_dtype, split_key
 from .._base.precision import narrow
 from .._base.results import ConvergenceError, RESULTS
+from .._base.samples import refuse_constant
 from .._components.mixture import Mixture
 from .._components.relabel import relabel
 from .._family.em_family import AbstractEMFamily
@@ -88,6 +89,8 @@ def fit_posterior(
         draws = chosen._draw(draw_key, problem)
         posterior = _assemble(problem.model, draws, problem.start, wide, chosen)
     posterior = narrow(posterior, precision)
+    if throw and posterior.result == RESULTS.mode_not_found:
+        refuse_constant("x", points)
     return raise_with(posterior, posterior.result) if throw else posterior
 
 
@@ -152,6 +155,7 @@ def _assemble(
     sites = stack_chains(draws.sites)
     finite = all(np.isfinite(values).all() for values in sites.values())
     if draws.result != RESULTS.successful and not finite:
+        refuse_constant("x", x)
         raise ConvergenceError(RESULTS[draws.result])
     num_chains = next(iter(draws.sites.values())).shape[0]
     return assemble(

@@ -21,7 +21,7 @@ _NUM_POINTS = 2000
 # Chains with a larger r-hat have not mixed (Vehtari et al., 2021, are stricter; they ask for 1.01 before publication).
 LARGEST_R_HAT = 1.05
 # Shorter (half) chains cannot be judged.
-_LEAST_DRAWS = 4
+LEAST_DRAWS = 4
 
 
 class LabelFree(eqx.Module):
@@ -85,6 +85,8 @@ class LabelFree(eqx.Module):
     def in_words(self) -> str:
         """One phrase for people."""
         size = _extreme(np.min, self.effective_size)
+        if math.isnan(size):
+            return "too few draws for r-hat"
         return f"r-hat up to {self.worst_r_hat:.3f}, effective size from {size:.0f}"
 
     def __str__(self) -> str:
@@ -101,7 +103,7 @@ def _diagnose(draws: np.ndarray, num_chains: int) -> tuple[np.ndarray, np.ndarra
     if num_chains == 1:
         half = chains.shape[2] // 2
         chains = chains[:, :, : 2 * half].reshape(len(draws), 2, half)
-    if chains.shape[2] < _LEAST_DRAWS:
+    if chains.shape[2] < LEAST_DRAWS:
         return np.full(len(draws), np.nan), np.full(len(draws), np.nan)
     # A quantity that never changes carries no information about mixing.
     constant = np.ptp(draws, axis=1) <= 1e-12 * np.abs(draws).max(axis=1)

@@ -157,15 +157,25 @@ class Trajectory(eqx.Module):
     def fates(self, x: ArrayLike, first: int, last: int) -> Float[Array, "n K1"]:
         """Probability of each component at ``last`` for a descendant of each point ``x[n, d]`` at ``first``.
 
-        Every descendant counts alike, so that components that grow weigh more. NaN for a point without descendants.
+        Every descendant counts alike, so that components that grow weigh more. NaN for a point without descendants:
+        one whose `survival` is zero up to rounding.
         """
         first, last = self._span(first, last)
 
         def shares(xp: Any, responsibilities: Any, table: Any) -> Any:
             mass = responsibilities @ table
-            return mass / xp.sum(mass, axis=1, keepdims=True)
+            alive = _survival(xp, responsibilities, table)[:, None] > 4 * xp.finfo(mass.dtype).eps
+            return xp.where(alive, mass / xp.sum(mass, axis=1, keepdims=True), xp.nan)
 
         return on_host(shares, self.mixtures[first].responsibilities(x), self._forward(first, last))
+
+    def survival(self, x: ArrayLike, first: int, last: int) -> Float[Array, " n"]:
+        """Probability that each point ``x[n, d]`` at ``first`` has descendants at ``last``.
+
+        That of belonging to a component that has some: where growth is zero, a component dies out.
+        """
+        first, last = self._span(first, last)
+        return on_host(_survival, self.mixtures[first].responsibilities(x), self._forward(first, last))
 
     def origins(self, y: ArrayLike, first: int, last: int) -> Float[Array, "n K0"]:
         """Probability of each component at ``first`` for an ancestor of each point ``y[n, d]`` at ``last``."""
@@ -319,6 +329,11 @@ def trajectory(
             raise ConvergenceError(f"From time {moments[step]:g} to {moments[step + 1]:g}: {error}") from None
         plans.append(plan)
     return Trajectory(mixtures, tuple(plans), moments, relative)
+
+
+def _survival(xp: Any, responsibilities: Any, table: Any) -> Any:
+    """Responsibilities of the components of which some mass is left."""
+    return xp.sum(xp.where((table > 0).any(axis=1), responsibilities, xp.zeros_like(responsibilities)), axis=1)
 
 
 @program

@@ -29,8 +29,8 @@ def flows(
 ) -> "matplotlib.axes.Axes":
     """Draw how mass flows: a bar for each component or group at each time, and bands between them.
 
-    Heights are shares of the mass. Bands have the color of where they come from. Beside a group stands the factor by
-    which its share has changed since the time before.
+    Heights are shares of the mass; times stand to scale. Bands have the color of where they come from. Beside a group
+    stands its share at the time before and now.
 
     Args:
         course: A trajectory, or the flows of its groups.
@@ -38,7 +38,7 @@ def flows(
         min_weight: Bands and bars of less mass are left out.
         names: For each time, the names of the bars; by default the groups' names or the components' numbers.
         colors: For each time, a color per bar; by default one color per name.
-        growth: Write the changes of groups.
+        growth: Write the changes of groups' shares.
 
     Returns:
         The axes.
@@ -60,19 +60,24 @@ def flows(
     painted = _per_bar("colors", colors, painted, weights)
     panel = axes_or_new(ax)
     tops = [_stack(w, min_weight) for w in weights]
+    # To scale, one step being one unit on average.
+    moments = np.asarray(course.times, np.float64)
+    places = (moments - moments[0]) * ((len(moments) - 1) / (moments[-1] - moments[0]))
+    width = min(_WIDTH, 0.4 * float(np.diff(places).min()))
     for step, table in enumerate(tables):
-        _draw_bands(panel, step, table, tops[step], tops[step + 1], weights[step], painted[step], min_weight)
+        span = places[step] + width / 2, places[step + 1] - width / 2
+        _draw_bands(panel, span, table, tops[step], tops[step + 1], weights[step], painted[step], min_weight)
     for time, (mass, top) in enumerate(zip(weights, tops, strict=True)):
         for k in np.flatnonzero(mass >= min_weight):
-            panel.bar(time, mass[k], _WIDTH, top[k] - mass[k], color=painted[time][k], zorder=3)
+            panel.bar(places[time], mass[k], width, top[k] - mass[k], color=painted[time][k], zorder=3)
             text = labels[time][k]
-            if growth and time and isinstance(course, GroupFlows) and np.isfinite(course.growth[time - 1, k]):
-                text += f" ×{course.growth[time - 1, k]:.2g}"
+            if growth and time and isinstance(course, GroupFlows):
+                text += f" {weights[time - 1][k]:.0%} → {mass[k]:.0%}"
             if mass[k] >= 0.02:
-                place = time + 0.7 * _WIDTH, top[k] - mass[k] / 2
+                place = places[time] + 0.7 * width, top[k] - mass[k] / 2
                 panel.annotate(text, place, va="center", fontsize=7, zorder=4)
     panel.set_xlim(-_WIDTH, len(weights) - 1 + 4 * _WIDTH)
-    panel.set_xticks(range(len(weights)), [f"{t:.4g}" for t in course.times])
+    panel.set_xticks(places, [f"{t:.4g}" for t in course.times])
     panel.set_xlabel("time")
     panel.set_yticks([])
     panel.spines[["top", "left", "right"]].set_visible(False)
@@ -105,7 +110,7 @@ def _stack(weights: np.ndarray, min_weight: float) -> np.ndarray:
 
 def _draw_bands(
     ax: Any,
-    step: int,
+    span: tuple[float, float],
     table: np.ndarray,
     left: np.ndarray,
     right: np.ndarray,
@@ -122,7 +127,7 @@ def _draw_bands(
     start = table * np.divide(weights, total, out=np.zeros_like(total), where=total > 0)[:, None]
     leave = left[:, None] - np.cumsum(start, axis=1)
     arrive = right[None, :] - np.cumsum(table, axis=0)
-    begin, end = step + _WIDTH / 2, step + 1 - _WIDTH / 2
+    begin, end = span
     middle = (begin + end) / 2
     codes = [Path.MOVETO, *[Path.CURVE4] * 3, Path.LINETO, *[Path.CURVE4] * 3, Path.CLOSEPOLY]
     for i, j in zip(*np.nonzero(table >= min_weight), strict=True):

@@ -7,7 +7,7 @@ import scipy.special
 import scipy.stats
 
 import omt_expfam as omt
-from omt_expfam.families import DiagonalGaussian, Gaussian, SphericalGaussian
+from omt_expfam.families import DiagonalGaussian, Gamma, Gaussian, SphericalGaussian
 
 # Few points, short loops: compiling costs more than running.
 pytestmark = pytest.mark.optimize(False)
@@ -88,3 +88,39 @@ def test_the_prior_is_that_of_a_full_target(x64):
     covariances = root @ root.transpose(0, 2, 1)
     expected = [-2.5 * (np.linalg.slogdet(c)[1] + np.trace(np.linalg.solve(c, target))) for c in covariances]
     np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def _fit_gamma(x):
+    return omt.fit(jax.random.key(0), np.abs(x) + 0.1, Gamma, 2)
+
+
+def _fit_coupled(x):
+    settings = {"strength": 1.0, "epsilon_components": 0.1, "epsilon_weights": 0.1}
+    return omt.fit_coupled(jax.random.key(0), x, np.abs(x + 0.5), Gaussian, 2, **settings)
+
+
+@pytest.mark.parametrize("run", [_fit_gamma, pytest.param(_fit_coupled, marks=pytest.mark.slow)])
+def test_a_constant_column_without_a_maximum_is_named_and_leaving_it_out_helps(run):
+    random = np.random.default_rng(0)
+    x = np.concatenate([random.normal(size=(60, 3)), random.normal(size=(60, 3)) + 4])
+    x[:, 1] = 7.0
+    with pytest.raises(ValueError, match="has the value 7.* in column 1 everywhere: .* Leave that column out"):
+        run(x)
+    assert bool(run(x[:, [0, 2]]).converged)
+
+
+def test_components_are_numbered_alike_for_all_orders_in_memory():
+    x = np.random.default_rng(3).normal(size=(300, 5)) * [1, 2, 3, 4, 5] + 7
+    one, other = (omt.fit(jax.random.key(0), order(x), Gaussian, 3) for order in (np.asfortranarray, np.array))
+    for left, right in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize(("offset", "scale", "message"), [(5e6, 1, "Subtract an offset"), (0, 1e-30, "Rescale it")])
+def test_float64_data_that_float32_results_cannot_resolve_are_refused(offset, scale, message):
+    x = np.random.default_rng(0).normal(size=(50, 2)) * scale + offset
+    for run in (omt.fit, omt.fit_posterior):
+        with pytest.raises(ValueError, match=message):
+            run(jax.random.key(0), x, Gaussian, 2)
+    # As they are they can be had in float64; constant columns have nothing to lose.
+    omt.fit(jax.random.key(0), np.c_[x / scale - offset, np.full(50, 5e6)], Gaussian, 2)

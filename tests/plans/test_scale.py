@@ -109,3 +109,14 @@ def test_points_far_away_in_units_of_the_mixture_get_their_limit():
     small = _mixture("full", 1.0, 1, np.float32)
     points = np.array([[50.0, 0], [0, -50]], np.float32)
     assert_allclose(mixture.responsibilities(points * 1e12), small.responsibilities(points), atol=1e-5)
+
+
+def test_costs_of_a_mixture_with_itself_are_not_negative():
+    random = np.random.default_rng(0)
+    tril = np.tril(random.normal(size=(8, 16, 16)), -1) + np.eye(16)
+    mixture = omt.Mixture(
+        np.full(8, 1 / 8), families.Gaussian(np.float32(random.normal(size=(8, 16))), scale_tril=np.float32(tril))
+    )
+    plan = omt.transport(mixture, mixture, epsilon_components=0.0, epsilon_weights=0.0)
+    assert np.min(plan.component_costs) >= 0
+    assert_allclose(np.diagonal(plan.component_costs), 0, atol=1e-3)

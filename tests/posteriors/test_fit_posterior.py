@@ -745,6 +745,7 @@ SETTINGS = {
     "Gibbs chains": (lambda: omt.Gibbs(num_chains=0), "`num_chains` must be at least 1"),
     "Gibbs warmup": (lambda: omt.Gibbs(num_warmup=-1), "`num_warmup` must be at least 0"),
     "NUTS draws": (lambda: omt.NUTS(num_samples=3), "`num_samples` must be at least 4"),
+    "draws of one chain": (lambda: omt.Gibbs(num_samples=7, num_chains=1), "`num_samples` must be at least 8; got 7"),
     "NUTS acceptance": (lambda: omt.NUTS(target_accept=1.0), "`target_accept` must lie between 0 and 1; got 1"),
     "NUTS chains": (lambda: omt.NUTS(chain_method="threads"), '`chain_method` must be "sequential", "vectorized"'),
     "SVI steps": (lambda: omt.SVI(num_steps=0), "`num_steps` must be at least 1"),

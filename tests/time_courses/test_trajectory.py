@@ -79,6 +79,16 @@ def test_a_component_without_growth_has_no_descendants(courses, x64):
     assert np.asarray(course.descendants(0, 1))[0].sum() == 0
     np.testing.assert_allclose(np.asarray(course.ancestors(0, 2)), [[0] * 4, [1] * 4], atol=1e-9)
     assert float(course.growth_between(0, 1)[0]) == 0
+    # A point of that component has no fate, and one in between survives with its probability of being in the other.
+    means = np.asarray(course.mixtures[0].components.mean())
+    x = np.stack([means[0] - 100 * (means[1] - means[0]), means[1], means.mean(axis=0)])
+    member = np.asarray(course.mixtures[0].responsibilities(x))
+    np.testing.assert_allclose(course.survival(x, 0, 2), member[:, 1], atol=1e-15)
+    fates = np.asarray(course.fates(x, 0, 2))
+    assert np.isnan(fates[0]).all()
+    mass = np.asarray(course.coupling(0, 2))[1]
+    np.testing.assert_allclose(fates[1:], np.tile(mass / mass.sum(), (2, 1)), rtol=1e-9)
+    np.testing.assert_allclose(courses[1].survival(x, 0, 2), 1.0, rtol=1e-12)
 
 
 def test_a_lineage_reads_both_ways(courses, x64):
@@ -233,7 +243,10 @@ def test_flows_and_graphs_are_drawn(courses, x64):
     heaviest = max(float(w) for w in np.asarray(course.plans[0].weights).ravel())
     assert ends[-1] == pytest.approx(heaviest, rel=1e-6)
     omt.plot.flows(groups, ax=axes[1])
-    assert any("×" in text.get_text() for text in axes[1].texts)
+    assert any("→" in text.get_text() for text in axes[1].texts)
+    # Times 0, 1 and 3 stand to scale.
+    ticks = axes[1].get_xticks()
+    assert (ticks[2] - ticks[1]) / (ticks[1] - ticks[0]) == pytest.approx(2)
     omt.plot.trajectory(course, [m.components.mean() for m in course.mixtures], ax=axes[2])
     figure.canvas.draw()
     plt.close(figure)

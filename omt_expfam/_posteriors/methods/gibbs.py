@@ -12,7 +12,7 @@ from ..._base.results import RESULTS
 from ..._base.xla import program
 from ..._components.mixture import Mixture
 from .gibbs_sweeps import gibbs_draws
-from .method import AbstractMethod, PosteriorProblem, SiteDraws
+from .method import AbstractMethod, check_draws, PosteriorProblem, SiteDraws
 
 
 class Gibbs(AbstractMethod):
@@ -22,7 +22,7 @@ class Gibbs(AbstractMethod):
 
     Attributes:
         num_warmup: Sweeps per chain that are thrown away.
-        num_samples: Draws kept per chain.
+        num_samples: Draws kept per chain, at least 4; at least 8 of a single one.
         num_chains: Number of chains.
     """
 
@@ -32,8 +32,7 @@ class Gibbs(AbstractMethod):
 
     def __check_init__(self) -> None:
         as_count("num_warmup", self.num_warmup, minimum=0)
-        as_count("num_samples", self.num_samples, minimum=4)
-        as_count("num_chains", self.num_chains)
+        check_draws(self.num_samples, self.num_chains)
 
     @property
     def name(self) -> str:

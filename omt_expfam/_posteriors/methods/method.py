@@ -9,17 +9,26 @@ import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, Key
 
+from ..._base.arguments import as_count
 from ..._base.buckets import pad, point_bucket
 from ..._base.xla import program
 from ..._components.mixture import Mixture
 from ..._family.em_family import AbstractEMFamily
 from ..._fitting.fit import Fit
+from ..label_free import LEAST_DRAWS
 from ..model import MixtureModel
 from .target import Target
 
 # NumPyro's distributions whose log-densities have kinks in the parameters, or jump.
 _KINKED = (dist.Laplace, dist.AsymmetricLaplace, dist.AsymmetricLaplaceQuantile)
 _JUMPING = (dist.Uniform, dist.Pareto)
+
+
+def check_draws(num_samples: Any, num_chains: Any) -> None:
+    """Raise unless chains have the draws that r-hat takes, without which they are not known to have mixed."""
+    # A single chain is compared with itself, half with half.
+    alone = as_count("num_chains", num_chains) == 1
+    as_count("num_samples", num_samples, minimum=2 * LEAST_DRAWS if alone else LEAST_DRAWS)
 
 
 class PosteriorProblem(NamedTuple):

@@ -19,7 +19,7 @@ from ..._base.precision import relaxed
 from ..._base.progress import progress_bar
 from ..._base.results import RESULTS
 from ..._base.xla import program, unfused
-from .method import AbstractMethod, PosteriorProblem, SiteDraws, sites_at
+from .method import AbstractMethod, check_draws, PosteriorProblem, SiteDraws, sites_at
 from .mode import find_mode, value_and_grad
 from .target import Target
 
@@ -36,7 +36,7 @@ class NUTS(AbstractMethod):
 
     Attributes:
         num_warmup: Steps of adaptation per chain.
-        num_samples: Draws kept per chain.
+        num_samples: Draws kept per chain, at least 4; at least 8 of a single one.
         num_chains: Number of chains.
         target_accept: Mean acceptance probability that the step size is adapted to.
         max_tree_depth: Limit on the doublings of a trajectory.
@@ -52,8 +52,7 @@ class NUTS(AbstractMethod):
 
     def __check_init__(self) -> None:
         as_count("num_warmup", self.num_warmup)
-        as_count("num_samples", self.num_samples, minimum=4)
-        as_count("num_chains", self.num_chains)
+        check_draws(self.num_samples, self.num_chains)
         as_count("max_tree_depth", self.max_tree_depth)
         accept = as_scalar("target_accept", self.target_accept, strict=True)
         if float(accept) >= 1:
