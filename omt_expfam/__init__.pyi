@@ -37,7 +37,7 @@ from ._potentials.fit import BrenierFit as BrenierFit, fit_brenier as fit_brenie
 from ._potentials.interface import AbstractPotential as AbstractPotential
 from ._potentials.map import BrenierMap as BrenierMap
 from ._storage import load as load, save as save
-from ._time_courses.groups import group_shares as group_shares
+from ._time_courses.groups import group_shares as group_shares, transfer_groups as transfer_groups
 from ._time_courses.trajectory import Trajectory as Trajectory, trajectory as trajectory
 
 __version__: str

@@ -41,7 +41,7 @@ from ._potentials.line import StraightLine
 from ._potentials.map import BrenierMap, ConjugatePoints
 from ._potentials.members import Members
 from ._potentials.network import InputConvexNetwork
-from ._time_courses.groups import GroupFlows, GroupShares
+from ._time_courses.groups import CarriedGroups, GroupFlows, GroupShares
 from ._time_courses.trajectory import Lineage, Trajectory
 from ._weights.entropic import WeightCoupling
 from .diagnostics import Biconvexity, Envelope, Sensitivity, SideSensitivity, Stability, Sweep, Uniqueness, WorstCase
@@ -60,6 +60,7 @@ _CLASSES: dict[str, type] = {
         Certificate,
         ConjugatePoints,
         Correspondences,
+        CarriedGroups,
         CoupledFit,
         CredibleInterval,
         Displacement,

@@ -17,6 +17,6 @@ from ._posteriors.label_free import LabelFree as LabelFree
 from ._potentials.certificates import Certificate as Certificate
 from ._potentials.map import ConjugatePoints as ConjugatePoints
 from ._potentials.network import InputConvexNetwork as InputConvexNetwork
-from ._time_courses.groups import GroupFlows as GroupFlows, GroupShares as GroupShares
+from ._time_courses.groups import CarriedGroups as CarriedGroups, GroupFlows as GroupFlows, GroupShares as GroupShares
 from ._time_courses.trajectory import Lineage as Lineage
 from ._weights.entropic import WeightCoupling as WeightCoupling

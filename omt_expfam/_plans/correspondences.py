@@ -4,6 +4,9 @@ import dataclasses
 
 import numpy as np
 
+# A pair is far when it costs so many times the weighted median, and it counts when so much of the mass goes there.
+_FAR, _MUCH = 10, 0.05
+
 
 @dataclasses.dataclass(frozen=True)
 class Correspondences:
@@ -68,9 +71,27 @@ class Correspondences:
         ]
         if self.dropped_weight > 5e-5:
             lines.append(f"lighter pairs: {self.dropped_weight:.4f} of the mass")
+        lines += self._advice()
         lines += _changes("source", "sends", "its mass", self.source_growth)
         lines += _changes("target", "has", "what it receives", self.target_growth)
         return "\n".join(lines)
+
+    def _advice(self) -> list[str]:
+        """Whether shares seem to have changed: much of the mass of a plan that keeps them goes unusually far."""
+        if self.source_growth is not None or not len(self.cost):
+            return []
+        order = np.argsort(self.cost)
+        level = np.cumsum(self.weight[order]) / self.weight.sum()
+        typical = self.cost[order][np.searchsorted(level, 0.5)]
+        far = self.cost > _FAR * typical
+        share = self.weight[far].sum()
+        if share < _MUCH:
+            return []
+        price = 0.5 * np.sqrt(typical * (self.weight[far] @ self.cost[far]) / share)
+        return [
+            f"{share:.0%} of the mass goes over {_FAR} times the typical cost: have shares changed? Then relax the "
+            f"masses, with source_relaxation and target_relaxation about {price:.2g}."
+        ]
 
 
 def _changes(side: str, verb: str, of: str, growth: np.ndarray | None) -> list[str]:

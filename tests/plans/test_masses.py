@@ -133,6 +133,14 @@ def test_single_precision_and_tracing(plan):
     assert 0 < float(value) < 1
 
 
+def test_a_balanced_plan_that_sends_mass_far_says_so(plan, x64):
+    text = str(omt.transport(*pair(), **SETTINGS).correspondences())
+    assert "40% of the mass goes over 10 times the typical cost" in text
+    assert "typical cost" not in str(plan.correspondences())
+    source, _ = pair()
+    assert "typical cost" not in str(omt.transport(source, source, **SETTINGS).correspondences())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
