@@ -138,6 +138,12 @@ class Mixture(eqx.Module):
         """The same mixture with its components in order of decreasing weight."""
         return self.select(on_host(lambda xp, weights: xp.argsort(-weights, stable=True), self.weights))
 
+    def _misfit(self) -> str | None:
+        """Why weights and components, one mixture's or stacked ones', do not belong together."""
+        axis, num = self.weights.ndim - 1, self.weights.shape[-1]
+        held = self.components.num_components if axis == 0 else jax.tree.leaves(self.components)[0].shape[axis]
+        return None if held == num else f"{num} weights, {held} components"
+
     def padded(self, item_size: int) -> "Mixture":
         """The mixture with components of weight zero, as many as `AbstractComponents.padded` repeats."""
         components = self.components.padded(item_size)

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import os
 import secrets
 import zipfile
@@ -23,6 +24,9 @@ _DIGEST_LENGTH = 64
 
 _LOCAL_HEADER_LENGTH = 30
 
+# How many bytes an archive may unpack to, whatever its size, and for each of its own.
+_ROOM, _RATIO = 2**26, 200
+
 # What a malformed manifest or array raises, and a malformed archive besides.
 TREE_ERRORS = (
     ValueError,
@@ -35,7 +39,7 @@ TREE_ERRORS = (
     RecursionError,
 )
 
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, RuntimeError, *TREE_ERRORS)
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, RuntimeError, *TREE_ERRORS)
 
 
 @contextlib.contextmanager
@@ -55,6 +59,11 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, destination)
+    except OSError as error:
+        # A full disk does not say which file it was.
+        if error.errno is None or error.filename not in (None, temporary):
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
@@ -96,21 +105,59 @@ def check_integrity(path: str, data: bytes) -> None:
         raise ValueError(f"{path}: the file is truncated or corrupted: its checksum does not match.")
 
 
-def open_archive(path: str, data: bytes) -> tuple[Any, dict[str, bytes]]:
-    """The tree of the object, and the bytes of every array."""
+def open_archive(path: str, data: bytes) -> tuple[Any, zipfile.ZipFile]:
+    """The tree of the object, and the archive of the arrays, whose sizes have been looked at."""
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = {name: archive.read(name) for name in archive.namelist()}
-        manifest = json.loads(members.pop(_MANIFEST))
-        version, tree = manifest["format_version"], manifest["object"]
-        foreign = manifest["format"] != FORMAT or type(version) is not int
-    except _ZIP_ERRORS as error:
+        members = zipfile.ZipFile(io.BytesIO(data))
+        declared = sum(info.file_size for info in members.infolist())
+        if declared > _ROOM + _RATIO * len(data):
+            raise _Refused(
+                f"{path}: {len(data)} bytes would unpack to {declared}: damaged, or made to fill the memory."
+            )
+        manifest = json.loads(members.read(_MANIFEST))
+        _check_version(path, manifest)
+        return manifest["object"], members
+    except _Refused as error:
+        raise ValueError(str(error)) from None
+    except ZIP_ERRORS as error:
         raise ValueError(f"{path}: the manifest of the file cannot be read.") from error
-    if foreign:
-        raise ValueError(f"{path}: not an omt-expfam file.")
+
+
+def _check_version(path: str, manifest: Any) -> None:
+    """Looked at before anything else, which other versions may write otherwise."""
+    version = manifest["format_version"]
+    if manifest["format"] != FORMAT or type(version) is not int:
+        raise _Refused(f"{path}: not an omt-expfam file.")
+    if version < 1:
+        raise _Refused(f"{path}: not an omt-expfam file: there is no format {version}.")
     if version > FORMAT_VERSION:
-        raise ValueError(
-            f"{path}: written by a newer omt-expfam, {manifest.get('library_version')} (format {version}); "
-            f"this one reads up to format {FORMAT_VERSION}. Upgrade omt-expfam."
+        raise _Refused(
+            f"{path}: of a newer version: written by a newer omt-expfam, {manifest.get('library_version')} (format "
+            f"{version}); this one reads up to format {FORMAT_VERSION}. Upgrade omt-expfam."
         )
-    return tree, members
+
+
+class _Refused(Exception):
+    """Why an archive is not read."""
+
+
+def read_array(file: Any, num_bytes: int) -> np.ndarray:
+    """Read an array in NumPy's format from a seekable file of so many bytes.
+
+    Raises:
+        ValueError: Also where the header asks for more or less memory than there are numbers; none is taken then.
+    """
+    version = np.lib.format.read_magic(file)
+    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in headers:
+        raise ValueError(f"arrays of format {version} are not read.")
+    shape, _, dtype = headers[version](file)
+    needed = math.prod(shape) * dtype.itemsize
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, not numbers.")
+    if min(shape, default=0) < 0 or needed != num_bytes - file.tell():
+        raise ValueError(
+            f"its header says shape {shape} of {dtype}, {needed} bytes; there are {num_bytes - file.tell()}."
+        )
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .archive import atomic_file
+from .archive import atomic_file, read_array
 from .paths import check_extension
 
 # What reading a malformed array raises, and a malformed archive besides.
@@ -64,7 +64,7 @@ def _split_name(source: str) -> tuple[str, str | None]:
 def _read_npy(path: str) -> Any:
     try:
         with open(path, "rb") as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
+            return read_array(file, os.fstat(file.fileno()).st_size)
     except _NPY_ERRORS as error:
         raise ValueError(f"{path}: not a readable .npy file of numbers ({_first_line(error)}).") from error
 
@@ -77,8 +77,9 @@ def _read_npz(path: str, name: str | None) -> Any:
             if chosen not in names:
                 problem = "holds several arrays; choose one" if name is None else f"has no array {name!r}"
                 raise _Choice(f"{path}: {problem} with {path}:NAME or --array NAME, from {', '.join(names)}.")
-            with archive.open(f"{chosen}.npy") as member:
-                return np.lib.format.read_array(member, allow_pickle=False)
+            info = archive.getinfo(f"{chosen}.npy")
+            with archive.open(info) as member:
+                return read_array(member, info.file_size)
     except _Choice as choice:
         raise ValueError(str(choice)) from None
     except _NPZ_ERRORS as error:

@@ -1,10 +1,10 @@
 """The tree of an object, as a manifest and arrays, and back."""
 
 import dataclasses
-import io
 import json
 import os
 import warnings
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +16,8 @@ import numpy as np
 from .. import __version__
 from .._base.arrays import is_traced
 from .._base.results import RESULTS
-from .archive import archive, atomic_file, check_integrity, FORMAT, FORMAT_VERSION, open_archive, TREE_ERRORS
+from .archive import archive, atomic_file, check_integrity, FORMAT, FORMAT_VERSION, open_archive, read_array, ZIP_ERRORS
+from .shapes import misfit
 
 _ENUMERATIONS = {"RESULTS": RESULTS}
 
@@ -52,7 +53,7 @@ def read_object(
         loaded = reader.decode(tree)
     except _Refused as refusal:
         raise ValueError(f"{path}: {refusal}") from None
-    except TREE_ERRORS as error:
+    except ZIP_ERRORS as error:
         raise ValueError(f"{path}: the manifest of the file is malformed.") from error
     if reader.rounded:
         warnings.warn(
@@ -133,7 +134,7 @@ class _Reader:
 
     def __init__(
         self,
-        members: dict[str, bytes],
+        members: zipfile.ZipFile,
         classes: Mapping[str, type],
         families: Mapping[str, type] | None,
         dtype: str | None,
@@ -202,6 +203,8 @@ class _Reader:
             object.__setattr__(result, field, every[field].default)
         for field, value in fields.items():
             object.__setattr__(result, field, self.decode(value))
+        if (why := misfit(result)) is not None:
+            raise _Refused(f"the arrays of its {name} do not fit each other: {why}.")
         return result
 
     def _decode_array(self, tree: dict[str, Any]) -> Any:
@@ -211,9 +214,15 @@ class _Reader:
         return self._arrays[key]
 
     def _read_array(self, member: str, form: str) -> Any:
-        if member not in self._members:
-            raise _Refused(f"the array {member} is missing from the file.")
-        host = np.lib.format.read_array(io.BytesIO(self._members[member]), allow_pickle=False)
+        try:
+            info = self._members.getinfo(member)
+        except KeyError:
+            raise _Refused(f"the array {member} is missing from the file.") from None
+        with self._members.open(info) as file:
+            try:
+                host = read_array(file, info.file_size)
+            except ValueError as error:
+                raise _Refused(f"the array {member} is malformed: {error}") from None
         host = host.astype(host.dtype.newbyteorder("="), copy=False)
         if form == "jax":
             return self._as_jax(host)

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import os
+import tracemalloc
 import types
 import typing
 import zipfile
@@ -493,6 +494,9 @@ RESULT = ("object", "fields", "weight_coupling", "fields", "result")
     ("change", "message"),
     [
         (changed("format_version", to=2), r"newer omt-expfam, .*\(format 2\).*reads up to format 1\. Upgrade"),
+        (lambda manifest: {"format": "omt-expfam", "format_version": 9}, "newer version"),
+        (changed("format_version", to=0), "there is no format 0"),
+        (changed("format_version", to=-5), "there is no format -5"),
         (changed("format", to="other"), "not an omt-expfam file"),
         (changed("format_version", to="1"), "not an omt-expfam file"),
         (changed("object", "class", to="Sorcery"), "unknown class Sorcery. Upgrade"),
@@ -531,6 +535,66 @@ def test_pickled_arrays_are_refused(path):
         archive.writestr("arrays/0.npy", content.getvalue())
     rewrite(path)
     with pytest.raises(ValueError, match="malformed"):
+        load(path)
+
+
+def _header(shape):
+    content = io.BytesIO()
+    np.lib.format.write_array_header_1_0(content, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return content.getvalue()
+
+
+def forge(path, members):
+    """Replace members of a file, and seal it again."""
+    with zipfile.ZipFile(path) as archive:
+        kept = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in {**kept, **members}.items():
+            archive.writestr(name, content)
+        archive.comment = b"0" * 64
+    content = path.read_bytes()[:-64]
+    path.write_bytes(content + hashlib.sha256(content).hexdigest().encode())
+
+
+@pytest.mark.parametrize("shape", [(2**40,), (2**62, 4), (3, 2**61), (1,), (-2,)])
+def test_headers_that_do_not_fit_their_numbers_are_refused(shape, path):
+    save(path, [np.ones(2, np.float32)])
+    forge(path, {"arrays/0.npy": _header(shape) + bytes(8)})
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="array arrays/0.npy is malformed"):
+        load(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+
+
+def test_entries_that_fill_the_memory_are_refused(path):
+    save(path, [np.ones(2, np.float32)])
+    forge(path, {f"arrays/{k}.npy": bytes(2**25) for k in range(1, 5)})
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="made to fill the memory"):
+        load(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("loc", np.zeros((2, 5), np.float32), "scale_tril` has shape"),
+        ("scale_tril", np.zeros((2, 3), np.float32), "scale_tril` has shape"),
+        ("weights", np.full(3, 1 / 3, np.float32), "3 weights, 2 components"),
+    ],
+)
+def test_arrays_that_do_not_fit_each_other_are_refused(field, value, message, path):
+    eye = np.tile(np.eye(2, dtype=np.float32), (2, 1, 1))
+    save(path, omt.Mixture(np.full(2, 0.5), Gaussian(np.zeros((2, 2), np.float32), scale_tril=eye)))
+    with zipfile.ZipFile(path) as archive:
+        fields = json.loads(archive.read("manifest.json"))["object"]["fields"]
+    member = {"weights": fields["weights"], **fields["components"]["fields"]}[field]["member"]
+    content = io.BytesIO()
+    np.lib.format.write_array(content, value)
+    forge(path, {member: content.getvalue()})
+    with pytest.raises(ValueError, match=message):
         load(path)
 
 
