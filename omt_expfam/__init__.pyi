@@ -33,6 +33,7 @@ from ._posteriors.methods.nuts import NUTS as NUTS
 from ._posteriors.methods.svi import SVI as SVI
 from ._posteriors.model import mixture_model as mixture_model, MixtureModel as MixtureModel
 from ._posteriors.posterior import PosteriorFit as PosteriorFit
+from ._potentials.blend import BlendedPotential as BlendedPotential
 from ._potentials.fit import BrenierFit as BrenierFit, fit_brenier as fit_brenier
 from ._potentials.interface import AbstractPotential as AbstractPotential
 from ._potentials.map import BrenierMap as BrenierMap

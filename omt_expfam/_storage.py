@@ -35,6 +35,7 @@ from ._posterior_plans.plan import PosteriorPlan
 from ._posteriors.credible import CredibleInterval
 from ._posteriors.label_free import LabelFree
 from ._posteriors.posterior import PosteriorFit
+from ._potentials.blend import BlendedPotential
 from ._potentials.certificates import Certificate
 from ._potentials.fit import BrenierFit
 from ._potentials.line import StraightLine
@@ -52,6 +53,7 @@ _CLASSES: dict[str, type] = {
     for cls in (
         Biconvexity,
         BlockCouplings,
+        BlendedPotential,
         Blocks,
         BlockStart,
         BlockTrace,

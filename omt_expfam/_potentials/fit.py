@@ -13,6 +13,7 @@ from .._base.buckets import point_bucket
 from .._base.precision import narrow
 from .._base.results import raise_if_failed, RESULTS, succeeded
 from .._plans.plan import TransportPlan
+from .blend import BlendedPotential
 from .certificates import Certificate
 from .evidence import evidence
 from .interface import AbstractPotential
@@ -20,7 +21,7 @@ from .line import StraightLine
 from .map import BrenierMap
 from .members import Members
 from .network import start_network
-from .recipe import recipe
+from .recipe import Recipe, recipe
 from .samples import make_task, read_samples, Sample
 from .tasks import Task
 from .train import Schedule, train, Trained
@@ -93,7 +94,7 @@ def fit_brenier(
     y: ArrayLike | None,
     *,
     start: TransportPlan | None = None,
-    potential: AbstractPotential | None = None,
+    potential: AbstractPotential | type | None = None,
     source_weight: ArrayLike | None = None,
     target_weight: ArrayLike | None = None,
     num_members: int | None = None,
@@ -121,7 +122,8 @@ def fit_brenier(
         start: A plan, whose `pull_back` gives first conjugate points; where ``x`` and ``y`` are ``None``, the points
             are drawn from its mixtures.
         potential: Where every member starts, in whitened coordinates, in which the identity is the best linear map;
-            by default an `InputConvexNetwork` near the half square.
+            by default an `InputConvexNetwork` near the half square. Or the class `BlendedPotential`, made from
+            ``start``: a readable blend of affine maps, which suits few dimensions.
         source_weight: Nonnegative weights of the source points, shape ``[n0]``.
         target_weight: Nonnegative weights of the target points, shape ``[n1]``.
         num_members: Potentials of source points.
@@ -146,9 +148,14 @@ def fit_brenier(
     key = as_key(key)
     source, target, dtype = read_samples(key, x, y, start, source_weight, target_weight)
     dim, fewest = source.points.shape[1], min(len(source.points), len(target.points))
-    if potential is not None and not isinstance(potential, AbstractPotential):
-        raise TypeError(f"`potential` must be an AbstractPotential or None; got {type(potential).__name__}.")
-    if potential is not None and potential.num_dimensions != dim:
+    if potential is BlendedPotential and start is None:
+        raise ValueError("`start` must be a plan where `potential` is BlendedPotential; got None.")
+    if not (potential is None or potential is BlendedPotential or isinstance(potential, AbstractPotential)):
+        raise TypeError(
+            "`potential` must be an AbstractPotential, the class BlendedPotential, or None; got "
+            f"{getattr(potential, '__name__', type(potential).__name__)}."
+        )
+    if isinstance(potential, AbstractPotential) and potential.num_dimensions != dim:
         raise ValueError(f"`potential` must be of {dim} dimensions, as `x`; got {potential.num_dimensions}.")
     chosen = recipe(
         fewest,
@@ -165,12 +172,7 @@ def fit_brenier(
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
     source, target = source.some(rng), target.some(rng)
     jobs = _jobs(rng, source, target, start, (chosen.num_members, chosen.num_target_members), dtype)
-    begin = [
-        start_network(rng, np.asarray(job.line.variances), chosen.num_layers, chosen.width)
-        if potential is None
-        else narrow(potential, np.float32)
-        for job in jobs
-    ]
+    begin = [_begin(rng, potential, start, job, chosen) for job in jobs]
     schedule = Schedule(chosen.num_steps, chosen.batch_size, chosen.learning_rate, chosen.noise, chosen.ascent_steps)
     tasks = [job.task for job in jobs]
     rows = point_bucket(max(len(source.points), len(target.points)))
@@ -201,6 +203,22 @@ def _jobs(
         for held_out in zip(*(side.folds(rng, num) for side in sides), strict=True):
             jobs.append(_Job(*make_task(*sides, held_out, starts, dtype), on_target))
     return jobs
+
+
+def _begin(
+    rng: np.random.Generator,
+    potential: AbstractPotential | type | None,
+    start: TransportPlan | None,
+    job: _Job,
+    chosen: Recipe,
+) -> AbstractPotential:
+    """Where one member starts, in its coordinates."""
+    if potential is None:
+        return start_network(rng, np.asarray(job.line.variances), chosen.num_layers, chosen.width)
+    if isinstance(potential, AbstractPotential):
+        return narrow(potential, np.float32)
+    assert start is not None  # fit_brenier has asked.
+    return narrow(BlendedPotential.from_plan(start, job.line, on_target=job.on_target), np.float32)
 
 
 def _stack(trees: list[Any]) -> Any:
