@@ -13,8 +13,9 @@ from jaxtyping import Array, Float
 
 from .interface import AbstractPotential
 
-# Longest step beside that of a unit curvature, for curvatures that vanish on the way.
-_LONGEST = 20.0
+# Longest step beside that of a unit curvature, for curvatures that vanish on the way; and how far above the least so
+# far a squared residual may rise: steps of this kind are fast because not all of them descend.
+_LONGEST, _RISE = 20.0, 10.0
 
 
 class Ascent(NamedTuple):
@@ -38,25 +39,42 @@ def ascend(
     pace: Float[Array, " B"],
     num_steps: int,
 ) -> Ascent:
-    """Improve conjugate points by steps of Barzilai and Borwein (1988), taken only where the residual falls."""
+    """Improve conjugate points by steps of Barzilai and Borwein (1988), long ones and short ones in turn.
+
+    A step is taken unless its residual is far above the least so far; the best point of each is returned.
+    """
     gradients = jax.vmap(potential.gradient)
 
-    def step(_: Array, now: Ascent) -> Ascent:
-        move = now.pace[:, None] * now.rest
-        point = now.point + move
+    def step(i: Array, state: tuple[Ascent, Ascent, Array]) -> tuple[Ascent, Ascent, Array]:
+        now, best, least = state
+        point = now.point + now.pace[:, None] * now.rest
         rest = y - gradients(point)
-        before, after = jnp.sum(now.rest**2, axis=1), jnp.sum(rest**2, axis=1)
-        falls = after < before
-        # The curvature along the step, of a convex function.
-        curvature = jnp.sum(now.rest * (now.rest - rest), axis=1) / jnp.maximum(now.pace * before, 1e-30)
-        pace = 1 / jnp.maximum(curvature, 1 / _LONGEST)
-        pace = jnp.where(falls, pace, jnp.minimum(pace, now.pace / 2))
-        # Numbers that are not finite do not fall, and leave a shorter step.
+        size, change = jnp.sum(rest**2, axis=1), now.rest - rest
+        # Two estimates of the curvature along the step, of a convex function.
+        before, along = jnp.sum(now.rest**2, axis=1), jnp.sum(now.rest * change, axis=1)
+        low = along / jnp.maximum(now.pace * before, 1e-30)
+        high = jnp.sum(change**2, axis=1) / jnp.maximum(now.pace * along, 1e-30)
+        # Numbers that are not finite are not taken.
+        taken = size < _RISE * least
+        pace = 1 / jnp.maximum(jnp.where(i % 2 == 0, low, high), 1 / _LONGEST)
+        pace = jnp.where(taken, pace, jnp.minimum(1 / jnp.maximum(low, 1 / _LONGEST), now.pace / 2))
         pace = jnp.where(jnp.isfinite(pace), pace, now.pace / 4)
-        chosen = falls[:, None]
-        return Ascent(jnp.where(chosen, point, now.point), pace, jnp.where(chosen, rest, now.rest))
+        now = _choose(taken, Ascent(point, pace, rest), now._replace(pace=pace))
+        better = taken & (size < least)
+        return now, _choose(better, now, best), jnp.where(better, size, least)
 
-    return jax.lax.fori_loop(0, num_steps, step, Ascent(start, pace, y - gradients(start)))
+    first = Ascent(start, pace, y - gradients(start))
+    last, best, _ = jax.lax.fori_loop(0, num_steps, step, (first, first, jnp.sum(first.rest**2, axis=1)))
+    return best._replace(pace=last.pace)
+
+
+def _choose(which: Array, one: Ascent, other: Ascent) -> Ascent:
+    """One or the other, for each point."""
+
+    def pick(one: Array, other: Array) -> Array:
+        return jnp.where(jnp.reshape(which, which.shape + (1,) * (one.ndim - 1)), one, other)
+
+    return jax.tree.map(pick, one, other)
 
 
 def dual_terms(

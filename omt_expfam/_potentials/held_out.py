@@ -13,7 +13,7 @@ from .interface import AbstractPotential
 from .tasks import Side, Task
 
 # Steps of the search for the conjugate points, at each look; they go on where the last look's ended.
-_ASCENT_STEPS = 20
+_ASCENT_STEPS = 40
 
 
 class Judge:

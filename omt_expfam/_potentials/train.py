@@ -22,7 +22,7 @@ from .tasks import Side, Task
 # Adam, and the longest gradient.
 _MOMENTUM, _SQUARES, _CLIP, _WARM_UP = 0.9, 0.99, 1.0, 100
 # Steps of one call at most, and numbers in their batches; looks at held-out points, at most.
-_BLOCK, _LARGEST, _MOST_LOOKS = 100, 2**23, 50
+_BLOCK, _LARGEST, _MOST_LOOKS = 100, 2**23, 25
 
 
 class Schedule(eqx.Module):
