@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._base.arrays import to_jax
-from .._base.xla import program
+from .._base.xla import jit_in_order, program
 from .dual import ascend, dual_terms
 from .interface import AbstractPotential
 from .tasks import Side, Task
@@ -67,7 +67,7 @@ def stacked(sides: list[Side], size: int) -> tuple[Any, Any]:
     return to_jax(points), to_jax(share)
 
 
-@program
+@jit_in_order
 def _look(
     potential: AbstractPotential, x: Any, y: Any, x_share: Any, y_share: Any, start: Any, pace: Any
 ) -> tuple[Any, Any, Any]:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from .._base.precision import relaxed
 from .._base.progress import progress_bar
 from .._base.results import RESULTS, succeeded
-from .._base.xla import program
+from .._base.xla import jit_in_order, program
 from .dual import ascend, dual_terms
 from .held_out import Judge
 from .interface import AbstractPotential
@@ -177,7 +177,7 @@ def _start(potential: AbstractPotential, shift: Any) -> _State:
     return _State(potential, potential, optimizer, shift, jnp.ones(shift.shape[:2], shift.dtype))
 
 
-@program
+@jit_in_order
 def _advance(state: _State, batches: Any, rates: Any, memory: Any, num_steps: Any, ascent_steps: int) -> _State:
     """Some steps of every member, at most as many as there are batches."""
     return jax.vmap(lambda s, b: _advance_one(s, b, rates, memory, num_steps, ascent_steps))(state, batches)
