@@ -1,6 +1,7 @@
 """Chains of plans between mixtures at consecutive times: lineages of components, fates of points, paths."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -282,13 +283,15 @@ def trajectory(
     epsilon_weights: ScalarLike,
     times: ArrayLike | None = None,
     growth: Sequence[ArrayLike] | None = None,
+    source_relaxation: ScalarLike = math.inf,
     **options: Any,
 ) -> Trajectory:
     r"""Transport a mixture to the next along a time course, and compose the plans.
 
     Transport conserves mass, so a part of a population that divides faster than the rest would seem to be fed by
     others. With ``growth``, the weight of each source component is first multiplied by the mass that its descendants
-    are expected to have (Schiebinger et al. 2019 do this cell by cell); only ratios of growth matter.
+    are expected to have (Schiebinger et al. 2019 do this cell by cell); only ratios of growth matter. With a finite
+    ``source_relaxation`` growth is what transport finds cheapest, about the given one if there is one.
 
     Args:
         mixtures: Mixtures at two times or more, of one dimension, in their order.
@@ -297,10 +300,12 @@ def trajectory(
         times: Increasing times of the mixtures; by default 0, 1, 2, ...
         growth: For each time but the last, the expected mass of the descendants of a unit of each component at the
             next time, nonnegative, shapes ``[K_t]``; by default equal for all.
+        source_relaxation: Price of growth that differs from ``growth``, units of squared distance, as in `transport`;
+            infinite for none. The later mixture of a step keeps its weights.
         **options: Further options of `transport`.
 
     Returns:
-        The trajectory.
+        The trajectory; its `growth` is the one found where the source is relaxed.
 
     Raises:
         TypeError: If an entry of ``mixtures`` is neither a mixture nor a fit.
@@ -315,7 +320,9 @@ def trajectory(
         if mixture.dim != mixtures[0].dim:
             raise ValueError(f"`mixtures[{index}]` must have dimension {mixtures[0].dim}; got {mixture.dim}.")
     moments = _check_times(times, len(mixtures))
-    relative = _check_growth(growth, mixtures)
+    relative = list(_check_growth(growth, mixtures))
+    if "target_relaxation" in options:
+        raise ValueError("`target_relaxation` must be left out: the weights at later times are kept.")
     plans = []
     for step, (source, target) in enumerate(zip(mixtures, mixtures[1:], strict=False)):
         if growth is not None:
@@ -323,12 +330,20 @@ def trajectory(
             source = eqx.tree_at(lambda m: m.weights, source, grown)
         try:
             plan = transport(
-                source, target, epsilon_components=epsilon_components, epsilon_weights=epsilon_weights, **options
+                source,
+                target,
+                epsilon_components=epsilon_components,
+                epsilon_weights=epsilon_weights,
+                source_relaxation=source_relaxation,
+                **options,
             )
         except ConvergenceError as error:
             raise ConvergenceError(f"From time {moments[step]:g} to {moments[step + 1]:g}: {error}") from None
+        if plan.masses is not None:
+            relative[step] = on_host(lambda _, g, found: g * found, relative[step], plan.source_growth)
+            plan = eqx.tree_at(lambda p: p.masses, plan, None)
         plans.append(plan)
-    return Trajectory(mixtures, tuple(plans), moments, relative)
+    return Trajectory(mixtures, tuple(plans), moments, tuple(relative))
 
 
 def _survival(xp: Any, responsibilities: Any, table: Any) -> Any:

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.patches import PathPatch
 
 import omt_expfam as omt
-from omt_expfam.families import DiagonalGaussian, Gaussian, Laplace
+from omt_expfam.families import DiagonalGaussian, Gaussian, Laplace, SphericalGaussian
 
 pytestmark = pytest.mark.optimize(False)
 EPSILON = {"epsilon_components": 0.05, "epsilon_weights": 0.4}
@@ -89,6 +89,22 @@ def test_a_component_without_growth_has_no_descendants(courses, x64):
     mass = np.asarray(course.coupling(0, 2))[1]
     np.testing.assert_allclose(fates[1:], np.tile(mass / mass.sum(), (2, 1)), rtol=1e-9)
     np.testing.assert_allclose(courses[1].survival(x, 0, 2), 1.0, rtol=1e-12)
+
+
+def test_growth_is_found_where_the_source_is_relaxed(x64):
+    """The first of three components doubles at the cost of the last, and nothing moves."""
+    weights = np.array([[0.2, 0.5, 0.3], [0.4, 0.5, 0.1], [0.8, 0.2, 1e-6]])
+    means = np.array([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
+    mixtures = [omt.Mixture(w / w.sum(), SphericalGaussian(means, np.ones(3))) for w in weights]
+    course = omt.trajectory(mixtures, source_relaxation=1.0, **EPSILON)
+    for step, growth in enumerate(course.growth):
+        np.testing.assert_allclose(growth, mixtures[step + 1].weights / mixtures[step].weights, rtol=0.02, atol=1e-3)
+    np.testing.assert_allclose(course.coupling(0, 2).sum(0), mixtures[2].weights, atol=1e-8)
+    np.testing.assert_allclose(course.fates(means[:1], 0, 2), [[1, 0, 0]], atol=0.02)
+    given = omt.trajectory(mixtures, growth=course.growth, source_relaxation=1.0, **EPSILON)
+    np.testing.assert_allclose(given.growth[0], course.growth[0], rtol=0.02, atol=1e-3)
+    with pytest.raises(ValueError, match="`target_relaxation` must be left out"):
+        omt.trajectory(mixtures, target_relaxation=1.0, **EPSILON)
 
 
 def test_a_lineage_reads_both_ways(courses, x64):
