@@ -27,6 +27,9 @@ from omt_expfam.families import (
 from tests import lines
 
 
+pytestmark = pytest.mark.optimize(False)
+
+
 def _row(*values):
     """One component with three equal coordinates."""
     return [np.full((1, 3), v) for v in values]
