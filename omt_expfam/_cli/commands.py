@@ -10,13 +10,14 @@ import families
 
 from .._components.mixture import Mixture
 from .._family.template import template
-from .._files.points import read_points, write_points
+from .._files.points import read_points
 from .._fitting.fit import Fit, fit
 from .._plans.plan import TransportPlan
 from .._plans.transport import transport
 from .._potentials.fit import BrenierFit, fit_brenier
 from .._potentials.map import BrenierMap
-from .._storage import load, save
+from .._storage import load
+from .output import save_points, save_result
 from .parser import FAMILIES
 
 
@@ -31,12 +32,12 @@ def fit_command(arguments: argparse.Namespace) -> None:
     with jax.enable_x64(arguments.precision == "float64"):
         key = jax.random.key(arguments.seed)
         result = fit(key, points.astype(arguments.precision), chosen, arguments.components, **limits)
-        save(arguments.out, result)
+        saved = save_result(arguments, result)
         print(f"{arguments.data}: {points.shape[0]} points in {points.shape[1]} dimensions")
         print(result)
         print(f"BIC {float(result.bic):.6g}, smaller is better")
         print(_components_table(np.asarray(result.mixture.weights), np.asarray(result.mixture.components.mean())))
-        print(f"saved {arguments.out}")
+        print(saved)
 
 
 def _components_table(weights: Any, means: Any) -> str:
@@ -57,11 +58,11 @@ def transport_command(arguments: argparse.Namespace) -> None:
             epsilon_components=arguments.epsilon_components,
             epsilon_weights=arguments.epsilon_weights,
         )
-        save(arguments.out, plan)
+        saved = save_result(arguments, plan)
         print(plan)
         print("cost: mean squared distance, in squared units of the data")
         print(plan.correspondences(arguments.min_weight))
-        print(f"saved {arguments.out}")
+        print(saved)
 
 
 def _load_mixture(path: str, precision: str) -> Any:
@@ -92,9 +93,9 @@ def refine_command(arguments: argparse.Namespace) -> None:
             sides.append(points.astype(arguments.precision))
             print(f"{path}: {points.shape[0]} points in {points.shape[1]} dimensions")
         result = fit_brenier(jax.random.key(arguments.seed), *sides, start=plan, num_steps=arguments.steps)
-        save(arguments.out, result)
+        saved = save_result(arguments, result)
         print(result)
-        print(f"saved {arguments.out}")
+        print(saved)
 
 
 def push_command(arguments: argparse.Namespace) -> None:
@@ -114,9 +115,9 @@ def push_command(arguments: argparse.Namespace) -> None:
                 f"{arguments.data}: must have {dim} columns, as the {kind} {arguments.plan}; got {points.shape[1]}."
             )
         images = np.asarray(_image_function(held, arguments)(points.astype(arguments.precision)))
-    write_points(arguments.out, images)
+    saved = save_points(arguments, images)
     print(f"mapped {images.shape[0]} points in {images.shape[1]} dimensions")
-    print(f"saved {arguments.out}")
+    print(saved)
 
 
 def _image_function(held: TransportPlan | BrenierMap, arguments: argparse.Namespace) -> Any:

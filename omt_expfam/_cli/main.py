@@ -3,13 +3,17 @@
 The library itself is loaded with the module of a command, so that help and usage errors come at once.
 """
 
+import contextlib
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import omt_expfam
 
+from .._files.paths import remove_unfinished
 from .parser import build_parser, check_usage, PROG
 
 # The module of each command.
@@ -31,8 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 for success, 1 for an error in the data or the computation, 2 for wrong usage, 130 when
-        interrupted.
+        interrupted, 143 when terminated.
     """
+    if argv is None:
+        # The program itself, not a caller's process.
+        _open_closed_streams()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _stop)
     debug = False
     try:
         arguments = build_parser().parse_args(argv)
@@ -59,6 +68,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{PROG}: error: {_one_line(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _open_closed_streams() -> None:
+    """Let nothing come of what is printed where output is closed; else the next file opened would take its place."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))
+
+
+def _stop(number: int, _: Any) -> NoReturn:
+    """Leave at once, and nothing behind: an exception might be lost, in the middle of an import or in a callback."""
+    remove_unfinished()
+    word = "interrupted" if number == signal.SIGINT else "terminated"
+    with contextlib.suppress(OSError):
+        os.write(2, f"{PROG}: {word}\n".encode())
+    os._exit(128 + number)
 
 
 def _is_expected(error: Exception) -> bool:

@@ -13,7 +13,9 @@ import numpy as np
 import families
 
 from .. import diagnostics, plot
+from .._base.results import ConvergenceError
 from .._files.archive import atomic_file
+from .._files.paths import unfinished
 from .._files.points import read_points
 from .._plans.plan import TransportPlan
 from .parser import FAMILIES
@@ -54,30 +56,38 @@ def diagnose_command(arguments: argparse.Namespace) -> None:
     )
     names = os.path.basename(arguments.source), os.path.basename(arguments.target)
     with jax.enable_x64(arguments.precision == "float64"):
-        run_diagnose(arguments.out, Study(names, x, y, method, arguments.repeats, arguments.seed))
+        study = Study(names, x, y, method, arguments.repeats, arguments.seed)
+        failed = run_diagnose(arguments.out, study, debug=arguments.debug)
     print(f"saved {os.path.join(arguments.out, REPORT)}")
+    if failed:
+        raise ConvergenceError(f"{arguments.out}: the report has no results on {', '.join(failed)}; it says why.")
 
 
-def run_diagnose(folder: str, study: Study, say: Callable[[str], None] = print) -> None:
+def run_diagnose(folder: str, study: Study, say: Callable[[str], None] = print, *, debug: bool = False) -> list[str]:
     """Fit, transport, diagnose; write the report and its pictures into a folder.
 
-    Pictures are drawn beside the folder first: an interrupted run leaves no half of a report there.
+    Pictures are drawn beside the folder first: an interrupted run leaves no half of a report there. A section that
+    fails says why, and the others are kept; with ``debug`` its error is raised.
+
+    Returns:
+        The sections that failed.
     """
     import matplotlib
 
     # Pictures go to files, whatever display there is.
     matplotlib.use("Agg")
     os.makedirs(folder, exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        text = _write(study, scratch, say)
+    with tempfile.TemporaryDirectory() as scratch, unfinished(scratch):
+        text, failed = _write(study, scratch, say, debug)
         for name in sorted(os.listdir(scratch)):
             with open(os.path.join(scratch, name), "rb") as source, atomic_file(os.path.join(folder, name)) as file:
                 shutil.copyfileobj(source, file)
         with atomic_file(os.path.join(folder, REPORT)) as file:
             file.write(text.encode())
+    return failed
 
 
-def _write(study: Study, scratch: str, say: Callable[[str], None]) -> str:
+def _write(study: Study, scratch: str, say: Callable[[str], None], debug: bool) -> tuple[str, list[str]]:
     keys = jax.random.split(jax.random.key(study.seed), 6)
     plan = study.method(keys[0], study.x, study.y)
     say(str(plan))
@@ -103,10 +113,19 @@ def _write(study: Study, scratch: str, say: Callable[[str], None]) -> str:
         ("Sensitivity", lambda: _sensitivity(plan, epsilon, shown, scratch)),
         ("Worst case", lambda: _worst_case(keys[4], plan, epsilon, shown, scratch)),
     )
+    failed = []
     for title, step in steps:
         say(f"{title.lower()} ...")
-        parts += [f"## {title}", *step()]
-    return "\n\n".join(parts) + "\n"
+        try:
+            found = step()
+        except Exception as error:
+            # Not a full disk, of which the rest of the report would die, too.
+            if debug or isinstance(error, OSError):
+                raise
+            failed.append(title.lower())
+            found = [f"Failed: {type(error).__name__}: {' '.join(str(error).split())}"]
+        parts += [f"## {title}", *found]
+    return "\n\n".join(parts) + "\n", failed
 
 
 def _uniqueness(key: Any, plan: TransportPlan, epsilon: dict[str, Any], scratch: str) -> list[str]:
@@ -226,6 +245,7 @@ def _figure(scratch: str, name: str, draw: Callable[[], Any]) -> str:
 
     drawn = draw()
     figure = drawn.figure if hasattr(drawn, "figure") else drawn
-    figure.savefig(os.path.join(scratch, name), dpi=120)
+    with atomic_file(os.path.join(scratch, name)) as file:
+        figure.savefig(file, format="png", dpi=120)
     plt.close(figure)
     return f"![{name.removesuffix('.png').replace('_', ' ')}]({name})"

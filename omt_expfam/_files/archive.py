@@ -1,6 +1,7 @@
 """One file: a ZIP archive with a manifest, arrays in NumPy's format and a digest, written atomically."""
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -14,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .paths import check_folder
+from .paths import check_folder, unfinished
 
 FORMAT, FORMAT_VERSION = "omt-expfam", 1
 
@@ -43,8 +44,12 @@ ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, RuntimeError, *TREE_ERRORS)
 
 
 @contextlib.contextmanager
-def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a file for writing that takes its place under ``path`` only when everything went well."""
+def atomic_file(path: str | os.PathLike[str], *, replace: bool = True) -> Iterator[BinaryIO]:
+    """Open a file for writing that takes its place under ``path`` only when everything went well.
+
+    Raises:
+        FileExistsError: Unless ``replace``, if there is a file of that name by then.
+    """
     destination = os.path.realpath(os.fspath(path))
     if os.path.isdir(destination):
         raise IsADirectoryError(f"{os.fspath(path)}: is a directory; give the name of a file.")
@@ -54,11 +59,17 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     check_folder(path)
     temporary = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(6)}.tmp")
     try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, destination)
+        with unfinished(temporary):
+            with open(temporary, "xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if replace:
+                os.replace(temporary, destination)
+            else:
+                _move_new(temporary, destination)
+    except FileExistsError:
+        raise
     except OSError as error:
         # A full disk does not say which file it was.
         if error.errno is None or error.filename not in (None, temporary):
@@ -67,6 +78,19 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
+
+
+def _move_new(temporary: str, destination: str) -> None:
+    """Move a file to a name that must be free, also if another process wants it in the same moment."""
+    try:
+        os.link(temporary, destination)
+    except FileExistsError:
+        raise
+    except OSError:
+        # Some file systems have no links.
+        if os.path.lexists(destination):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), destination) from None
+        os.replace(temporary, destination)
 
 
 def archive(manifest: str, arrays: dict[str, np.ndarray]) -> bytes:
@@ -154,7 +178,7 @@ def read_array(file: Any, num_bytes: int) -> np.ndarray:
     shape, _, dtype = headers[version](file)
     needed = math.prod(shape) * dtype.itemsize
     if dtype.hasobject:
-        raise ValueError("it holds Python objects, not numbers.")
+        raise ValueError("it holds Python objects, which are not read (no allow_pickle).")
     if min(shape, default=0) < 0 or needed != num_bytes - file.tell():
         raise ValueError(
             f"its header says shape {shape} of {dtype}, {needed} bytes; there are {num_bytes - file.tell()}."

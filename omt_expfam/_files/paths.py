@@ -1,8 +1,35 @@
 """Names of files, looked at before there is anything to write; loads nothing."""
 
+import contextlib
 import os
+import shutil
+from collections.abc import Iterator
 
 EXTENSIONS = (".npy", ".npz", ".csv", ".tsv")
+
+
+# Files and folders that are to be removed, should the process be stopped.
+_UNFINISHED: set[str] = set()
+
+
+@contextlib.contextmanager
+def unfinished(path: str) -> Iterator[None]:
+    """Keep in mind a temporary file or folder while it exists."""
+    _UNFINISHED.add(path)
+    try:
+        yield
+    finally:
+        _UNFINISHED.discard(path)
+
+
+def remove_unfinished() -> None:
+    """Remove what is temporary, before the process ends in the middle of its work."""
+    for path in list(_UNFINISHED):
+        if os.path.isdir(path):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                os.remove(path)
 
 
 def check_extension(path: str) -> str:

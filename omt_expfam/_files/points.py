@@ -46,10 +46,10 @@ def read_points(source: str, *, array: str | None = None, header: bool | None = 
     return _as_table(source, points)
 
 
-def write_points(path: str, points: np.ndarray) -> None:
+def write_points(path: str, points: np.ndarray, *, replace: bool = True) -> None:
     """Write points to a ``.npy``, ``.npz`` (array ``x``) or ``.csv`` file that appears only when complete."""
     extension = check_extension(path)
-    with atomic_file(path) as file:
+    with atomic_file(path, replace=replace) as file:
         _write(file, extension, points)
 
 

@@ -22,7 +22,9 @@ from .shapes import misfit
 _ENUMERATIONS = {"RESULTS": RESULTS}
 
 
-def write_object(path: str | os.PathLike[str], object: Any, classes: Mapping[str, type]) -> None:
+def write_object(
+    path: str | os.PathLike[str], object: Any, classes: Mapping[str, type], *, replace: bool = True
+) -> None:
     """Save an object to one file; a class of the library is one that ``classes`` holds under its name."""
     writer = _Writer(classes)
     manifest = {
@@ -32,7 +34,7 @@ def write_object(path: str | os.PathLike[str], object: Any, classes: Mapping[str
         "object": writer.encode(object, "object"),
     }
     data = archive(json.dumps(manifest, allow_nan=False), writer.arrays)
-    with atomic_file(path) as file:
+    with atomic_file(path, replace=replace) as file:
         file.write(data)
 
 

@@ -97,10 +97,11 @@ class Envelope(eqx.Module):
 
     def __repr__(self) -> str:
         intervals = [f"({low:.3g}, {high:.3g})" for low, high in (self.a0_interval, self.b0_interval)]
-        return (
-            f"Envelope(a0 {self.a0:.4g} {intervals[0]}, b0 {self.b0:.4g} {intervals[1]}, over {self.column}; "
-            f"{self.left_out_share:.0%} of the repeats exceed the envelope of the others)"
-        )
+        text = f"Envelope(a0 {self.a0:.4g} {intervals[0]}, b0 {self.b0:.4g} {intervals[1]}, over {self.column}"
+        # A single repeat has no others.
+        if not np.isnan(self.left_out_share):
+            text += f"; {self.left_out_share:.0%} of the repeats exceed the envelope of the others"
+        return f"{text})"
 
 
 def fit_envelope(

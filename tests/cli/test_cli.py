@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -305,6 +306,56 @@ def test_existing_files_are_replaced_only_by_force(capsys, small_plan):
     assert np.load("mapped.npy").shape == SOURCE.shape
 
 
+def test_what_another_process_wrote_meanwhile_is_not_replaced(capsys, monkeypatch, small_plan):
+    def read(*args, **options):
+        Path("mapped.npy").write_text("theirs")
+        return SOURCE
+
+    monkeypatch.setattr("omt_expfam._cli.commands.read_points", read)
+    status, text, _ = run(capsys, "push", "plan.omt", "source.npy")
+    assert status == 0
+    assert "saved mapped-2.npy; mapped.npy was written meanwhile by another process" in text
+    assert Path("mapped.npy").read_text() == "theirs"
+    assert np.load("mapped-2.npy").shape == SOURCE.shape
+
+
+@pytest.mark.parametrize(("name", "status", "word"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
+@pytest.mark.parametrize("where", ["import", "saving"])
+def test_signals_leave_one_line_and_no_file(name, status, word, where, folder):
+    """In the middle of an import, where an exception would become another, and of a file."""
+    program = f"""
+import os, signal, sys, types
+def stop(*_):
+    os.kill(os.getpid(), signal.{name})
+    raise ImportError("The signal was lost.")
+class Finder:
+    find_spec = staticmethod(lambda module, *_: stop() if module == "omt_expfam._cli.commands" else None)
+def fit_command(arguments):
+    from omt_expfam._files.archive import atomic_file
+    with atomic_file(arguments.out) as file:
+        file.write(b"half")
+        stop()
+if "{where}" == "import":
+    sys.meta_path.insert(0, Finder())
+else:
+    sys.modules["omt_expfam._cli.commands"] = types.SimpleNamespace(fit_command=fit_command)
+from omt_expfam._cli.main import main
+sys.argv = ["omt-expfam", "fit", "source.npy", "-K", "2", "--no-cache"]
+sys.exit(main())
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, cwd=folder)
+    assert (done.returncode, done.stderr) == (status, f"omt-expfam: {word}\n")
+    assert {path.name for path in folder.iterdir()} == {"source.npy", "target.csv"}
+
+
+def test_closed_output_is_no_error(folder):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = f"exec {sys.executable} -m omt_expfam --version >&-"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment, cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_output_is_checked_before_the_work(capsys):
     assert_error(run(capsys, "push", "absent.omt", "source.npy", "--out", "m.txt"), 1, "files of points end in")
     assert_error(run(capsys, "fit", "absent.npy", "-K", 2, "-o", "source.npy"), 1, "the file exists already")
@@ -428,6 +479,22 @@ def test_diagnose_writes_a_report(capsys, folder, monkeypatch):
     assert {path.name for path in Path("report").iterdir()} == {"report.md", *pictures}
     # An earlier report is not replaced by accident.
     assert_error(run(capsys, *arguments), 1, "report.md: the file exists already")
+
+
+def test_a_failing_section_leaves_the_rest_of_the_report(capsys, monkeypatch):
+    def fail(*args):
+        raise ValueError("too\nfew")
+
+    for name in ("_stability", "_choices", "_sensitivity", "_worst_case"):
+        monkeypatch.setattr(f"omt_expfam._cli.report.{name}", lambda *args: ["fine"])
+    monkeypatch.setattr("omt_expfam._cli.report._uniqueness", fail)
+    arguments = ("diagnose", "source.npy", "target.csv", "-K", 2, *EPSILONS, "--out", "report")
+    assert_error(run(capsys, *arguments), 1, "report: the report has no results on uniqueness; it says why")
+    report = Path("report", "report.md").read_text()
+    assert "## Uniqueness\n\nFailed: ValueError: too few\n" in report
+    assert report.count("fine") == 4
+    with pytest.raises(ValueError, match="few"):
+        main([str(argument) for argument in (*arguments, "--force", "--debug")])
 
 
 def test_diagnose_refuses_what_does_not_fit(capsys):
