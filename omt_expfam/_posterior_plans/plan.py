@@ -60,6 +60,16 @@ class PosteriorPlan(eqx.Module):
         return self.plans.numbers.weight_coupling.row_shares
 
     @property
+    def mass(self) -> Float[Array, " S"]:
+        """Draws of the mass that is transported; one unless a marginal was relaxed."""
+        return self.plans.map(_mass, ())
+
+    @property
+    def growth(self) -> Float[Array, "S K0"]:
+        """Draws of the mass that becomes of each source component, over the mass it has."""
+        return self.plans.map(_growth, ())
+
+    @property
     def component_costs(self) -> Float[Array, "S K0 K1"]:
         """Draws of the mean squared distance under each component coupling."""
         return self.plans.numbers.costs
@@ -242,6 +252,14 @@ def _on_host(function: Callable[..., Any], *arrays: Array) -> Array:
     if is_traced(arrays):
         return function(*arrays)
     return jax.device_put(function(*map(np.asarray, arrays)))
+
+
+def _mass(plan: TransportPlan) -> Float[Array, ""]:
+    return plan.mass
+
+
+def _growth(plan: TransportPlan) -> Float[Array, " K0"]:
+    return plan.growth
 
 
 def _second_moment(plan: TransportPlan, x: Float[Array, "n d"], center: Float[Array, "n d"]) -> Float[Array, "n d d"]:

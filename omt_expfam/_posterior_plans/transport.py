@@ -1,5 +1,6 @@
 """Transport between two posteriors over mixtures: all draws of the plan in one call."""
 
+import math
 from typing import Any, Literal, TYPE_CHECKING
 
 import equinox as eqx
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 else:
     Pairing = Any
 
+_RELAXATIONS, _MASSES = ("source_relaxation", "target_relaxation"), ("source_mass", "target_mass")
 # Numbers that one chunk of draws may hold in float64.
 _CHUNK = 2**24
 
@@ -50,6 +52,10 @@ def transport_posterior(
     *,
     epsilon_components: ScalarLike,
     epsilon_weights: ScalarLike,
+    source_relaxation: float = math.inf,
+    target_relaxation: float = math.inf,
+    source_mass: float = 1.0,
+    target_mass: float = 1.0,
     pairing: Pairing = "paired",
     num_draws: int | None = None,
     relabel: bool = True,
@@ -65,14 +71,18 @@ def transport_posterior(
     Each side is a fitted posterior; draws, which are a `Mixture` whose arrays have a leading axis (made by
     ``jax.vmap`` of a function that builds one mixture) or a list of mixtures; or one mixture without uncertainty.
 
-    Gaussian components with positive ``epsilon_weights`` are solved all together, in float64 inside; others by one
-    call of `transport` per draw.
+    Gaussian components with positive ``epsilon_weights`` and kept masses are solved all together, in float64 inside;
+    others by one call of `transport` per draw.
 
     Args:
         source: Source mixtures.
         target: Target mixtures, of the same dimension.
         epsilon_components: Regularization of the component couplings, units of squared distance.
         epsilon_weights: Regularization of the weight coupling, same units; 0 gives exact linear programs.
+        source_relaxation: Price of changing the source masses, see `transport`; infinite keeps them.
+        target_relaxation: Price of changing the target masses.
+        source_mass: Total mass of the source, the same for all draws.
+        target_mass: Total mass of the target.
         pairing: ``"paired"`` couples draw s with draw s, which is a sample from two independent posteriors;
             ``"product"`` couples every source draw with every target draw, the target's varying fastest.
         num_draws: Use only so many draws of each side, evenly spaced.
@@ -102,10 +112,17 @@ def transport_posterior(
         raise ValueError(f"`target` must have the dimension of `source`, {one.dim}; got {other.dim}.")
     options = {"tolerance": tolerance, "max_steps": as_count("max_steps", max_steps)}
     epsilons = (epsilon_components, epsilon_weights)
-    if route_of(one.components, other.components) == "gaussian" and float(epsilon_weights) > 0:
+    masses = {
+        "source_relaxation": source_relaxation,
+        "target_relaxation": target_relaxation,
+        "source_mass": source_mass,
+        "target_mass": target_mass,
+    }
+    kept = masses == {**dict.fromkeys(_RELAXATIONS, math.inf), **dict.fromkeys(_MASSES, 1.0)}
+    if route_of(one.components, other.components) == "gaussian" and float(epsilon_weights) > 0 and kept:
         plans = _solve_together(left, right, index, epsilons, options, chunk_size, progress)
     else:
-        plans = _solve_in_turn(left, right, index, epsilons, options | {"numerical": numerical}, progress)
+        plans = _solve_in_turn(left, right, index, epsilons, options | masses | {"numerical": numerical}, progress)
     plan = PosteriorPlan(plans)
     if throw:
         _raise_if_any_failed(plan)

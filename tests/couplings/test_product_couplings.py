@@ -26,7 +26,6 @@ from omt_expfam.families import (
 )
 from tests import lines
 
-
 pytestmark = pytest.mark.optimize(False)
 
 

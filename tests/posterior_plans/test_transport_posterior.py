@@ -468,3 +468,22 @@ def test_shares_are_drawn_with_their_intervals(posterior, x64):
     for wrong in ([0, 0], [0, 3], [-1], [0.0], []):
         with pytest.raises(ValueError, match="`target_order` must list different components from 0 to 2"):
             plot.weights_posterior(posterior, target_order=wrong)
+
+
+def test_masses_of_every_draw_change_as_those_of_its_plan(x64):
+    source, target = gaussians(0), gaussians(1)
+    free = {"source_relaxation": 2.0, "target_relaxation": 3.0}
+    plans = transport_posterior(source, target, **EPSILONS, **free, relabel=False)
+    for s in (0, DRAWS - 1):
+        alone = omt.transport(take(source, s), take(target, s), **EPSILONS, **free)
+        np.testing.assert_allclose(plans.mass[s], alone.mass, rtol=1e-9)
+        np.testing.assert_allclose(plans.growth[s], alone.growth, rtol=1e-7)
+        np.testing.assert_allclose(plans.push_forward(X)[s], alone.push_forward(X), rtol=1e-9)
+    assert plans.plan(0).masses is not None
+    interval = credible_interval(plans.growth, 0.9)
+    assert (np.asarray(interval.lower) <= np.asarray(interval.upper)).all()
+    kept = transport_posterior(source, target, **EPSILONS, relabel=False)
+    np.testing.assert_allclose(kept.mass, np.ones(DRAWS))
+    np.testing.assert_allclose(kept.growth, np.ones((DRAWS, NUM)), rtol=1e-9)
+    with pytest.raises(ValueError, match="`target_relaxation` must be a finite number greater than 0; got -1"):
+        transport_posterior(source, target, **EPSILONS, target_relaxation=-1.0)
