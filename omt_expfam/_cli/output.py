@@ -6,19 +6,22 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from .._files.points import write_points
+from .._files.points import Labels, write_points
 from .._files.tree import write_object
 from .._storage import library_classes
 
 
-def save_result(arguments: argparse.Namespace, result: Any) -> str:
-    """Save an object under the name that was asked for; the message that says so."""
-    return _written(arguments, lambda path, **how: write_object(path, result, library_classes(), **how))
+def save_result(arguments: argparse.Namespace, result: Any, *sides: Any) -> str:
+    """Save an object, and the names of the columns of its sides, under the name that was asked for; what to say."""
+    columns = [None if names is None else list(names) for names in sides]
+    known = columns if any(columns) else None
+    write = lambda path, **how: write_object(path, result, library_classes(), columns=known, **how)
+    return _written(arguments, write)
 
 
-def save_points(arguments: argparse.Namespace, points: Any) -> str:
+def save_points(arguments: argparse.Namespace, points: Any, labels: Labels) -> str:
     """Save points likewise."""
-    return _written(arguments, lambda path, **how: write_points(path, points, **how))
+    return _written(arguments, lambda path, **how: write_points(path, points, labels, **how))
 
 
 def _written(arguments: argparse.Namespace, write: Callable[..., None]) -> str:

@@ -18,7 +18,7 @@ FAMILIES = {
     "low-rank": "LowRankGaussian",
 }
 
-_POINTS_HELP = "points: a .npy, .npz (file.npz:name chooses an array) or .csv file, one row per point"
+_POINTS_HELP = "points: a .npy, .npz (file.npz:name chooses an array), .csv or .csv.gz file, one row per point"
 
 _EPSILON_HELP = "in units of squared distance of the data; 0 for none"
 
@@ -68,6 +68,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     points = argparse.ArgumentParser(add_help=False)
     points.add_argument("--array", metavar="NAME", help="name of the array in a .npz file of several")
+    points.add_argument(
+        "--columns",
+        type=_names,
+        metavar="NAME,...",
+        help="columns of a text file, in this order (default: all)",
+    )
+    points.add_argument("--index", metavar="NAME", help="column of a text file that labels the rows")
     header = points.add_mutually_exclusive_group()
     header.add_argument(
         "--header",
@@ -208,6 +215,13 @@ def _whole_number(text: str, minimum: int) -> int:
     if not minimum <= number < 2**31:
         raise argparse.ArgumentTypeError(f"must be at least {minimum} and below 2^31; got {text}")
     return number
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names) or len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"must be different names separated by commas; got {text!r}")
+    return names
 
 
 def _count(text: str) -> int:

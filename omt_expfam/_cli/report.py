@@ -16,8 +16,8 @@ from .. import diagnostics, plot
 from .._base.results import ConvergenceError
 from .._files.archive import atomic_file
 from .._files.paths import unfinished
-from .._files.points import read_points
 from .._plans.plan import TransportPlan
+from .commands import read_table
 from .parser import FAMILIES
 
 REPORT = "report.md"
@@ -40,10 +40,9 @@ class Study(NamedTuple):
 
 def diagnose_command(arguments: argparse.Namespace) -> None:
     """Report on two files of points."""
-    x, y = (
-        read_points(path, array=arguments.array, header=arguments.header).astype(arguments.precision)
-        for path in (arguments.source, arguments.target)
-    )
+    x, labels = read_table(arguments, arguments.source)
+    y, _ = read_table(arguments, arguments.target, labels.columns, arguments.source)
+    x, y = x.astype(arguments.precision), y.astype(arguments.precision)
     if x.shape[1] != y.shape[1]:
         raise ValueError(
             f"{arguments.target}: must have {x.shape[1]} columns, as {arguments.source}; got {y.shape[1]}."

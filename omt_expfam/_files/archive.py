@@ -130,7 +130,7 @@ def check_integrity(path: str, data: bytes) -> None:
 
 
 def open_archive(path: str, data: bytes) -> tuple[Any, zipfile.ZipFile]:
-    """The tree of the object, and the archive of the arrays, whose sizes have been looked at."""
+    """The manifest, and the archive of the arrays, whose sizes have been looked at."""
     try:
         members = zipfile.ZipFile(io.BytesIO(data))
         declared = sum(info.file_size for info in members.infolist())
@@ -140,7 +140,9 @@ def open_archive(path: str, data: bytes) -> tuple[Any, zipfile.ZipFile]:
             )
         manifest = json.loads(members.read(_MANIFEST))
         _check_version(path, manifest)
-        return manifest["object"], members
+        if "object" not in manifest:
+            raise KeyError("object")
+        return manifest, members
     except _Refused as error:
         raise ValueError(str(error)) from None
     except ZIP_ERRORS as error:

@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator
 
-EXTENSIONS = (".npy", ".npz", ".csv", ".tsv")
+EXTENSIONS = (".npy", ".npz", ".csv", ".tsv", ".csv.gz", ".tsv.gz")
 
 
 # Files and folders that are to be removed, should the process be stopped.
@@ -38,8 +38,10 @@ def check_extension(path: str) -> str:
     Raises:
         ValueError: If it is not one that holds points.
     """
-    extension = os.path.splitext(path)[1].lower()
-    if extension not in EXTENSIONS:
+    name = os.path.basename(path).lower()
+    extension = next((end for end in sorted(EXTENSIONS, key=len, reverse=True) if name.endswith(end)), None)
+    if extension is None:
+        extension = os.path.splitext(name)[1]
         raise ValueError(f"{path}: files of points end in {', '.join(EXTENSIONS)}; got {extension or 'no extension'}.")
     return extension
 

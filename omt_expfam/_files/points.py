@@ -1,10 +1,13 @@
 """Tables of points in files: reading them with errors that say where, and writing them."""
 
 import csv
+import gzip
+import io
 import os
 import zipfile
 import zlib
-from typing import Any, BinaryIO
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,16 +19,33 @@ _NPY_ERRORS = (ValueError, EOFError, SyntaxError, MemoryError)
 _NPZ_ERRORS = (*_NPY_ERRORS, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
-def read_points(source: str, *, array: str | None = None, header: bool | None = None) -> np.ndarray:
-    """Read points from a ``.npy``, ``.npz``, ``.csv`` or ``.tsv`` file.
+class Labels(NamedTuple):
+    """Names in a text file: of its columns, and of its rows, where it has them."""
 
-    Text may be separated by commas, semicolons or tabs. Labels of rows, as pandas and R write them, are left out.
+    columns: tuple[str, ...] | None = None
+    rows: tuple[str, ...] | None = None
+
+
+def read_points(
+    source: str,
+    *,
+    array: str | None = None,
+    header: bool | None = None,
+    columns: Sequence[str] | None = None,
+    index: str | None = None,
+) -> np.ndarray:
+    """Read points from a ``.npy``, ``.npz``, ``.csv`` or ``.tsv`` file; text may be compressed (``.csv.gz``).
+
+    Text may be separated by commas, semicolons or tabs. Labels of rows, as pandas and R write them, are left out;
+    `read_labels` reads them.
 
     Args:
         source: The file; ``file.npz:name`` chooses one array of several.
         array: The name of the array in a ``.npz`` file.
         header: Whether the first line of a text file holds names; by default it does if none of its cells is a number,
             or its first cell is empty.
+        columns: Names of the columns of a text file to read, in this order; by default all but labels.
+        index: Name of the column of a text file that labels the rows.
 
     Returns:
         Real, finite numbers, shape ``[n, d]``.
@@ -39,18 +59,34 @@ def read_points(source: str, *, array: str | None = None, header: bool | None = 
     extension = check_extension(path)
     if name is not None and extension != ".npz":
         raise ValueError(f"{path}: only .npz files hold named arrays; got the name {name!r}.")
-    if extension in (".csv", ".tsv"):
-        points = _read_csv(path, header)
+    text = extension.removesuffix(".gz") in (".csv", ".tsv")
+    if not text and (columns is not None or index is not None):
+        raise ValueError(f"{path}: only text files have columns with names; choose those of an array beforehand.")
+    if text:
+        with _open_text(path) as file:
+            points = _read_numbers(file, _layout(path, file, header, columns, index))
     else:
         points = _read_npz(path, name) if extension == ".npz" else _read_npy(path)
     return _as_table(source, points)
 
 
-def write_points(path: str, points: np.ndarray, *, replace: bool = True) -> None:
-    """Write points to a ``.npy``, ``.npz`` (array ``x``) or ``.csv`` file that appears only when complete."""
+def write_points(path: str, points: np.ndarray, labels: Labels | None = None, *, replace: bool = True) -> None:
+    """Write points to a ``.npy``, ``.npz`` (array ``x``) or text file that appears only when complete.
+
+    Text files also hold names of columns and rows.
+    """
     extension = check_extension(path)
     with atomic_file(path, replace=replace) as file:
-        _write(file, extension, points)
+        if extension.endswith(".gz"):
+            # Without a date: equal points give equal files.
+            with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
+                _write_text(packed, extension.removesuffix(".gz"), points, labels)
+        elif extension in (".csv", ".tsv"):
+            _write_text(file, extension, points, labels)
+        elif extension == ".npy":
+            np.lib.format.write_array(file, points, allow_pickle=False)
+        else:
+            np.savez_compressed(file, x=points)
 
 
 def _split_name(source: str) -> tuple[str, str | None]:
@@ -90,30 +126,91 @@ class _Choice(Exception):
     """No array, or no single one, meets the request."""
 
 
-def _read_csv(path: str, header: bool | None) -> np.ndarray:
-    """Parse by NumPy where it can, and else cell by cell to find what is wrong."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        try:
-            delimiter = _delimiter(next((line for line in file if line.strip()), ""))
-            file.seek(0)
-            rows = (row for row in csv.reader(file, delimiter=delimiter) if row)
-            first, second = next(rows, None), next(rows, [])
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f"{path}: not a readable text file ({_first_line(error)}).") from error
-        if first is None:
-            raise ValueError(f"{path}: the file is empty.")
-        skip = _has_names(path, first, second) if header is None else header
-        labels = skip and _has_labels(path, first, second)
+def read_labels(
+    source: str, *, header: bool | None = None, columns: Sequence[str] | None = None, index: str | None = None
+) -> Labels:
+    """The names in a text file; none of others. Arguments as for `read_points`."""
+    path, _ = _split_name(source)
+    if check_extension(path).removesuffix(".gz") not in (".csv", ".tsv"):
+        return Labels()
+    with _open_text(path) as file:
+        layout = _layout(path, file, header, columns, index)
+        rows = None
+        if layout.label is not None:
+            cells = (row for row in csv.reader(file, delimiter=layout.delimiter) if _is_row(row))
+            next(cells)
+            rows = tuple(row[layout.label] for row in cells)
+    return Labels(layout.names, rows)
+
+
+class _Layout(NamedTuple):
+    """What a text file holds where: its separator, whether it has a header, the cells to read, and labels of rows."""
+
+    path: str
+    delimiter: str
+    skip: bool
+    names: tuple[str, ...] | None
+    places: tuple[int, ...] | None
+    label: int | None
+
+
+def _open_text(path: str) -> Any:
+    if path.lower().endswith(".gz"):
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return open(path, encoding="utf-8-sig", newline="")
+
+
+def _layout(path: str, file: Any, header: bool | None, columns: Sequence[str] | None, index: str | None) -> _Layout:
+    """Look at the first two rows."""
+    try:
+        delimiter = _delimiter(next((line for line in file if line.strip()), ""))
         file.seek(0)
-        try:
-            if labels:
-                raise ValueError("Labels of rows are left out cell by cell.")
-            rows = np.loadtxt(_lines(file, skip), delimiter=delimiter, ndmin=2, comments=None, quotechar='"')
-        except (ValueError, UnicodeDecodeError):
-            file.seek(0)
-            rows = _parse_cells(path, csv.reader(file, delimiter=delimiter), skip, labels)
+        rows = (row for row in csv.reader(file, delimiter=delimiter) if row)
+        first, second = next(rows, None), next(rows, [])
+    except (UnicodeDecodeError, csv.Error, OSError, EOFError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ValueError(f"{path}: not a readable text file ({_first_line(error)}).") from error
+    file.seek(0)
+    if first is None:
+        raise ValueError(f"{path}: the file is empty.")
+    skip = _has_names(path, first, second) if header is None else header
+    if not skip:
+        if columns is not None or index is not None:
+            raise ValueError(f"{path}: has no header, so that no column has a name.")
+        return _Layout(path, delimiter, False, None, None, None)
+    label = 0 if _has_labels(path, first, second) else None
+    # With one name fewer than cells, as R writes it, the first cell has none.
+    cells = ["", *first] if len(second) == len(first) + 1 else [cell.strip() for cell in first]
+    if index is not None:
+        label = _place(path, cells, index)
+    if columns is None and index is None:
+        names = tuple(cell for place, cell in enumerate(cells) if place != label)
+        return _Layout(path, delimiter, True, names, None, label)
+    chosen = [cell for place, cell in enumerate(cells) if place != label] if columns is None else list(columns)
+    places = tuple(_place(path, cells, name) for name in chosen)
+    return _Layout(path, delimiter, True, tuple(chosen), places, label)
+
+
+def _place(path: str, cells: list[str], name: str) -> int:
+    if cells.count(name) != 1:
+        number = "several columns" if name in cells else "no column"
+        raise ValueError(f"{path}: has {number} {name!r}; its columns are {', '.join(cells)}.")
+    return cells.index(name)
+
+
+def _read_numbers(file: Any, layout: _Layout) -> np.ndarray:
+    """Parse by NumPy where it can, and else cell by cell to find what is wrong."""
+    try:
+        if layout.label is not None or layout.places is not None:
+            raise ValueError("Cells that are no numbers are left out one by one.")
+        lines = _lines(file, layout.skip)
+        rows = np.loadtxt(lines, delimiter=layout.delimiter, ndmin=2, comments=None, quotechar='"')
+    except (ValueError, UnicodeDecodeError):
+        file.seek(0)
+        rows = _parse_cells(layout, csv.reader(file, delimiter=layout.delimiter))
     if not rows.size:
-        raise ValueError(f"{path}: the file has no rows of numbers.")
+        raise ValueError(f"{layout.path}: the file has no rows of numbers.")
     return rows
 
 
@@ -155,25 +252,34 @@ def _lines(file: Any, skip: bool) -> Any:
     yield from lines
 
 
-def _parse_cells(path: str, reader: Any, skip: bool, labels: bool) -> np.ndarray:
+def _is_row(cells: list[str]) -> bool:
+    return bool(cells) and (len(cells) > 1 or bool(cells[0].strip()))
+
+
+def _parse_cells(layout: _Layout, reader: Any) -> np.ndarray:
     """Parse a table cell by cell, naming the first one that is not a number; labels of rows are left out."""
     rows: list[list[float]] = []
+    path, skip, width = layout.path, layout.skip, None
     try:
         for cells in reader:
-            if not cells or (len(cells) == 1 and not cells[0].strip()):
+            if not _is_row(cells):
                 continue
             if skip:
                 skip = False
                 continue
-            if rows and len(cells) != len(rows[0]) + labels:
-                above = len(rows[0]) + labels
+            width = len(cells) if width is None else width
+            if len(cells) != width:
                 raise ValueError(
-                    f"{path}: line {reader.line_num} has {len(cells)} columns; the rows above have {above}."
+                    f"{path}: line {reader.line_num} has {len(cells)} columns; the rows above have {width}."
                 )
-            for column, cell in list(enumerate(cells, 1))[labels:]:
-                if not _is_number(cell):
-                    raise ValueError(f"{path}: line {reader.line_num}, column {column}: {cell!r} is not a number.")
-            rows.append([float(cell) for cell in cells[labels:]])
+            places = layout.places
+            if places is None:
+                places = [place for place in range(width) if place != layout.label]
+            for place in places:
+                if not _is_number(cells[place]):
+                    where = f"line {reader.line_num}, column {place + 1}"
+                    raise ValueError(f"{path}: {where}: {cells[place]!r} is not a number.")
+            rows.append([float(cells[place]) for place in places])
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: not a readable text file ({_first_line(error)}).") from error
     return np.asarray(rows)
@@ -202,14 +308,21 @@ def _as_table(source: str, points: np.ndarray) -> np.ndarray:
     return points
 
 
-def _write(file: BinaryIO, extension: str, points: np.ndarray) -> None:
-    if extension == ".npy":
-        np.lib.format.write_array(file, points, allow_pickle=False)
-    elif extension == ".npz":
-        np.savez_compressed(file, x=points)
-    else:
-        digits = 9 if points.dtype == np.float32 else 17
-        np.savetxt(file, points, fmt=f"%.{digits}g", delimiter="\t" if extension == ".tsv" else ",")
+def _write_text(file: Any, extension: str, points: np.ndarray, labels: Labels | None) -> None:
+    delimiter = "\t" if extension == ".tsv" else ","
+    digits = 9 if points.dtype == np.float32 else 17
+    if labels is None or labels == Labels():
+        np.savetxt(file, points, fmt=f"%.{digits}g", delimiter=delimiter)
+        return
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
+    columns = labels.columns or tuple(f"x{number}" for number in range(points.shape[1]))
+    writer.writerow(columns if labels.rows is None else ("", *columns))
+    for number, point in enumerate(points):
+        cells = [f"{value:.{digits}g}" for value in point]
+        writer.writerow(cells if labels.rows is None else [labels.rows[number], *cells])
+    text.flush()
+    text.detach()
 
 
 def _first_line(error: Exception) -> str:

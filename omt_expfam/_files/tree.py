@@ -23,19 +23,36 @@ _ENUMERATIONS = {"RESULTS": RESULTS}
 
 
 def write_object(
-    path: str | os.PathLike[str], object: Any, classes: Mapping[str, type], *, replace: bool = True
+    path: str | os.PathLike[str],
+    object: Any,
+    classes: Mapping[str, type],
+    *,
+    columns: Any = None,
+    replace: bool = True,
 ) -> None:
-    """Save an object to one file; a class of the library is one that ``classes`` holds under its name."""
+    """Save an object to one file; a class of the library is one that ``classes`` holds under its name.
+
+    Names of columns of the data may be kept beside it, for `read_columns`.
+    """
     writer = _Writer(classes)
     manifest = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "library_version": __version__,
         "object": writer.encode(object, "object"),
+        **({} if columns is None else {"columns": columns}),
     }
     data = archive(json.dumps(manifest, allow_nan=False), writer.arrays)
     with atomic_file(path, replace=replace) as file:
         file.write(data)
+
+
+def read_columns(path: str) -> Any:
+    """The names of columns that are kept beside an object; ``None`` where there are none."""
+    with open(path, "rb") as file:
+        data = file.read()
+    check_integrity(path, data)
+    return open_archive(path, data)[0].get("columns")
 
 
 def read_object(
@@ -49,7 +66,8 @@ def read_object(
     with open(path, "rb") as file:
         data = file.read()
     check_integrity(path, data)
-    tree, members = open_archive(path, data)
+    manifest, members = open_archive(path, data)
+    tree = manifest["object"]
     reader = _Reader(members, classes, families, dtype)
     try:
         loaded = reader.decode(tree)

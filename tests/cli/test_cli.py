@@ -192,10 +192,54 @@ def test_points_are_read_and_written(write, options, suffix, capsys, small_plan)
     arguments = ("push", "plan.omt", write(), "--out", f"mapped{suffix}", "--precision", "float32", *options)
     assert run(capsys, *arguments)[0] == 0
     if suffix == ".csv":
-        mapped = np.loadtxt("mapped.csv", delimiter=",", dtype="float32")
+        # A table with names gives one.
+        named = not Path("mapped.csv").read_text()[0].isnumeric() and "a,b" in Path("mapped.csv").read_text()
+        mapped = np.loadtxt("mapped.csv", delimiter=",", dtype="float32", skiprows=int(named or "--header" in options))
     else:
         mapped = np.load(f"mapped{suffix}") if suffix == ".npy" else np.load("mapped.npz")["x"]
     assert np.array_equal(mapped, expected)
+
+
+def _named(names, points, path, **options):
+    import pandas as pd
+
+    pd.DataFrame(np.asarray(points), columns=names).set_axis([f"cell {k}" for k in range(len(points))]).to_csv(
+        path, **options
+    )
+
+
+def test_names_are_kept_and_put_in_order(capsys):
+    """Columns are known by their names in all that follows, and rows keep their labels."""
+    import pandas as pd
+
+    _named(["CD3", "CD4"], SOURCE, "a.csv")
+    _named(["CD4", "CD3"], TARGET[:, ::-1], "b.csv.gz")
+    fitting = ("-K", 2, "--family", "diagonal")
+    assert run(capsys, "fit", "a.csv", *fitting, "-o", "a.omt")[0] == 0
+    assert run(capsys, "fit", "b.csv.gz", *fitting, "-o", "b.omt")[::2] == (0, "")
+    other_order = run(capsys, "transport", "a.omt", "b.omt", *EPSILONS)
+    assert_error(other_order, 1, "was fitted to the columns CD4, CD3, and a.omt to CD3, CD4: .* --columns CD3,CD4")
+    assert run(capsys, "fit", "b.csv.gz", *fitting, "-o", "b.omt", "--force", "--columns", "CD3,CD4")[0] == 0
+    assert run(capsys, "transport", "a.omt", "b.omt", *EPSILONS)[0] == 0
+    with jax.enable_x64(True):
+        plan = load("plan.omt")
+        np.testing.assert_allclose(np.sort(plan.target.components.mean()[:, 1]), [-5, 5], atol=0.6)
+        expected = np.asarray(plan.push_forward(SOURCE))
+    # By name, whatever the order and whatever else the file holds.
+    table = pd.DataFrame({"kind": "T", "CD4": SOURCE[:, 1], "id": np.arange(60), "CD3": SOURCE[:, 0]})
+    table.to_csv("new.csv", index=False)
+    status, text, _ = run(capsys, "push", "plan.omt", "new.csv", "--index", "id", "-o", "mapped.csv.gz")
+    assert status == 0
+    assert "new.csv: columns taken in the order of plan.omt: CD3, CD4" in text
+    mapped = pd.read_csv("mapped.csv.gz", index_col=0)
+    assert mapped.columns.tolist() == ["CD3", "CD4"]
+    assert mapped.index.tolist() == list(range(60))
+    np.testing.assert_allclose(mapped, expected, rtol=1e-12)
+    table.drop(columns="CD4").to_csv("less.csv", index=False)
+    assert_error(run(capsys, "push", "plan.omt", "less.csv", "-o", "x.csv"), 1, "has no column 'CD4', as plan.omt has")
+    wrong = run(capsys, "fit", "a.csv", "-K", 1, "-o", "c.omt", "--columns", "CD3,CD8")
+    assert_error(wrong, 1, "a.csv: has no column 'CD8'; its columns are ")
+    assert_error(run(capsys, "fit", "source.npy", "-K", 1, "-o", "c.omt", "--columns", "a"), 1, "only text files have")
 
 
 def write_bytes(name, content):
