@@ -211,8 +211,9 @@ def responsibilities(mixture: Mixture, x: Float[Array, "n d"]) -> Float[Array, "
     near = center[None] + offset * jnp.where(size > reach, reach / size, jnp.ones_like(size))
     table = log_prob_table(mixture.components, near)
     peak = jnp.max(jnp.where(mixture.weights[:, None] > 0, table, -jnp.inf), axis=0, keepdims=True)
-    # A peak of -inf (outside every support) turns into NaN here.
-    joint = mixture.weights[:, None] * jnp.exp(table - peak)
+    # A peak of -inf (outside every support) turns into NaN here. Above it lies what has no weight: it may overflow.
+    above, most = table - peak, jnp.log(jnp.finfo(x.dtype).max) / 2
+    joint = mixture.weights[:, None] * jnp.exp(jnp.where(above > most, most, above))
     return (joint / jnp.sum(joint, axis=0, keepdims=True)).T
 
 

@@ -120,3 +120,9 @@ def test_costs_of_a_mixture_with_itself_are_not_negative():
     plan = omt.transport(mixture, mixture, epsilon_components=0.0, epsilon_weights=0.0)
     assert np.min(plan.component_costs) >= 0
     assert_allclose(np.diagonal(plan.component_costs), 0, atol=1e-3)
+
+
+def test_points_at_a_component_without_weight_belong_to_the_others():
+    components = families.DiagonalGaussian(np.float32([[0.0], [100.0], [300.0]]), np.ones((3, 1), np.float32))
+    mixture = omt.Mixture(np.array([0.5, 0.0, 0.5]), components)
+    assert_allclose(mixture.responsibilities(np.float32([[100.0], [250.0]])), [[1, 0, 0], [0, 0, 1]])
