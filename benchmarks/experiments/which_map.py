@@ -96,6 +96,29 @@ def run_one(study: Study, problem: W2Problem, seed: int) -> list[dict[str, Any]]
     return rows
 
 
+def picture(study: Study) -> Any:
+    """From two groups to a ring: where three components of the source are too few for the barycentric map."""
+    rng, half = np.random.default_rng(0), study.num_points // 2
+
+    def draw() -> tuple[np.ndarray, np.ndarray]:
+        groups = [rng.standard_normal((half, 2)) * size + [at, 0] for size, at in (([0.6, 0.6], -2), ([0.5, 0.9], 2))]
+        x = np.concatenate(groups)
+        angle = rng.uniform(0, 2 * np.pi, (2 * half, 1))
+        y = 3 * np.concatenate([np.cos(angle), np.sin(angle)], axis=1) + 0.25 * rng.standard_normal((2 * half, 2))
+        order = rng.permutation(2 * half)
+        return x[order].astype(np.float32), y.astype(np.float32)
+
+    (x, y), (test, fresh) = draw(), draw()
+    keys = jax.random.split(jax.random.key(0), 3)
+    sides = zip(keys[:2], (x, y), (3, 8), strict=True)
+    fits = [omt.fit(key, points, Gaussian, number, progress=False) for key, points, number in sides]
+    plan = omt.transport(*fits, epsilon_components=0.02, epsilon_weights=0.02, progress=False)
+    fit = omt.fit_brenier(keys[2], x, y, start=plan, **{"progress": False, **dict(study.settings)})
+    return omt.plot.maps(
+        {"Barycentric": plan, "Most likely": plan.push_forward_most_likely, "Brenier": fit}, test, fresh
+    )
+
+
 def experiment(options: argparse.Namespace, results: Results) -> None:
     small = Study((2,), 200, 200, (2, 3), 1, (("num_steps", 20), ("num_members", 2), ("width", 8)))
     study = small if options.quick else Study()
@@ -118,6 +141,7 @@ def experiment(options: argparse.Namespace, results: Results) -> None:
         mine = [row for row in rows if row["dim"] == dim and row["map"] == "spread"]
         form = {"one": ".0f", "two": ".0f", "size": ".3f", "true": ".3f"}
         lines.append([dim, *(mean_and_deviation([row[field] for row in mine], text) for field, text in form.items())])
+    results.figure("", picture(study))
     results.table("spread", ["d", "within one, %", "within two, %", "spread", "error"], lines)
 
 

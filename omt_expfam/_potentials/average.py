@@ -116,13 +116,15 @@ class Average(eqx.Module):
             assert self.source is not None
             return self.source.images(x), None
 
+        own = jnp.zeros((0, *x.shape), x.dtype) if self.source is None else self.source.images(x)
+        # The other members' image is nearer than the straight line's, which is the point itself.
+        start = x if self.source is None else jnp.mean(own, axis=0)
+
         def one(member: Members) -> Any:
-            return conjugate_point(lambda z: _image(member, z), x, x, tolerance, max_steps)
+            return conjugate_point(lambda z: _image(member, z), x, start, tolerance, max_steps)
 
         found = eqx.filter_vmap(one)(self.target)
-        if self.source is None:
-            return found.point, found
-        return jnp.concatenate([self.source.images(x), found.point]), found
+        return jnp.concatenate([own, found.point]), found
 
     def forward(self, x: Float[Array, " d"], tolerance: Any, max_steps: int) -> Solved:
         """The image of a source point, and phi there."""
@@ -171,7 +173,9 @@ class Average(eqx.Module):
             back = eqx.filter_vmap(_image)(self.target, z / root)
             return jnp.concatenate([rest, (root * (x[None] - back)).ravel()])
 
-        start = jnp.concatenate([inner, jnp.tile(root * inner, num)])
+        # Target members have images of their own for y; without them the straight line's is y itself.
+        begin = inner if self.target is None else jnp.mean(self.target.images(inner), axis=0)
+        start = jnp.concatenate([begin, jnp.tile(root * inner, num)])
         found = stationary_point(field, start, norm(inner), tolerance, max_steps)
         x, z = found.point[:dim], found.point[dim:].reshape(num, dim) / root
         rest, others = norm(found.rest[:dim]), jax.vmap(norm)(found.rest[dim:].reshape(num, dim))
