@@ -82,11 +82,12 @@ def full() -> list[Entry]:
 
 
 def quick() -> list[Entry]:
+    small = ("num_members", 1), ("num_target_members", 0), ("width", 16), ("num_steps", 200)
     return [
         Entry("true map", None),
         Entry("linear", _peers.Linear(), 256),
         Entry("OMT 3 × 5", papers(3, 5), 256),
-        Entry("OMT, convex potential", _peers.Potential((("num_members", 1), ("width", 16), ("num_steps", 200))), 256),
+        Entry("OMT, convex potential", _peers.Potential(small), 256),
         Entry("entropic, default", _peers.Entropic(), 256),
     ]
 

@@ -66,9 +66,9 @@ def _many(dim: int) -> Recipe:
         num_layers=3,
         width=64,
         noise=0.05 if high else 0.0,
-        num_steps=5000 if high else 15_000 if dim <= 4 else 9000,
+        num_steps=5000 if high else 15_000 if dim <= 4 else 10_000,
         batch_size=256,
-        learning_rate=0.01 if high else 0.03 if dim <= 4 else 0.02,
+        learning_rate=0.01 if high else 0.03 if dim <= 8 else 0.02,
         ascent_steps=4 if high else 3,
     )
 

@@ -18,7 +18,15 @@ from omt_expfam.families import Gaussian
 pytestmark = pytest.mark.optimize(False)
 
 # A small network and few steps, of one shape: the tests of this file share its programs.
-SMALL = {"num_members": 2, "num_layers": 2, "width": 16, "num_steps": 300, "batch_size": 64, "learning_rate": 0.03}
+SMALL = {
+    "num_members": 2,
+    "num_target_members": 0,
+    "num_layers": 2,
+    "width": 16,
+    "num_steps": 300,
+    "batch_size": 64,
+    "learning_rate": 0.03,
+}
 NUM, DIM = 500, 2
 
 
