@@ -127,7 +127,8 @@ def fit_brenier(
         source_weight: Nonnegative weights of the source points, shape ``[n0]``.
         target_weight: Nonnegative weights of the target points, shape ``[n1]``.
         num_members: Potentials of source points.
-        num_target_members: Potentials of target points, whose conjugates are part of the map.
+        num_target_members: Potentials of target points, whose conjugates are part of the map; none where a
+            ``potential`` is given.
         num_layers: Layers of each network.
         width: Units of each layer.
         noise: Standard deviation of the Gaussian noise that smooths both samples, in whitened units, in which
@@ -157,6 +158,8 @@ def fit_brenier(
         )
     if isinstance(potential, AbstractPotential) and potential.num_dimensions != dim:
         raise ValueError(f"`potential` must be of {dim} dimensions, as `x`; got {potential.num_dimensions}.")
+    if potential is not None and num_target_members is None:
+        num_target_members = 0
     chosen = recipe(
         fewest,
         dim,

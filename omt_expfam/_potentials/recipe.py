@@ -93,6 +93,9 @@ def recipe(num_points: int, dim: int, **given: Any) -> Recipe:
         values["noise"] = float(as_scalar("noise", values["noise"]))
     if "learning_rate" in values:
         values["learning_rate"] = float(as_scalar("learning_rate", values["learning_rate"], strict=True))
+    if "num_members" in values and "num_target_members" not in values and rule.num_target_members:
+        # As many as on the other side.
+        values["num_target_members"] = values["num_members"]
     chosen = dataclasses.replace(rule, **values)
     if chosen.num_members + chosen.num_target_members == 0:
         raise ValueError("`num_members` and `num_target_members` must not both be 0: a map needs a potential.")

@@ -323,6 +323,8 @@ def test_there_is_a_recipe_for_every_size(num, dim):
     assert 0 <= found.noise <= 0.6
     assert 0 < found.learning_rate < 0.1
     assert recipe(num, dim, noise=0.25, width=8).noise == 0.25
+    assert recipe(num, dim, num_members=3).num_target_members in (0, 3)
+    assert recipe(num, dim, num_members=3, num_target_members=1).num_target_members == 1
 
 
 def test_fits_are_pytrees(fit):
