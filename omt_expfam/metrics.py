@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ._base.arguments import ArrayLike, as_count, as_scalar, ScalarLike
-from ._base.arrays import is_traced
+from ._base.arrays import is_traced, to_jax
 from ._base.precision import in_float64, narrow
 from ._base.results import ConvergenceError
-from ._base.samples import matched, restored, squared, to_samples, unit_of
+from ._base.samples import in_range, matched, restored, squared, to_samples, unit_of
 
 __all__ = ["cosine_similarity", "frechet_distance", "l2_uvp", "mean_squared_error", "mmd", "sinkhorn_divergence"]
 
@@ -77,7 +77,10 @@ def l2_uvp(estimate: ArrayLike, truth: ArrayLike) -> Float[Array, ""]:
     images, true_images = matched(estimate=estimate, truth=truth)
     if not is_traced(true_images) and bool((true_images == true_images[:1]).all()):
         raise ValueError("`truth` must vary: all its points coincide, so its variance is zero.")
-    return _l2_uvp(images, true_images)
+    if is_traced(images, true_images):
+        return _l2_uvp(images, true_images)
+    error, variance = (np.asarray(value) for value in _error_and_variance(images, true_images))
+    return to_jax(100 * error / variance) if in_range(error, variance) else _l2_uvp(images, true_images)
 
 
 def cosine_similarity(x: ArrayLike, estimate: ArrayLike, truth: ArrayLike) -> Float[Array, ""]:
@@ -256,11 +259,16 @@ def _mean_squared_error(estimate: Float[Array, "n d"], truth: Float[Array, "n d"
 
 
 @jax.jit
+def _error_and_variance(estimate: Float[Array, "n d"], truth: Float[Array, "n d"]) -> tuple[Array, Array]:
+    return _mean_squared_error(estimate, truth), jnp.sum(jnp.var(truth, axis=0))
+
+
+@jax.jit
 def _l2_uvp(estimate: Float[Array, "n d"], truth: Float[Array, "n d"]) -> Float[Array, ""]:
     # A ratio has no unit: by a power of two, nothing is rounded and no square leaves the range.
     unit = unit_of(truth)
-    estimate, truth = estimate / unit, truth / unit
-    return 100 * _mean_squared_error(estimate, truth) / jnp.sum(jnp.var(truth, axis=0))
+    error, variance = _error_and_variance(estimate / unit, truth / unit)
+    return 100 * error / variance
 
 
 @jax.jit

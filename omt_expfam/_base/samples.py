@@ -100,12 +100,16 @@ def squared(function: Callable[..., Float[Array, ""]], names: str, *arrays: Arra
         ValueError: If the number itself is out of range.
     """
     value = None if is_traced(arrays) else function(*arrays)
-    if value is not None:
-        info = jnp.finfo(value.dtype)
-        if float(info.tiny) ** 0.75 <= float(value) <= float(info.max) ** 0.75:
-            return value
+    if value is not None and in_range(value):
+        return value
     unit = unit_of(*arrays)
     return restored(function(*(array / unit for array in arrays)), unit, names)
+
+
+def in_range(*values: Any) -> bool:
+    """Whether numbers lie so well within the range of their type that the squares they were made of did."""
+    info = jnp.finfo(values[0].dtype)
+    return all(float(info.tiny) ** 0.75 <= float(value) <= float(info.max) ** 0.75 for value in values)
 
 
 def restored(value: Float[Array, ""], unit: Float[Array, ""], names: str) -> Float[Array, ""]:
