@@ -431,7 +431,7 @@ def test_a_part_of_a_study_and_its_table():
         ({"y": Y[:, :1]}, ValueError, r"`y` must have shape \[n, 2\]"),
         ({"y": np.full((3, 2), np.nan)}, ValueError, "`y` must be finite"),
         ({"method": 3}, TypeError, "`method` must be a MixtureTransport or a function; got int"),
-        ({"method": lambda k, x, y: 3}, TypeError, "`method` must return a TransportPlan or a map of points; got int"),
+        ({"method": lambda k, x, y: 3}, TypeError, "`method` must return a TransportPlan, a BrenierFit or"),
         ({"method": lambda k, x, y: lambda p: p[:, :1]}, ValueError, "`method` must return a map that sends points"),
         ({"perturbations": []}, ValueError, "`perturbations` must hold at least one perturbation; got none"),
         ({"perturbations": Dropout(0.1)}, TypeError, "`perturbations` must be a sequence"),
