@@ -37,8 +37,9 @@ from ._potentials.blend import BlendedPotential as BlendedPotential
 from ._potentials.fit import BrenierFit as BrenierFit, fit_brenier as fit_brenier
 from ._potentials.interface import AbstractPotential as AbstractPotential
 from ._potentials.map import BrenierMap as BrenierMap
+from ._potentials.network import ConvexNetwork as ConvexNetwork
 from ._storage import load as load, save as save
-from ._time_courses.groups import group_shares as group_shares, transfer_groups as transfer_groups
+from ._time_courses.groups import group_shares as group_shares
 from ._time_courses.trajectory import Trajectory as Trajectory, trajectory as trajectory
 
 __version__: str

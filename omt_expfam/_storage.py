@@ -28,6 +28,7 @@ from ._plans.correspondences import Correspondences
 from ._plans.displacement import Displacement
 from ._plans.masses import MassChange
 from ._plans.plan import BlockTrace, TransportPlan
+from ._plans.transfer import Transfer
 from ._plans.transport import BlockStart
 from ._posterior_plans.correspondences import PosteriorCorrespondences
 from ._posterior_plans.draws import ListedPlans, PlanNumbers, StackedPlans
@@ -41,8 +42,8 @@ from ._potentials.fit import BrenierFit
 from ._potentials.line import StraightLine
 from ._potentials.map import BrenierMap, ConjugatePoints
 from ._potentials.members import Members
-from ._potentials.network import InputConvexNetwork
-from ._time_courses.groups import CarriedGroups, GroupFlows, GroupShares
+from ._potentials.network import ConvexNetwork
+from ._time_courses.groups import GroupFlows, GroupShares
 from ._time_courses.trajectory import Lineage, Trajectory
 from ._weights.entropic import WeightCoupling
 from .diagnostics import Biconvexity, Envelope, Sensitivity, SideSensitivity, Stability, Sweep, Uniqueness, WorstCase
@@ -62,7 +63,6 @@ _CLASSES: dict[str, type] = {
         Certificate,
         ConjugatePoints,
         Correspondences,
-        CarriedGroups,
         CoupledFit,
         CredibleInterval,
         Displacement,
@@ -71,7 +71,7 @@ _CLASSES: dict[str, type] = {
         GaussianCouplings,
         GroupFlows,
         GroupShares,
-        InputConvexNetwork,
+        ConvexNetwork,
         LabelFree,
         Lineage,
         LineProblem,
@@ -96,6 +96,7 @@ _CLASSES: dict[str, type] = {
         StraightLine,
         Sweep,
         Trajectory,
+        Transfer,
         TransportPlan,
         Uniqueness,
         WeightCoupling,

@@ -11,12 +11,12 @@ from ._plans.correspondences import Correspondences as Correspondences
 from ._plans.displacement import Displacement as Displacement
 from ._plans.masses import MassChange as MassChange
 from ._plans.plan import BlockTrace as BlockTrace
+from ._plans.transfer import Transfer as Transfer
 from ._posterior_plans.correspondences import PosteriorCorrespondences as PosteriorCorrespondences
 from ._posteriors.credible import CredibleInterval as CredibleInterval
 from ._posteriors.label_free import LabelFree as LabelFree
 from ._potentials.certificates import Certificate as Certificate
 from ._potentials.map import ConjugatePoints as ConjugatePoints
-from ._potentials.network import InputConvexNetwork as InputConvexNetwork
-from ._time_courses.groups import CarriedGroups as CarriedGroups, GroupFlows as GroupFlows, GroupShares as GroupShares
+from ._time_courses.groups import GroupFlows as GroupFlows, GroupShares as GroupShares
 from ._time_courses.trajectory import Lineage as Lineage
 from ._weights.entropic import WeightCoupling as WeightCoupling

@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from .._base.arrays import at_top
+from .._base.arrays import at_top, safe_log
 from .._base.buckets import component_bucket, cut, pad, pad_zero, point_bucket
+from .._base.xla import program
+from .._components.interface import log_prob_table
+from .._components.mixture import Mixture
 
 
 def draw_pairs(
@@ -51,3 +54,17 @@ def blend(member: Float[Array, "n K0"], shares: Float[Array, "K0 K1"]) -> Float[
 @jax.jit
 def _product(member: Float[Array, "n K0"], shares: Float[Array, "K0 K1"]) -> Float[Array, "n K1"]:
     return member @ shares
+
+
+def log_joint(source: Mixture, points: Float[Array, "n d"]) -> Float[Array, "n K0"]:
+    """Log of weight times density of every component of a mixture at points."""
+    if not at_top(source, points):
+        return _log_joint(source, points)
+    num, size = points.shape[0], point_bucket(points.shape[0])
+    table = _log_joint(source.padded(size * source.dim), pad(points, size))
+    return cut(cut(table, num), source.num_components, axis=1)
+
+
+@program
+def _log_joint(source: Mixture, x: Float[Array, "n d"]) -> Float[Array, "n K0"]:
+    return log_prob_table(source.components, x).T + safe_log(source.weights)[None, :]

@@ -1,27 +1,27 @@
 """The transport plan: a mixture of component couplings, and everything read from it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from .._base.arguments import ArrayLike, as_count, as_key, as_points, as_scalar, KeyLike, ScalarLike
-from .._base.arrays import at_top, is_traced, kept, on_host, safe_log, to_jax
+from .._base.arrays import at_top, is_traced, kept, on_host, split_key, to_jax
 from .._base.buckets import cut, pad, point_bucket
 from .._base.methods import jittable
 from .._base.results import RESULTS, succeeded
-from .._base.xla import program
-from .._components.interface import log_prob_table
 from .._components.mixture import check_inside, Mixture, responsibilities
 from .._couplings.interface import AbstractComponentMaps, AbstractCouplings, PairSelection, select_pairs
 from .._weights.entropic import WeightCoupling
 from .correspondences import Correspondences
 from .displacement import Displacement
-from .labels import blend, draw_pairs
+from .labels import blend, draw_pairs, log_joint
 from .masses import MassChange
+from .transfer import Transfer
 
 # Points per block when a map is applied: bounds the table of responsibilities.
 _BLOCK = 2**25
@@ -254,7 +254,7 @@ class TransportPlan(eqx.Module):
 
     def sample_joint(self, key: KeyLike, num_samples: int) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
         """Draw pairs (x, y) from the plan."""
-        x_key, y_key = _split(as_key(key))
+        x_key, y_key = split_key(as_key(key), 2)
         x = self.source.sample(x_key, as_count("num_samples", num_samples))
         return x, self.sample(y_key, x)
 
@@ -272,15 +272,7 @@ class TransportPlan(eqx.Module):
         if not is_traced(self.epsilon_components) and float(self.epsilon_components) == 0:
             raise ValueError("The plan has no joint density at `epsilon_components` = 0: its couplings are maps.")
         shares = select_pairs(self.weight_coupling.row_shares, 0.0)
-        return self.couplings.log_conditional(points, images, self._log_joint(points), shares)
-
-    def _log_joint(self, points: Float[Array, "n d"]) -> Float[Array, "n K0"]:
-        """Log of weight times density of every source component at points."""
-        if not at_top(self, points):
-            return _log_joint(self.source, points)
-        num, size = points.shape[0], point_bucket(points.shape[0])
-        table = _log_joint(self.source.padded(size * self.source.dim), pad(points, size))
-        return cut(cut(table, num), self.source.num_components, axis=1)
+        return self.couplings.log_conditional(points, images, log_joint(self.source, points), shares)
 
     def reverse(self) -> "TransportPlan":
         """The same plan, read from target to source."""
@@ -359,6 +351,24 @@ class TransportPlan(eqx.Module):
             None if self.masses is None else (self.source_growth, self.target_growth),
         )
 
+    def transfer(self, labels: Sequence[Any] | np.ndarray, x: ArrayLike, y: ArrayLike | None = None) -> Transfer:
+        """Carry labels that are known for points of the source to the target; ``plan.reverse()`` carries them back.
+
+        A target component has the labels of the source components that it comes from, in the shares of the plan; within
+        a component, where mass goes is taken not to depend on the label.
+
+        Args:
+            labels: The label of each source point, a name or number, length n0.
+            x: Points of the source, shape ``[n0, d]``.
+            y: Points of the target whose labels are asked for, shape ``[n1, d]``; by default its components.
+
+        Raises:
+            ValueError: If there is not one label for each point.
+        """
+        source, target = (self.source, self.target) if self.masses is None else (self.masses.source, self.masses.target)
+        member = source.responsibilities(x), None if y is None else target.responsibilities(y)
+        return Transfer.of(labels, *member, self.weight_coupling.column_shares, target.weights)
+
     def component_maps(self) -> AbstractComponentMaps:
         """The barycentric map of each source component, collapsed over the target; kept once computed."""
         return kept(self, "_component_maps", lambda: self.couplings.component_maps(self.weight_coupling.row_shares))
@@ -380,14 +390,3 @@ class TransportPlan(eqx.Module):
             f"TransportPlan({sides}, {mass}cost {float(self.cost):.6g}, objective {float(self.objective):.6g}, "
             f"marginal error {float(self.marginal_error):.1e} after {int(self.num_steps)} steps)"
         )
-
-
-@jax.jit
-def _split(key: Key[Array, ""]) -> tuple[Key[Array, ""], Key[Array, ""]]:
-    first, second = jax.random.split(key)
-    return first, second
-
-
-@program
-def _log_joint(source: Mixture, x: Float[Array, "n d"]) -> Float[Array, "n K0"]:
-    return log_prob_table(source.components, x).T + safe_log(source.weights)[None, :]

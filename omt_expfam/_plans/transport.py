@@ -45,6 +45,7 @@ def transport(
     epsilon_weights: ScalarLike,
     source_relaxation: ScalarLike = math.inf,
     target_relaxation: ScalarLike = math.inf,
+    component_relaxation: ScalarLike = math.inf,
     source_mass: ScalarLike = 1.0,
     target_mass: ScalarLike = 1.0,
     start: BlockStart | None = None,
@@ -81,6 +82,7 @@ def transport(
             solved on the host and cannot be traced.
         source_relaxation: Price rho0 of changing the source masses, units of squared distance; infinite keeps them.
         target_relaxation: Price rho1 of changing the target masses.
+        component_relaxation: Price of changing masses within components; infinite, the only value so far, keeps them.
         source_mass: Total mass of the source, such as a number of cells; matters where a marginal is relaxed.
         target_mass: Total mass of the target.
         start: Where the block iteration starts; changes the trace, not the answer.
@@ -118,6 +120,11 @@ def transport(
     if numerical is not None and not isinstance(numerical, NumericalSettings):
         raise TypeError(f"`numerical` must be NumericalSettings; got {type(numerical).__name__}.")
 
+    if is_traced(component_relaxation) or float(component_relaxation) != math.inf:
+        raise ValueError(
+            f"`component_relaxation` must be infinite; got {component_relaxation}. Masses change from component to "
+            "component, by `source_relaxation` and `target_relaxation`, and not within them."
+        )
     relaxed = _relaxed(source_relaxation, target_relaxation, source_mass, target_mass, exact, dtype)
     weights, costs = _start_values(start, source, target, epsilon_1)
     a, b = source.weights, target.weights

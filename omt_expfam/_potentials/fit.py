@@ -39,7 +39,7 @@ class BrenierFit(eqx.Module):
         held_out_value: The dual value on points that the members were not trained with, in units of squared distance:
             the mean over members, each on its own points. They also chose when to stop, so that it is slightly too
             large where they are few.
-        held_out_standard_error: Its standard error, from the spread of its terms.
+        held_out_error: Its standard error, from the spread of its terms.
         trace: The same for each look during training, shape ``[looks]``; the first one is before the first step.
         trace_steps: The number of steps before each look.
         inner_residual: Root mean square of y - grad phi(x*) over held-out points, in units of the points: how exactly
@@ -51,7 +51,7 @@ class BrenierFit(eqx.Module):
 
     map: BrenierMap
     held_out_value: Float[Array, ""]
-    held_out_standard_error: Float[Array, ""]
+    held_out_error: Float[Array, ""]
     trace: Float[Array, " looks"]
     trace_steps: Int[Array, " looks"]
     inner_residual: Float[Array, ""]
@@ -75,7 +75,7 @@ class BrenierFit(eqx.Module):
         note = "" if self.converged else f"; {RESULTS[self.result].split(';')[0].split('.')[0]}"
         return (
             f"BrenierFit({self.map}, {self.num_steps} steps, held-out dual value {float(self.held_out_value):.6g} "
-            f"± {float(self.held_out_standard_error):.2g} after {float(self.trace[0]):.6g}, "
+            f"± {float(self.held_out_error):.2g} after {float(self.trace[0]):.6g}, "
             f"inner residual {float(self.inner_residual):.1g}{note})"
         )
 
@@ -122,7 +122,7 @@ def fit_brenier(
         start: A plan, whose `pull_back` gives first conjugate points; where ``x`` and ``y`` are ``None``, the points
             are drawn from its mixtures.
         potential: Where every member starts, in whitened coordinates, in which the identity is the best linear map;
-            by default an `InputConvexNetwork` near the half square. Or the class `BlendedPotential`, made from
+            by default a `ConvexNetwork` near the half square. Or the class `BlendedPotential`, made from
             ``start``: a readable blend of affine maps, which suits few dimensions.
         source_weight: Nonnegative weights of the source points, shape ``[n0]``.
         target_weight: Nonnegative weights of the target points, shape ``[n1]``.

@@ -15,7 +15,7 @@ from .interface import AbstractPotential
 _START = 0.95
 
 
-class InputConvexNetwork(AbstractPotential):
+class ConvexNetwork(AbstractPotential):
     r"""A quadratic form plus an input-convex network (Amos, Xu and Kolter, 2017) whose units see squares.
 
     $\phi(x) = |Q x|^2 / 2 + \mu |x|^2 / 2 + \langle c, x \rangle + \langle w, z_L \rangle$, with
@@ -69,7 +69,7 @@ class InputConvexNetwork(AbstractPotential):
 
 def start_network(
     rng: np.random.Generator, variances: np.ndarray, num_layers: int, width: int, curvature: float = 0.05
-) -> InputConvexNetwork:
+) -> ConvexNetwork:
     """A network that is nearly the half square, for points of given variances along their axes, in float32."""
     dim = len(variances)
 
@@ -78,7 +78,7 @@ def start_network(
 
     # softplus of about log(size)
     quiet = np.log(np.expm1(1.0 / width))
-    return InputConvexNetwork(
+    return ConvexNetwork(
         quadratic=to_jax(np.sqrt(_START) * np.eye(dim), np.float32),
         linear=to_jax(np.zeros(dim), np.float32),
         squares=normal(num_layers, dim, width, size=0.5 / np.sqrt(dim)),

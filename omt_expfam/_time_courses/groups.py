@@ -8,7 +8,7 @@ import numpy as np
 
 from .._base.arguments import ArrayLike, as_host_or_traced
 from .._components.mixture import Mixture
-from .._plans.plan import TransportPlan
+from .._plans.transfer import as_labels, composition
 
 
 class GroupShares(eqx.Module):
@@ -60,27 +60,9 @@ def group_shares(mixture: Mixture, x: ArrayLike, groups: Sequence[Any] | np.ndar
     Raises:
         ValueError: If there is not one group for each point.
     """
-    member = np.asarray(mixture.responsibilities(x), np.float64)
-    labels = _labels("groups", groups)
-    if labels.shape != member.shape[:1]:
-        raise ValueError(f"`groups` must have one entry per point, {len(member)}; got shape {labels.shape}.")
-    names, index = np.unique(labels, return_inverse=True)
-    one_hot = np.eye(len(names))[index]
-    mass = member.sum(axis=0)[:, None]
-    # Sums of responsibilities that are not normal numbers would leave ratios without digits.
-    some = mass > np.finfo(np.float64).tiny
-    shares = np.where(some, member.T @ one_hot / np.where(some, mass, 1.0), one_hot.mean(axis=0))
-    return GroupShares(names.tolist(), shares / shares.sum(axis=1, keepdims=True))
-
-
-def _labels(where: str, groups: Any) -> np.ndarray:
-    """Names of groups as text; what is missing is no group."""
-    labels = np.asarray(groups)
-    missing = np.asarray([label is None or label != label or str(label) == "<NA>" for label in labels.flat], bool)
-    if missing.any():
-        first = int(np.argmax(missing))
-        raise ValueError(f"`{where}` must name a group at every place; {missing.sum()} do not, the first at {first}.")
-    return labels.astype(str)
+    member = mixture.responsibilities(x)
+    labels = as_labels("groups", groups, len(member)).astype(str)
+    return GroupShares(*composition(member, labels))
 
 
 def as_group_shares(groups: Any, num_components: int, where: str) -> GroupShares:
@@ -88,7 +70,7 @@ def as_group_shares(groups: Any, num_components: int, where: str) -> GroupShares
     if isinstance(groups, GroupShares):
         found = groups
     else:
-        labels = _labels(where, groups)
+        labels = as_labels(where, groups).astype(str)
         if labels.ndim != 1:
             raise ValueError(f"`{where}` must be GroupShares or one name per component; got shape {labels.shape}.")
         names = tuple(dict.fromkeys(labels.tolist()))
@@ -96,60 +78,6 @@ def as_group_shares(groups: Any, num_components: int, where: str) -> GroupShares
     if len(found.shares) != num_components:
         raise ValueError(f"`{where}` must describe {num_components} components; got {len(found.shares)}.")
     return found
-
-
-class CarriedGroups(eqx.Module):
-    """Groups known on one side of a plan, as they are found on the other.
-
-    Attributes:
-        names: The groups.
-        mixture: The mixture of the other side, as it was given.
-        shares: Part of each of its components that belongs to each group, shape ``[K1, groups]``; rows sum to one.
-    """
-
-    names: tuple[str, ...] = eqx.field(static=True)
-    mixture: Mixture
-    shares: np.ndarray
-
-    @property
-    def proportions(self) -> np.ndarray:
-        """Share of each group in the mass of the other side."""
-        return np.asarray(self.mixture.weights, np.float64) @ self.shares
-
-    def probabilities(self, y: ArrayLike) -> np.ndarray:
-        """The probability of each group at points ``y[n, d]`` of the other side, shape ``[n, groups]``."""
-        return np.asarray(self.mixture.responsibilities(y), np.float64) @ self.shares
-
-    def __str__(self) -> str:
-        width = max(5, *map(len, self.names))
-        lines = [f"{'group':<{width}}  proportion  components it is the main one of"]
-        main = self.shares.argmax(axis=1)
-        for g, (name, proportion) in enumerate(zip(self.names, self.proportions, strict=True)):
-            lines.append(f"{name:<{width}}  {proportion:>10.1%}  {', '.join(map(str, np.flatnonzero(main == g)))}")
-        return "\n".join(lines)
-
-
-def transfer_groups(plan: TransportPlan, x: ArrayLike, groups: Sequence[Any] | np.ndarray) -> CarriedGroups:
-    """Carry groups that are known for points of the source to the target.
-
-    A target component consists of the groups of the source components that it comes from, in the shares of the plan;
-    within a component, where mass goes is taken not to depend on the group. For the way back, take ``plan.reverse()``.
-
-    Args:
-        plan: A plan, balanced or not.
-        x: Points of the source, shape ``[n, d]``.
-        groups: The group of each point, as a name (or number), length n.
-
-    Raises:
-        ValueError: If there is not one group for each point.
-    """
-    # Within a component, what leaves has the same groups as what stays.
-    given = plan.source if plan.masses is None else plan.masses.source
-    found = group_shares(given, x, groups)
-    columns = np.asarray(plan.weight_coupling.column_shares, np.float64)
-    shares = (columns / columns.sum(axis=0)).T @ found.shares
-    target = plan.target if plan.masses is None else plan.masses.target
-    return CarriedGroups(found.names, target, shares)
 
 
 class GroupFlows(eqx.Module):

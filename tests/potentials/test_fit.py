@@ -87,7 +87,7 @@ def test_between_gaussians_it_is_the_bures_map():
     assert error(found.map.pull_back(truth), new) < 0.01
     # W2^2 between Gaussians of one mean.
     exact = sum(np.trace(c) for c in covariances) - 2 * np.trace(root_of(root @ covariances[1] @ root)).real
-    assert abs(float(found.held_out_value) - exact) < 4 * float(found.held_out_standard_error)
+    assert abs(float(found.held_out_value) - exact) < 4 * float(found.held_out_error)
 
 
 def test_target_members_find_the_same_map(fit):
@@ -144,7 +144,7 @@ def test_the_evidence_is_that_of_the_map(fit):
         parts.append(np.sum(out**2, axis=1) - 2 * np.asarray(of(out), np.float64))
     np.testing.assert_allclose(one.held_out_value, sum(part.mean() for part in parts), rtol=1e-3)
     spread = np.sqrt(sum(part.var() for part in parts) / num)
-    np.testing.assert_allclose(one.held_out_standard_error, spread, rtol=1e-3)
+    np.testing.assert_allclose(one.held_out_error, spread, rtol=1e-3)
     assert fit.converged
     assert fit.num_steps == SMALL["num_steps"]
     np.testing.assert_array_equal(fit.trace_steps, [0, 100, 200, 300])
@@ -268,7 +268,7 @@ def test_a_plan_is_enough(plan):
     images = np.asarray(found.map.push_forward(x))
     np.testing.assert_allclose(images.mean(axis=0), plan.target.mean(), atol=0.3)
     # No coupling costs less than the optimal one.
-    assert float(found.held_out_value) < float(plan.cost) + 4 * float(found.held_out_standard_error)
+    assert float(found.held_out_value) < float(plan.cost) + 4 * float(found.held_out_error)
 
 
 def test_a_plan_starts_the_search_for_conjugate_points(plan):

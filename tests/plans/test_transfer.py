@@ -1,4 +1,4 @@
-"""Groups carried over by a plan, against counting."""
+"""Labels carried over by a plan, against counting."""
 
 import numpy as np
 import pytest
@@ -29,41 +29,52 @@ def labeled(num=200):
 def test_shares_are_those_of_the_pairs(relaxation):
     before, after = sides()
     plan = omt.transport(before, after, **SETTINGS, source_relaxation=relaxation, target_relaxation=relaxation)
-    carried = omt.transfer_groups(plan, *labeled())
+    carried = plan.transfer(*labeled()[::-1])
     composition = omt.group_shares(before, *labeled()).shares
     weights = np.asarray(plan.weights, np.float64)
     for j in range(3):
         expected = sum(weights[i, j] * composition[i] for i in range(3)) / weights[:, j].sum()
-        np.testing.assert_allclose(carried.shares[j], expected, atol=1e-5)
-    np.testing.assert_allclose(carried.proportions, np.asarray(after.weights) @ carried.shares, rtol=1e-6)
+        np.testing.assert_allclose(carried.component_probabilities[j], expected, atol=1e-5)
+    np.testing.assert_allclose(
+        carried.proportions, np.asarray(after.weights) @ carried.component_probabilities, rtol=1e-6
+    )
     np.testing.assert_allclose(carried.proportions.sum(), 1, rtol=1e-6)
     if np.isfinite(relaxation):
         # Every component stays, so that the target has the groups of its own components.
         np.testing.assert_allclose(carried.proportions, [0.2 * 0.75, 0.6 + 0.2 * 0.25, 0.2], atol=0.02)
 
 
-def test_points_have_the_groups_of_their_components():
+def test_points_have_the_labels_of_their_components():
     before, after = sides()
     plan = omt.transport(before, after, **SETTINGS, source_relaxation=2.0)
-    carried = omt.transfer_groups(plan, *labeled())
-    found = carried.probabilities(MEAN + 0.5)
-    np.testing.assert_allclose(found, carried.shares, atol=1e-3)
-    assert "proportion" in str(carried)
+    x, labels = labeled()
+    carried = plan.transfer(labels, x, MEAN + 0.5)
+    np.testing.assert_allclose(carried.probabilities, carried.component_probabilities, atol=1e-3)
     assert [line.split()[0] for line in str(carried).splitlines()[1:]] == ["a", "b", "c"]
+    numbers = plan.transfer(np.searchsorted(["a", "b", "c"], labels), x, MEAN + 0.5)
+    np.testing.assert_array_equal(numbers.labels[numbers.probabilities.argmax(1)], [0, 1, 2])
+    np.testing.assert_array_equal(plan.transfer(labels, x).probabilities, carried.component_probabilities)
 
 
 def test_the_way_back_and_files(tmp_path):
     before, after = sides()
     plan = omt.transport(before, after, **SETTINGS, source_relaxation=2.0)
     x, labels = labeled()
-    carried = omt.transfer_groups(plan.reverse(), x + 0.5, labels)
+    carried = plan.reverse().transfer(labels, x + 0.5)
     np.testing.assert_allclose(carried.proportions, [0.5 * 0.75, 0.25 + 0.5 * 0.25, 0.25], atol=0.02)
-    omt.save(tmp_path / "groups.omt", carried)
-    np.testing.assert_array_equal(omt.load(tmp_path / "groups.omt").shares, carried.shares)
+    omt.save(tmp_path / "labels.omt", carried)
+    same = omt.load(tmp_path / "labels.omt")
+    np.testing.assert_array_equal(same.probabilities, carried.probabilities)
+    np.testing.assert_array_equal(same.labels, ["a", "b", "c"])
 
 
-def test_a_label_too_few_is_refused():
+def test_a_label_too_few_or_missing_is_refused():
     before, after = sides()
     plan = omt.transport(before, after, **SETTINGS)
-    with pytest.raises(ValueError, match="`groups` must have one entry per point, 600; got shape"):
-        omt.transfer_groups(plan, labeled()[0], labeled()[1][1:])
+    x, labels = labeled()
+    with pytest.raises(ValueError, match="`labels` must have one entry per point, 600; got shape"):
+        plan.transfer(labels[1:], x)
+    with pytest.raises(ValueError, match="`labels` must name a group at every place; 1 do not, the first at 599"):
+        plan.transfer([*labels[:-1], None], x)
+    with pytest.raises(ValueError, match="`component_relaxation` must be infinite; got 1.0"):
+        omt.transport(before, after, **SETTINGS, component_relaxation=1.0)
