@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 from jaxtyping import Array, Float, Key
 
 from omt_expfam.extend import (
@@ -15,10 +16,18 @@ from omt_expfam.extend import (
     AbstractExponentialFamily,
     AbstractInvertibleCovariance,
     AbstractLinearCovariance,
+    AbstractPriors,
     AbstractRegularEMFamily,
+    draw_location,
+    draw_variance,
+    location_prior,
     map_components,
+    read_moments,
+    spread_of,
     to_jax,
     unfused,
+    variance_prior,
+    within_scale,
 )
 
 LOG_2PI = math.log(2 * math.pi)
@@ -202,6 +211,35 @@ class AbstractMomentGaussian(AbstractGaussian, AbstractRegularEMFamily):
         safe = jnp.where(counts > 0, counts, jnp.ones_like(counts))[:, None]
         step = sums.first / safe
         return sums.origin / safe + step, sums.second / safe - self._square(step)
+
+
+class VariancePriors(AbstractPriors):
+    """Normal means, and inverse gamma variances of a component's share of the data."""
+
+    def default(self, components: Any, x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
+        center, scale = spread_of(x)
+        within = within_scale(scale, components.num_components)
+        # One variance for all coordinates has their mean.
+        within = np.sqrt(np.mean(within**2)) if components.variance.ndim == 1 else within
+        return {"loc": location_prior(center, scale), "variance": variance_prior(within)}
+
+    def hyperparameters(
+        self, components: Any, priors: dict[str, dist.Distribution], origin: Float[Array, " d"]
+    ) -> dict[str, Any]:
+        return read_moments(priors, components.loc, components.variance, origin)
+
+    def draw(
+        self, key: Key[Array, ""], components: Any, counts: Float[Array, " K"], sums: "Moments", hyper: Any
+    ) -> "AbstractMomentGaussian":
+        """The mean given the variances, then the variances given the mean."""
+        loc_key, variance_key = jax.random.split(key)
+        mean, scatter = components._center(counts, sums)
+        shape, num = components.variance.shape, counts[:, None]
+        loc = draw_location(loc_key, hyper["loc"], 1 / components.variance.reshape(len(num), -1), counts, mean)
+        squares = num * (scatter + components._square(mean - loc))
+        deviations = jnp.broadcast_to(num * (components.dim // squares.shape[1]), squares.shape)
+        drawn = draw_variance(variance_key, hyper["variance"], deviations.reshape(shape), squares.reshape(shape))
+        return type(components)(loc, drawn)
 
 
 class Moments(NamedTuple):

@@ -1,63 +1,24 @@
 """Gaussian components with spherical covariance matrices."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro.distributions as dist
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from omt_expfam.extend import (
     AbstractCovariance,
-    AbstractPriors,
     ArrayLike,
     as_floating,
     check_positive,
     check_shape,
-    draw_location,
-    draw_variance,
-    location_prior,
     NormalShape,
     ProductForm,
-    read_moments,
     ScalarCovariance,
-    spread_of,
-    variance_prior,
-    within_scale,
 )
 
-from ._gaussian_base import AbstractGaussian, AbstractMomentGaussian, Moments
+from ._gaussian_base import AbstractGaussian, AbstractMomentGaussian, VariancePriors
 from .diagonal_gaussian import DiagonalGaussian
-
-
-class _Priors(AbstractPriors):
-    """Normal means and inverse gamma variances."""
-
-    def default(self, components: "SphericalGaussian", x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
-        center, scale = spread_of(x)
-        within = within_scale(scale, components.num_components)
-        return {"loc": location_prior(center, scale), "variance": variance_prior(np.sqrt(np.mean(within**2)))}
-
-    def hyperparameters(
-        self, components: "SphericalGaussian", priors: dict[str, dist.Distribution], origin: Float[Array, " d"]
-    ) -> dict[str, Any]:
-        return read_moments(priors, components.loc, components.variance, origin)
-
-    def draw(
-        self,
-        key: Key[Array, ""],
-        components: "SphericalGaussian",
-        counts: Float[Array, " K"],
-        sums: Moments,
-        hyper: Any,
-    ) -> "SphericalGaussian":
-        """The mean given the variance, then the variance given the mean."""
-        loc_key, variance_key = jax.random.split(key)
-        mean, scatter = components._center(counts, sums)
-        loc = draw_location(loc_key, hyper["loc"], 1 / components.variance[:, None], counts, mean)
-        squares = counts * (scatter + components._square(mean - loc))[:, 0]
-        return SphericalGaussian(loc, draw_variance(variance_key, hyper["variance"], components.dim * counts, squares))
 
 
 class SphericalGaussian(AbstractMomentGaussian):
@@ -71,7 +32,7 @@ class SphericalGaussian(AbstractMomentGaussian):
     """
 
     variance: Float[Array, " K"]
-    priors: ClassVar = _Priors()
+    priors: ClassVar = VariancePriors()
     standardization: ClassVar = "scalar"
     _structure: ClassVar = ScalarCovariance
 

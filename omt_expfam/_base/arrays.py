@@ -64,6 +64,13 @@ def take(tree: Any, index: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
+def stacked(trees: list[Any]) -> Any:
+    """Pytrees of one structure, stacked along a leading axis; on the host where nothing is traced."""
+    if is_traced(trees):
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *trees)
+
+
 def kept(owner: Any, name: str, compute: Callable[[], Any]) -> Any:
     """Compute once and keep beside the fields of a module; nothing traced is ever kept."""
     if is_traced(owner):

@@ -124,7 +124,7 @@ class DenseCovariance(AbstractLinearCovariance):
 
     def root_inverse(self) -> Float[Array, "d d"]:
         """The inverse Cholesky factor: solved once per component, then applied to points by a product."""
-        return _inverse_tril(self.tril)
+        return inverse_tril(self.tril)
 
     def whiten(self, x: Float[Array, " d"]) -> Float[Array, " p"]:
         return self.root_inverse() @ x
@@ -174,7 +174,7 @@ class DenseCovariance(AbstractLinearCovariance):
     def from_natural(
         linear: Float[Array, " d"], quadratic: Float[Array, " q"]
     ) -> tuple[Float[Array, " d"], "DenseCovariance"]:
-        root = _inverse_tril(_precision_tril(quadratic, linear.shape[0]))
+        root = inverse_tril(_precision_tril(quadratic, linear.shape[0]))
         return root.T @ (root @ linear), DenseCovariance(jnp.linalg.cholesky(root.T @ root))
 
     @staticmethod
@@ -384,5 +384,6 @@ def _precision_tril(quadratic: Float[Array, " q"], dim: int) -> Float[Array, "d 
     return jnp.linalg.cholesky(symmetric(entries, dim))
 
 
-def _inverse_tril(tril: Float[Array, "d d"]) -> Float[Array, "d d"]:
+def inverse_tril(tril: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """The inverse of a lower triangular matrix."""
     return solve_triangular(tril, jnp.eye(tril.shape[0], dtype=tril.dtype), lower=True)

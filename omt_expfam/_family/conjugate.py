@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import scipy.linalg
-from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Key
 from numpyro.distributions import transforms
 
 from .._base.arguments import ArrayLike
+from .._components.covariance import inverse_tril
 
 
 class NormalPrior(NamedTuple):
@@ -155,7 +155,7 @@ def draw_dense_location(
 
     def one(prior: Any, precision: Array, count: Array, mean: Array, noise: Array) -> Float[Array, " d"]:
         weight = count * precision
-        root = _inverse_tril(jnp.linalg.cholesky(prior.precision + weight))
+        root = inverse_tril(jnp.linalg.cholesky(prior.precision + weight))
         return root.T @ (root @ (prior.precision @ prior.mean + weight @ mean) + noise)
 
     noise = jax.random.normal(key, mean.shape, mean.dtype)
@@ -189,10 +189,6 @@ def draw_scale_tril(
     below = jnp.tril(jax.random.normal(below_key, scatter.shape, scatter.dtype), -1)
 
     def one(log_chi2: Array, below: Array, scale: Array) -> Float[Array, "d d"]:
-        return jnp.linalg.cholesky(scale) @ _inverse_tril(below + jnp.diag(jnp.exp(0.5 * log_chi2)))
+        return jnp.linalg.cholesky(scale) @ inverse_tril(below + jnp.diag(jnp.exp(0.5 * log_chi2)))
 
     return jax.vmap(one)(log_chi2, below, prior.scale + scatter)
-
-
-def _inverse_tril(tril: Float[Array, "d d"]) -> Float[Array, "d d"]:
-    return solve_triangular(tril, jnp.eye(tril.shape[0], dtype=tril.dtype), lower=True)

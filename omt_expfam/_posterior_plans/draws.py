@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from .._base.arrays import is_traced, kept, power_of_two, split_key, take
+from .._base.arrays import is_traced, kept, power_of_two, split_key, stacked, take
 from .._base.buckets import cut, pad, point_bucket
 from .._base.xla import program
 from .._components.draws import draws_at_once
@@ -208,15 +208,15 @@ class ListedPlans(AbstractPlanDraws):
     @classmethod
     def of(cls, plans: list[TransportPlan]) -> "ListedPlans":
         """Put finished plans together."""
-        return cls(_stack([PlanNumbers.of(plan) for plan in plans]), tuple(plans))
+        return cls(stacked([PlanNumbers.of(plan) for plan in plans]), tuple(plans))
 
     @property
     def source(self) -> Mixture:
-        return _stack([plan.source for plan in self.plans])
+        return stacked([plan.source for plan in self.plans])
 
     @property
     def target(self) -> Mixture:
-        return _stack([plan.target for plan in self.plans])
+        return stacked([plan.target for plan in self.plans])
 
     def plan(self, index: int) -> TransportPlan:
         return self.plans[index]
@@ -225,7 +225,7 @@ class ListedPlans(AbstractPlanDraws):
         return ListedPlans.of([plan.reverse() for plan in self.plans])
 
     def map(self, function: Callable[..., Any], each: Any, *points: Float[Array, "n d"]) -> Any:
-        return _stack([function(plan, *take(each, s), *points) for s, plan in enumerate(self.plans)])
+        return stacked([function(plan, *take(each, s), *points) for s, plan in enumerate(self.plans)])
 
     def mean(self, function: Callable[..., Array], *points: Float[Array, "n d"]) -> Array:
         total = function(self.plans[0], *points)
@@ -250,12 +250,6 @@ class ListedPlans(AbstractPlanDraws):
 
     def sample_draws(self, key: Key[Array, ""], x: Float[Array, "n d"]) -> Float[Array, "S n d"]:
         return self.map(TransportPlan.sample, (_split(key, self.num_draws),), x)
-
-
-def _stack(trees: list[Any]) -> Any:
-    if is_traced(trees):
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-    return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *trees)
 
 
 def _entries(tree: Any, index: Any) -> Any:

@@ -121,7 +121,7 @@ class Average(eqx.Module):
         start = x if self.source is None else jnp.mean(own, axis=0)
 
         def one(member: Members) -> Any:
-            return conjugate_point(lambda z: _image(member, z), x, start, tolerance, max_steps)
+            return conjugate_point(member.image, x, start, tolerance, max_steps)
 
         found = eqx.filter_vmap(one)(self.target)
         return jnp.concatenate([own, found.point]), found
@@ -136,7 +136,7 @@ class Average(eqx.Module):
         num_steps, converged = jnp.asarray(0), jnp.asarray(True)
         if self.target is not None:
             points = images[self._num_source :]
-            values.append(points @ inner - eqx.filter_vmap(_value)(self.target, points))
+            values.append(points @ inner - eqx.filter_vmap(Members.value)(self.target, points))
             rest = jax.vmap(norm)(found.rest)
             moduli = self.moduli[self._num_source :]
             error, gap = jnp.sum(_ratio(rest, moduli)), 0.5 * jnp.sum(_ratio(rest**2, moduli))
@@ -170,7 +170,7 @@ class Average(eqx.Module):
                 rest = rest + share * jnp.sum(self.source.images(x), axis=0)
             if self.target is None:
                 return rest
-            back = eqx.filter_vmap(_image)(self.target, z / root)
+            back = eqx.filter_vmap(Members.image)(self.target, z / root)
             return jnp.concatenate([rest, (root * (x[None] - back)).ravel()])
 
         # Target members have images of their own for y; without them the straight line's is y itself.
@@ -183,7 +183,7 @@ class Average(eqx.Module):
         if self.source is not None:
             value = value - share * jnp.sum(self.source.values(x))
         if self.target is not None:
-            value = value - share * jnp.sum(z @ x - eqx.filter_vmap(_value)(self.target, z))
+            value = value - share * jnp.sum(z @ x - eqx.filter_vmap(Members.value)(self.target, z))
         ours, theirs = share * jnp.sum(self.moduli[: self._num_source]), self.moduli[self._num_source :]
         least = jnp.min(theirs, initial=jnp.inf)
         off = jnp.sum(_ratio(others, theirs)) * root
@@ -253,13 +253,3 @@ def _relative(members: Members | None, line: StraightLine) -> Members | None:
         )
 
     return Members(members.potential, jax.vmap(one)(members.line))
-
-
-def _value(member: Members, x: Float[Array, " d"]) -> Float[Array, ""]:
-    """The value at one point, of one member without the leading axis."""
-    return member.line.value(x, member.potential.value(member.line.whiten_source(x)))
-
-
-def _image(member: Members, x: Float[Array, " d"]) -> Float[Array, " d"]:
-    """The image of one point under such a member."""
-    return member.line.target_point(member.potential.gradient(member.line.whiten_source(x)))

@@ -5,7 +5,7 @@ conjugate $\phi^*(y) = \max_x \langle x, y \rangle - \phi(x)$ is found by ascent
 envelope theorem the derivative of J needs no derivative of that ascent.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,17 +59,17 @@ def ascend(
         pace = 1 / jnp.maximum(jnp.where(i % 2 == 0, low, high), 1 / _LONGEST)
         pace = jnp.where(taken, pace, jnp.minimum(1 / jnp.maximum(low, 1 / _LONGEST), now.pace / 2))
         pace = jnp.where(jnp.isfinite(pace), pace, now.pace / 4)
-        now = _choose(taken, Ascent(point, pace, rest), now._replace(pace=pace))
+        now = choose(taken, Ascent(point, pace, rest), now._replace(pace=pace))
         better = taken & (size < least)
-        return now, _choose(better, now, best), jnp.where(better, size, least)
+        return now, choose(better, now, best), jnp.where(better, size, least)
 
     first = Ascent(start, pace, y - gradients(start))
     last, best, _ = jax.lax.fori_loop(0, num_steps, step, (first, first, jnp.sum(first.rest**2, axis=1)))
     return best._replace(pace=last.pace)
 
 
-def _choose(which: Array, one: Ascent, other: Ascent) -> Ascent:
-    """One or the other, for each point."""
+def choose(which: Any, one: Any, other: Any) -> Any:
+    """One or the other of two pytrees, for each entry along their leading axis."""
 
     def pick(one: Array, other: Array) -> Array:
         return jnp.where(jnp.reshape(which, which.shape + (1,) * (one.ndim - 1)), one, other)

@@ -63,12 +63,10 @@ def evidence(
             (task.target, of_y, -difference, line.source_matrix),
         )
         for side, terms, slope, matrix in sides:
-            num = len(side.held_out)
-            share = np.ones(num) if side.weight is None else side.weight[side.held_out]
-            share = share / share.sum()
+            share = side.held_out_share
             centered = square * side.points[side.held_out].astype(np.float64) @ np.asarray(matrix, np.float64)
             fixed = np.sum(centered**2, axis=1) + 2 * centered @ slope
-            each = fixed - 2 * square * terms[:num]
+            each = fixed - 2 * square * terms[: len(share)]
             total, known = total + share @ each, known + share @ fixed
             variance += np.sum(share**2 * (each - share @ each) ** 2)
         num = len(task.target.held_out)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .._base.arguments import ArrayLike, as_key, KeyLike
-from .._base.arrays import to_jax
+from .._base.arrays import stacked, to_jax
 from .._base.buckets import point_bucket
 from .._base.precision import narrow
 from .._base.results import raise_if_failed, RESULTS, succeeded
@@ -180,7 +180,7 @@ def fit_brenier(
     tasks = [job.task for job in jobs]
     rows = point_bucket(max(len(source.points), len(target.points)))
     held_out = point_bucket(max(len(side.held_out) for task in tasks for side in (task.source, task.target)))
-    trained = train(rng, _stack(begin), tasks, schedule, rows, held_out, progress)
+    trained = train(rng, stacked(begin), tasks, schedule, rows, held_out, progress)
     fitted = _package(jobs, trained, (len(source.points), len(target.points)), held_out, dtype)
     return fitted if not throw or _may_return(fitted.result) else raise_if_failed(fitted, fitted.result)
 
@@ -224,11 +224,6 @@ def _begin(
     return narrow(BlendedPotential.from_plan(start, job.line, on_target=job.on_target), np.float32)
 
 
-def _stack(trees: list[Any]) -> Any:
-    """Pytrees of one structure, with a leading axis."""
-    return jax.tree.map(lambda *leaves: to_jax(np.stack([np.asarray(leaf) for leaf in leaves])), *trees)
-
-
 def _package(jobs: list[_Job], trained: Trained, num_rows: tuple[int, int], size: int, dtype: str) -> BrenierFit:
     """The fit in the units and the precision of the data."""
     tasks, lines, on_target = (list(parts) for parts in zip(*jobs, strict=True))
@@ -244,7 +239,7 @@ def _package(jobs: list[_Job], trained: Trained, num_rows: tuple[int, int], size
             sides.append(None)
             continue
         potential = narrow(jax.tree.map(lambda leaf, i=index: leaf[i], host), dtype)
-        sides.append(Members(potential, _stack([lines[i] for i in index])))
+        sides.append(Members(potential, stacked([lines[i] for i in index])))
     numbers = found.value, found.standard_error, found.trace, trained.steps, found.residual
     value, error, trace, steps, residual = (
         to_jax(number, dtype if np.asarray(number).dtype.kind == "f" else None) for number in numbers

@@ -3,12 +3,11 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from .._base.arrays import to_jax
 from .._base.xla import jit_in_order, program
-from .dual import ascend, dual_terms
+from .dual import ascend, choose, dual_terms
 from .interface import AbstractPotential
 from .tasks import Side, Task
 
@@ -62,8 +61,7 @@ def stacked(sides: list[Side], size: int) -> tuple[Any, Any]:
     share = np.zeros((len(sides), size), np.float32)
     for row, part, side in zip(points, share, sides, strict=True):
         num = len(side.held_out)
-        weight = np.ones(num) if side.weight is None else side.weight[side.held_out]
-        row[:num], part[:num] = side.points[side.held_out], weight / weight.sum()
+        row[:num], part[:num] = side.points[side.held_out], side.held_out_share
     return to_jax(points), to_jax(share)
 
 
@@ -80,11 +78,4 @@ def _look(
     return jax.vmap(one)(potential, x, y, x_share, y_share, start, pace)
 
 
-@program
-def _choose(better: Any, one: AbstractPotential, other: AbstractPotential) -> AbstractPotential:
-    """The first of two potentials for members where it is better, else the second."""
-
-    def pick(one: Any, other: Any) -> Any:
-        return jnp.where(jnp.reshape(better, better.shape + (1,) * (one.ndim - 1)), one, other)
-
-    return jax.tree.map(pick, one, other)
+_choose = program(choose)

@@ -33,16 +33,16 @@ class Members(eqx.Module):
 
     def values(self, x: Float[Array, " d"]) -> Float[Array, " M"]:
         """phi(x) of each member."""
-
-        def one(potential: AbstractPotential, line: StraightLine) -> Float[Array, ""]:
-            return line.value(x, potential.value(line.whiten_source(x)))
-
-        return eqx.filter_vmap(one)(self.potential, self.line)
+        return eqx.filter_vmap(lambda member: member.value(x))(self)
 
     def images(self, x: Float[Array, " d"]) -> Float[Array, "M d"]:
         """The image grad phi(x) under each member."""
+        return eqx.filter_vmap(lambda member: member.image(x))(self)
 
-        def one(potential: AbstractPotential, line: StraightLine) -> Float[Array, " d"]:
-            return line.target_point(potential.gradient(line.whiten_source(x)))
+    def value(self, x: Float[Array, " d"]) -> Float[Array, ""]:
+        """phi(x), of one member without the leading axis."""
+        return self.line.value(x, self.potential.value(self.line.whiten_source(x)))
 
-        return eqx.filter_vmap(one)(self.potential, self.line)
+    def image(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
+        """The image of one point under such a member."""
+        return self.line.target_point(self.potential.gradient(self.line.whiten_source(x)))

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from .._base.arguments import ArrayLike, as_host_or_traced
+from .._base.arguments import ArrayLike, as_host_or_traced, check_finite
 from .._base.arrays import default_dtype, is_traced, split_key
 from .._plans.plan import TransportPlan
 from .line import straight_line, StraightLine
@@ -79,12 +79,7 @@ def _sample(name: str, value: ArrayLike, weight_name: str, weight: Any) -> Sampl
         raise ValueError(f"`{name}` must have shape [n, d]; got shape {points.shape}.")
     if points.dtype != np.float32:
         points = points.astype(np.float64)
-    if not np.isfinite(points).all():
-        row, column = np.argwhere(~np.isfinite(points))[0]
-        raise ValueError(
-            f"`{name}` must be finite; got {points[row, column]} at index [{row}, {column}]. Drop or impute missing "
-            "values."
-        )
+    check_finite(name, points)
     used = len(points)
     if weight is not None:
         weight = np.asarray(as_host_or_traced(weight_name, weight), np.float64)

@@ -21,6 +21,12 @@ class Side(NamedTuple):
     held_out: Int[np.ndarray, " h"]
     weight: Float[np.ndarray, " n"] | None
 
+    @property
+    def held_out_share(self) -> Float[np.ndarray, " h"]:
+        """The share of each held-out point in their weight."""
+        weight = np.ones(len(self.held_out)) if self.weight is None else self.weight[self.held_out]
+        return weight / weight.sum()
+
 
 class Task(NamedTuple):
     """One member: what its potential is of, what its conjugate is of, and first conjugate points less their y."""

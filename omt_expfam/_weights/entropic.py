@@ -17,6 +17,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
 from .._base.arrays import on_host, safe_log
+from .._base.buckets import cut
 from .._base.results import RESULTS
 from .._base.samples import power_of_two_above
 from .._base.xla import program
@@ -53,6 +54,14 @@ class WeightCoupling(eqx.Module):
     marginal_error: Float[Array, ""]
     num_steps: Int[Array, ""]
     result: Any
+
+    def cut(self, num: int, other: int) -> "WeightCoupling":
+        """The coupling of the first components of either side; the others are padding without weight."""
+        tables = self.weights, self.row_shares, self.column_shares
+        weights, row_shares, column_shares = cut(cut(tables, num), other, axis=1)
+        potentials = cut(self.source_potential, num), cut(self.target_potential, other)
+        evidence = self.marginal_error, self.num_steps, self.result
+        return WeightCoupling(weights, row_shares, column_shares, *potentials, *evidence)
 
     def transpose(self) -> "WeightCoupling":
         """The same coupling read from target to source."""

@@ -87,8 +87,8 @@ class _Problem(NamedTuple):
 
     def error(self, tau: Float[Array, " K1"]) -> Float[Array, ""]:
         """The L1 error of the column sums over their mass, whatever that is; infinite where it is not a number."""
-        unit = jnp.max(jnp.stack(self.sums(tau)))
-        wanted, there = (jnp.exp(value - unit) for value in self.sums(tau))
+        sums = jnp.stack(self.sums(tau))
+        wanted, there = jnp.exp(sums - jnp.max(sums))
         error = jnp.sum(jnp.abs(wanted - there)) / jnp.maximum(jnp.sum(wanted), jnp.sum(there))
         return jnp.where(jnp.isnan(error), jnp.inf, error)
 

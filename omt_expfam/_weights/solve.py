@@ -73,20 +73,9 @@ def solve_relaxed(
         costs, a, b = pad(pad(costs, size), size, axis=1), pad_zero(a, size), pad_zero(b, size)
         arrays = costs, a, b, epsilon, rigidity, np.asarray(tolerance, dtype), pad(start, size)
     found = narrow(in_float64(relaxed_coupling, *arrays, to_jax(max_steps)), dtype)
-    tables = found.coupling.weights, found.coupling.row_shares, found.coupling.column_shares
-    left = found.coupling.source_potential, found.rows, found.log_source_growth
-    right = found.coupling.target_potential, found.columns, found.log_target_growth
-    weights, row_shares, column_shares = cut(cut(tables, num), other, axis=1)
-    (source, rows, source_growth), (target, columns, target_growth) = cut(left, num), cut(right, other)
-    coupling = dataclasses.replace(
-        found.coupling,
-        weights=weights,
-        row_shares=row_shares,
-        column_shares=column_shares,
-        source_potential=source,
-        target_potential=target,
-    )
-    return RelaxedCoupling(coupling, found.mass, rows, columns, source_growth, target_growth)
+    left, right = (found.rows, found.log_source_growth), (found.columns, found.log_target_growth)
+    (rows, source_growth), (columns, target_growth) = cut(left, num), cut(right, other)
+    return RelaxedCoupling(found.coupling.cut(num, other), found.mass, rows, columns, source_growth, target_growth)
 
 
 def _balanced_coupling(costs: Array, a: Array, b: Array, *rest: Array) -> WeightCoupling:
@@ -103,18 +92,7 @@ def _padded_coupling(costs: Array, a: Array, b: Array, *rest: Array) -> WeightCo
     epsilon, limit, start, steps = rest
     costs = pad(pad(costs, size), size, axis=1)
     wide = entropic_coupling(costs, pad_zero(a, size), pad_zero(b, size), epsilon, limit, pad(start, size), steps)
-    tables = (wide.weights, wide.row_shares, wide.column_shares)
-    weights, row_shares, column_shares = cut(cut(tables, num), other, axis=1)
-    return WeightCoupling(
-        weights,
-        row_shares,
-        column_shares,
-        cut(wide.source_potential, num),
-        cut(wide.target_potential, other),
-        wide.marginal_error,
-        wide.num_steps,
-        wide.result,
-    )
+    return wide.cut(num, other)
 
 
 def measured_error(weights: Array, a: Array, b: Array) -> Float[Array, "*S"]:
