@@ -1,6 +1,7 @@
 """The weights' solve: entropic or exact, in the precision that it needs."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -72,10 +73,15 @@ def solve_relaxed(
     if size <= _PADDED:
         costs, a, b = pad(pad(costs, size), size, axis=1), pad_zero(a, size), pad_zero(b, size)
         arrays = costs, a, b, epsilon, rigidity, np.asarray(tolerance, dtype), pad(start, size)
-    found = narrow(in_float64(relaxed_coupling, *arrays, to_jax(max_steps)), dtype)
+    wide = in_float64(relaxed_coupling, *arrays, to_jax(max_steps))
+    found = narrow(wide, dtype)
+    # Beside the error of the solve, what rounding takes from the marginals.
+    sums = np.asarray(wide.coupling.weights).sum(1), np.asarray(wide.coupling.weights).sum(0)
+    error = measured_error(found.coupling.weights, *sums, float(wide.coupling.marginal_error))
+    coupling = dataclasses.replace(found.coupling, marginal_error=error)
     left, right = (found.rows, found.log_source_growth), (found.columns, found.log_target_growth)
     (rows, source_growth), (columns, target_growth) = cut(left, num), cut(right, other)
-    return RelaxedCoupling(found.coupling.cut(num, other), found.mass, rows, columns, source_growth, target_growth)
+    return RelaxedCoupling(coupling.cut(num, other), found.mass, rows, columns, source_growth, target_growth)
 
 
 def _balanced_coupling(costs: Array, a: Array, b: Array, *rest: Array) -> WeightCoupling:
@@ -95,9 +101,16 @@ def _padded_coupling(costs: Array, a: Array, b: Array, *rest: Array) -> WeightCo
     return wide.cut(num, other)
 
 
-def measured_error(weights: Array, a: Array, b: Array) -> Float[Array, "*S"]:
-    """The marginal error of stored weights, one coupling or a stack, summed in float64 and rounded up."""
+def measured_error(weights: Array, a: Any, b: Any, known: float = 0.0) -> Float[Array, "*S"]:
+    """The marginal error of stored weights, one coupling or a stack, summed in float64 and rounded up.
+
+    Args:
+        weights: The couplings.
+        a: Their row sums, without error or with a known one.
+        b: Their column sums.
+        known: The error of these sums.
+    """
     host, left, right = (np.asarray(value, np.float64) for value in (weights, a, b))
-    error = np.abs(host.sum(-1) - left).sum(-1) + np.abs(host.sum(-2) - right).sum(-1)
+    error = np.abs(host.sum(-1) - left).sum(-1) + np.abs(host.sum(-2) - right).sum(-1) + known
     stored = error.astype(weights.dtype)
     return to_jax(np.where(stored >= error, stored, np.nextafter(stored, weights.dtype.type(np.inf))))

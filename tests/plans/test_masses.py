@@ -123,6 +123,19 @@ def test_single_precision_and_tracing(plan):
     found = omt.transport(source, target, **SETTINGS, source_relaxation=5.0, target_relaxation=4.0)
     np.testing.assert_allclose(found.growth, plan.growth, atol=1e-4)
     assert found.weights.dtype == np.float32
+    # The reported error is that of the stored numbers.
+    stored, mass = np.asarray(found.weights, np.float64), float(found.mass)
+    potentials = found.weight_coupling.source_potential / 5.0, found.weight_coupling.target_potential / 4.0
+    wanted = [
+        np.asarray(side.weights, np.float64) * np.exp(-np.asarray(potential, np.float64)) / mass
+        for side, potential in zip((source, target), potentials, strict=True)
+    ]
+    measured = np.abs(stored.sum(1) - wanted[0]).sum() + np.abs(stored.sum(0) - wanted[1]).sum()
+    # Potentials and the mass are rounded, too.
+    assert measured <= float(found.marginal_error) + 8 * np.finfo(np.float32).eps
+    sums = [np.asarray(side.weights, np.float64) for side in (plan.source, plan.target)]
+    lost = np.abs(stored.sum(1) - sums[0]).sum() + np.abs(stored.sum(0) - sums[1]).sum()
+    assert 1e-9 < lost <= 2 * float(found.marginal_error)
 
     def lost(rho):
         return omt.transport(source, target, **SETTINGS, source_relaxation=rho, target_relaxation=rho).mass
