@@ -9,12 +9,15 @@ import contextlib
 import importlib
 import os
 import runpy
+import signal
 import sys
 import tempfile
 import time
 import traceback
 from pathlib import Path
 from typing import IO, NoReturn
+
+from jax._src.xla_bridge import backends_are_initialized
 
 PATHS = {
     f"{folder}.{path.stem}": path
@@ -32,6 +35,8 @@ SHARED = [
     "matplotlib.pyplot",
 ]
 SHARED += ["omt_expfam.diagnostics", "omt_expfam.families", "numpyro.infer"]
+# Seconds for one at its smallest; the slowest takes two minutes where others run beside it.
+LIMIT = 600
 
 
 def list_all() -> None:
@@ -69,6 +74,8 @@ def run_small(names: list[str], slots: int = 2) -> int:
         # Some of it is optional.
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    if backends_are_initialized():
+        sys.exit("a module starts JAX when it is loaded: a fork of this process would wait for ever")
     waiting, running, failures = list(names), {}, 0
     while waiting or running:
         while waiting and len(running) < slots:
@@ -76,6 +83,8 @@ def run_small(names: list[str], slots: int = 2) -> int:
             sys.stdout.flush()
             child = os.fork()
             if not child:
+                # One that stands still is ended by this alarm, and fails.
+                signal.alarm(LIMIT)
                 run_one(name, output)
             running[child] = name, output, time.perf_counter()
         child, status, usage = os.wait3(0)

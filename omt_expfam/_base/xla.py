@@ -53,7 +53,12 @@ def jit_in_order(function: Callable[_In, _Out]) -> Callable[_In, _Out]:
 
     It must be a program of its own, not part of another one.
     """
-    return _compiled(function, jax.default_backend(), False)
+
+    @functools.wraps(function)
+    def call(*args: _In.args, **kwargs: _In.kwargs) -> _Out:
+        return _compiled(function, jax.default_backend(), False)(*args, **kwargs)
+
+    return call
 
 
 def _largest(tree: Any) -> int:
