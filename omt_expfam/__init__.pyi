@@ -34,10 +34,18 @@ from ._posteriors.methods.svi import SVI as SVI
 from ._posteriors.model import mixture_model as mixture_model, MixtureModel as MixtureModel
 from ._posteriors.posterior import PosteriorFit as PosteriorFit
 from ._potentials.blend import BlendedPotential as BlendedPotential
-from ._potentials.fit import BrenierFit as BrenierFit, fit_brenier as fit_brenier
+from ._potentials.fit import fit_brenier as fit_brenier
+from ._potentials.fitted import BrenierFit as BrenierFit
 from ._potentials.interface import AbstractPotential as AbstractPotential
 from ._potentials.map import BrenierMap as BrenierMap
 from ._potentials.network import ConvexNetwork as ConvexNetwork
+from ._potentials.penalties import (
+    AbstractPenalty as AbstractPenalty,
+    L1 as L1,
+    Penalty as Penalty,
+    SmoothedL0 as SmoothedL0,
+    STVS as STVS,
+)
 from ._storage import load as load, save as save
 from ._time_courses.groups import group_shares as group_shares
 from ._time_courses.trajectory import Trajectory as Trajectory, trajectory as trajectory

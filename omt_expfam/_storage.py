@@ -38,7 +38,7 @@ from ._posteriors.label_free import LabelFree
 from ._posteriors.posterior import PosteriorFit
 from ._potentials.blend import BlendedPotential
 from ._potentials.certificates import Certificate
-from ._potentials.fit import BrenierFit
+from ._potentials.fitted import BrenierFit
 from ._potentials.line import StraightLine
 from ._potentials.map import BrenierMap, ConjugatePoints
 from ._potentials.members import Members

@@ -15,7 +15,8 @@ from .._files.tree import read_columns
 from .._fitting.fit import Fit, fit
 from .._plans.plan import TransportPlan
 from .._plans.transport import transport
-from .._potentials.fit import BrenierFit, fit_brenier
+from .._potentials.fit import fit_brenier
+from .._potentials.fitted import BrenierFit
 from .._potentials.map import BrenierMap
 from .._storage import load
 from .output import save_points, save_result

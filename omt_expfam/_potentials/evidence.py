@@ -22,6 +22,8 @@ class Evidence(NamedTuple):
         trace: The dual value at each look.
         residual: Root mean square of y - grad phi(x*).
         converged: Whether all conjugate points were found.
+        moved: The share of held-out points, of potentials, that their images are further from than a threshold, for
+            each coordinate.
     """
 
     value: float
@@ -29,6 +31,7 @@ class Evidence(NamedTuple):
     trace: np.ndarray
     residual: float
     converged: bool
+    moved: np.ndarray
 
 
 def evidence(
@@ -38,6 +41,7 @@ def evidence(
     on_target: list[bool],
     values: np.ndarray,
     size: int,
+    threshold: float,
 ) -> Evidence:
     """Judge members.
 
@@ -48,13 +52,14 @@ def evidence(
         on_target: Whether each is a potential of target points.
         values: J of each look and member, in its own coordinates.
         size: Number of rows for held-out points.
+        threshold: What counts as moved, in units of the points.
     """
     x, _ = stacked([task.source for task in tasks], size)
     y, _ = stacked([task.target for task in tasks], size)
     found = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), _terms(potential, x, y))
-    results = []
+    results, moved = [], []
     for number, (task, line) in enumerate(zip(tasks, lines, strict=True)):
-        of_x, of_y, rest, converged = (part[number] for part in found)
+        of_x, of_y, rest, converged, slopes = (part[number] for part in found)
         square, means = float(line.scale) ** 2, (np.asarray(line.source_mean), np.asarray(line.target_mean))
         difference = means[0].astype(np.float64) - means[1]
         total, variance, known = float(difference @ difference), 0.0, float(difference @ difference)
@@ -73,23 +78,29 @@ def evidence(
         rest = square * rest[:num] @ np.asarray(line.source_matrix, np.float64)
         residual = np.mean(np.sum(rest**2, axis=1))
         results.append([total, variance, residual, converged[:num].all(), *(known - 2 * square * values[:, number])])
+        num = len(task.source.held_out)
+        images = square * slopes[:num] @ np.asarray(line.source_matrix, np.float64)
+        points = square * task.source.points[task.source.held_out] @ np.asarray(line.target_matrix, np.float64)
+        moved.append(task.source.held_out_share @ (np.abs(images - points - difference) > threshold))
     numbers = np.array(results)
     value, _, residual, converged = numbers[:, :4].mean(axis=0)
     # Members of one side are judged by different points; those of the two sides by the same ones.
     sides = [numbers[np.array(on_target) == side, 1] for side in (False, True)]
     error = sum(np.sqrt(side.sum()) for side in sides if len(side)) / len(numbers)
-    return Evidence(value, error, numbers[:, 4:].mean(axis=0), float(np.sqrt(residual)), converged == 1)
+    trace = numbers[:, 4:].mean(axis=0)
+    return Evidence(value, error, trace, float(np.sqrt(residual)), converged == 1, np.mean(moved, axis=0))
 
 
 @program
-def _terms(potential: AbstractPotential, x: Any, y: Any) -> tuple[Any, Any, Any, Any]:
-    """phi(x), phi*(y), the residual of the conjugate points and whether they were found, of every member."""
+def _terms(potential: AbstractPotential, x: Any, y: Any) -> tuple[Any, Any, Any, Any, Any]:
+    """phi(x), phi*(y), the residual of its conjugate point, whether it was found, and grad phi(x), of all members."""
 
-    def one(potential: AbstractPotential, x: Any, y: Any) -> tuple[Any, Any, Any, Any]:
+    def one(potential: AbstractPotential, x: Any, y: Any) -> tuple[Any, Any, Any, Any, Any]:
         def conjugate(y: Any) -> tuple[Any, Any, Any]:
             found = conjugate_point(potential.gradient, y, y)
             return found.point @ y - potential.value(found.point), found.rest, found.converged
 
-        return jax.vmap(potential.value)(x), *jax.vmap(conjugate)(y)
+        values = jax.vmap(potential.value)(x)
+        return values, *jax.vmap(conjugate)(y), jax.vmap(potential.gradient)(x)
 
     return jax.vmap(one)(potential, x, y)

@@ -7,6 +7,7 @@ import numpy as np
 
 from .._base.arrays import to_jax
 from .._base.xla import jit_in_order, program
+from .displacements import DisplacementCost
 from .dual import ascend, choose, dual_terms
 from .interface import AbstractPotential
 from .tasks import Side, Task
@@ -21,17 +22,27 @@ class Judge:
     Attributes:
         values: The held-out J of each member, in its own coordinates, at each look.
         steps: Steps before each look.
-        best: The members, stacked, each as it was when its value was least.
+        best: The members, stacked, each as it was when its value, and what its displacements cost, was least.
     """
 
-    def __init__(self, potential: AbstractPotential, tasks: list[Task], size: int):
+    def __init__(
+        self,
+        potential: AbstractPotential,
+        tasks: list[Task],
+        size: int,
+        cost: DisplacementCost | None = None,
+        weight: np.ndarray | None = None,
+    ):
         """The first look, before any step.
 
         Args:
             potential: The members, stacked.
             tasks: What they learn from.
             size: Number of rows for held-out points, at least those of every side.
+            cost: The penalty of displacements.
+            weight: What it is multiplied by, for each member.
         """
+        self._cost, self._weight = cost, weight
         self.values: list[np.ndarray] = []
         self.steps: list[int] = []
         self.best = potential
@@ -44,11 +55,12 @@ class Judge:
     def look(self, potential: AbstractPotential, step: int) -> bool:
         """Value all members; returns whether the values are finite."""
         given = self._x, self._y, self._x_share, self._y_share, self._conjugates, self._pace
-        values, self._conjugates, self._pace = _look(potential, *given)
+        values, self._conjugates, self._pace, moving = _look(potential, *given, self._cost)
         host = np.asarray(values)
+        total = host if self._cost is None else host + self._weight * np.asarray(moving)
         # What is not finite is not less.
-        better = host < self._least
-        self._least = np.where(better, host, self._least)
+        better = total < self._least
+        self._least = np.where(better, total, self._least)
         self.best = _choose(better, potential, self.best)
         self.values.append(host)
         self.steps.append(step)
@@ -67,15 +79,16 @@ def stacked(sides: list[Side], size: int) -> tuple[Any, Any]:
 
 @jit_in_order
 def _look(
-    potential: AbstractPotential, x: Any, y: Any, x_share: Any, y_share: Any, start: Any, pace: Any
-) -> tuple[Any, Any, Any]:
-    def one(*member: Any) -> tuple[Any, Any, Any]:
-        potential, x, y, x_share, y_share, start, pace = member
+    potential: AbstractPotential, x: Any, y: Any, x_share: Any, y_share: Any, start: Any, pace: Any, cost: Any
+) -> tuple[Any, Any, Any, Any]:
+    def one(*member: Any) -> tuple[Any, Any, Any, Any]:
+        potential, x, y, x_share, y_share, start, pace, cost = member
         found = ascend(potential, y, start, pace, _ASCENT_STEPS)
         of_x, of_y = dual_terms(potential, x, y, found.point)
-        return of_x @ x_share + of_y @ y_share, found.point, found.pace
+        moving = None if cost is None else cost.values(potential, x) @ x_share
+        return of_x @ x_share + of_y @ y_share, found.point, found.pace, moving
 
-    return jax.vmap(one)(potential, x, y, x_share, y_share, start, pace)
+    return jax.vmap(one)(potential, x, y, x_share, y_share, start, pace, cost)
 
 
 _choose = program(choose)

@@ -71,6 +71,27 @@ def read_samples(
     return samples[0], samples[1], "float32" if single else str(default_dtype())
 
 
+def read_names(names: Any, x: Any, dim: int) -> tuple[str, ...] | None:
+    """Names of the columns: as given, or those of a table; ``None`` where there are none.
+
+    Raises:
+        TypeError: If they are not a list.
+        ValueError: If they are not one for each column, or not all different.
+    """
+    if names is None:
+        columns = getattr(x, "columns", None)
+        return None if columns is None or len(columns) != dim else tuple(str(name) for name in columns)
+    if isinstance(names, str) or not hasattr(names, "__iter__"):
+        raise TypeError(f"`feature_names` must be a list of names; got {names!r}.")
+    found = tuple(str(name) for name in names)
+    if len(found) != dim:
+        raise ValueError(f"`feature_names` must name the {dim} columns of `x`; got {len(found)} names.")
+    if len(set(found)) != dim:
+        twice = next(name for name in found if found.count(name) > 1)
+        raise ValueError(f"`feature_names` must all be different; got {twice!r} twice.")
+    return found
+
+
 def _sample(name: str, value: ArrayLike, weight_name: str, weight: Any) -> Sample:
     if is_traced(value, weight):
         raise TypeError(f"`{name}` must be concrete data: training runs on the host and cannot be traced.")

@@ -1,7 +1,7 @@
 """Training: stochastic descent of the semi-dual, all members of an ensemble side by side."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -14,6 +14,7 @@ from .._base.precision import relaxed
 from .._base.progress import progress_bar
 from .._base.results import RESULTS, succeeded
 from .._base.xla import jit_in_order, program
+from .displacements import DisplacementCost
 from .dual import ascend, dual_terms
 from .held_out import Judge
 from .interface import AbstractPotential
@@ -63,6 +64,7 @@ class Trained(NamedTuple):
         steps: The number of steps before each look.
         num_steps: Steps taken.
         result: Why training stopped.
+        path: What the search for a penalty's strength found, if there was one.
     """
 
     potential: AbstractPotential
@@ -70,6 +72,7 @@ class Trained(NamedTuple):
     steps: Int[np.ndarray, " looks"]
     num_steps: int
     result: Any
+    path: Any = None
 
 
 class _State(NamedTuple):
@@ -82,6 +85,60 @@ class _State(NamedTuple):
     pace: Any
 
 
+class Sparsity(NamedTuple):
+    """What displacements cost in training.
+
+    Attributes:
+        cost: The penalty of all members.
+        weight: What it is multiplied by for each, in whitened units; where there is a search, at its end.
+        search: Finds the weight in training: from a trainer, to the weight and the path that led there.
+    """
+
+    cost: DisplacementCost
+    weight: Float[np.ndarray, " M"]
+    search: Callable[["Trainer"], tuple[Float[np.ndarray, " M"], Any]] | None = None
+
+
+class Trainer:
+    """All members in training, some steps at a time.
+
+    Attributes:
+        state: The members as they are.
+        num_steps: Steps taken.
+    """
+
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        potential: AbstractPotential,
+        tasks: list[Task],
+        schedule: Schedule,
+        num_rows: int,
+        cost: DisplacementCost | None,
+        bar: Any,
+    ) -> None:
+        """Members before the first step; see `train`."""
+        size, dim = schedule.batch_size, tasks[0].source.points.shape[1]
+        self.block = max(1, min(_BLOCK, _LARGEST // (2 * len(tasks) * size * dim)))
+        self.schedule = schedule
+        self.state = _start(potential, _first_shift(tasks, num_rows))
+        self.num_steps = 0
+        self._cost, self._bar = cost, bar
+        self._batches = zip(*(_batches(rng, task, schedule, self.block) for task in tasks), strict=True)
+
+    def advance(self, rates: Float[np.ndarray, " steps"], weight: Float[np.ndarray, " M"] | None) -> None:
+        """As many steps as there are learning rates."""
+        memory, ascent_steps = np.float32(self.schedule.memory), self.schedule.ascent_steps
+        for start in range(0, len(rates), self.block):
+            some = rates[start : start + self.block].astype(np.float32)
+            batch = tuple(np.stack(parts) for parts in zip(*next(self._batches), strict=True))
+            rate = np.pad(some, (0, self.block - len(some)))
+            price = None if self._cost is None else (self._cost, weight)
+            self.state = _advance(self.state, batch, rate, memory, np.int32(len(some)), ascent_steps, price)
+            self.num_steps += len(some)
+            self._bar.update(len(some))
+
+
 def train(
     rng: np.random.Generator,
     potential: AbstractPotential,
@@ -90,6 +147,7 @@ def train(
     num_rows: int,
     num_held_out: int,
     progress: bool | None,
+    sparsity: Sparsity | None = None,
 ) -> Trained:
     """Train all members; the best held-out look of each is kept.
 
@@ -101,31 +159,31 @@ def train(
         num_rows: Number of rows to keep conjugate points for, at least the points of every target side.
         num_held_out: Number of rows for held-out points, at least those of every side.
         progress: As in `fit_brenier`.
+        sparsity: What displacements cost, if they do.
     """
-    size, dim = schedule.batch_size, tasks[0].source.points.shape[1]
-    block = max(1, min(_BLOCK, _LARGEST // (2 * len(tasks) * size * dim)))
-    rates, done, looked, result = schedule.rates(), 0, 0, RESULTS.successful
+    rates, done, looked, result, path = schedule.rates(), 0, 0, RESULTS.successful, None
     pause = max(_BLOCK, schedule.num_steps // _MOST_LOOKS)
-    batches = zip(*(_batches(rng, task, schedule, block) for task in tasks), strict=True)
+    cost, weight = (None, None) if sparsity is None else (sparsity.cost, sparsity.weight)
     with relaxed(), progress_bar(schedule.num_steps, "potential", progress) as bar:
-        state = _start(potential, _first_shift(tasks, num_rows))
-        judge = Judge(state.average, tasks, num_held_out)
+        trainer = Trainer(rng, potential, tasks, schedule, num_rows, cost, bar)
+        judge = Judge(trainer.state.average, tasks, num_held_out, cost, weight)
         try:
+            if sparsity is not None and sparsity.search is not None:
+                weight, path = sparsity.search(trainer)
+                judge = Judge(trainer.state.average, tasks, num_held_out, cost, weight)
             while done < schedule.num_steps and succeeded(result):
-                num = min(block, schedule.num_steps - done)
-                batch = tuple(np.stack(parts) for parts in zip(*next(batches), strict=True))
-                rate = np.pad(rates[done : done + num], (0, block - num))
-                state = _advance(state, batch, rate, np.float32(schedule.memory), np.int32(num), schedule.ascent_steps)
+                num = min(trainer.block, schedule.num_steps - done)
+                trainer.advance(rates[done : done + num], weight)
                 done += num
-                bar.update(num)
                 if done - looked >= pause or done == schedule.num_steps:
                     looked = done
-                    if not judge.look(state.average, done):
+                    if not judge.look(trainer.state.average, done):
                         result = RESULTS.potential_not_finite
                     bar.set_postfix_str(f"held-out {judge.values[-1].mean():.6g}", refresh=False)
         except KeyboardInterrupt:
             result = RESULTS.potential_interrupted
-    return Trained(judge.best, np.stack(judge.values), np.asarray(judge.steps), done, result)
+    steps = np.asarray(judge.steps)
+    return Trained(judge.best, np.stack(judge.values), steps, trainer.num_steps, result, path)
 
 
 def _batches(rng: np.random.Generator, task: Task, schedule: Schedule, block: int) -> Iterator[tuple[Any, Any, Any]]:
@@ -178,12 +236,20 @@ def _start(potential: AbstractPotential, shift: Any) -> _State:
 
 
 @jit_in_order
-def _advance(state: _State, batches: Any, rates: Any, memory: Any, num_steps: Any, ascent_steps: int) -> _State:
+def _advance(
+    state: _State, batches: Any, rates: Any, memory: Any, num_steps: Any, ascent_steps: int, price: Any = None
+) -> _State:
     """Some steps of every member, at most as many as there are batches."""
-    return jax.vmap(lambda s, b: _advance_one(s, b, rates, memory, num_steps, ascent_steps))(state, batches)
+
+    def one(state: _State, batches: Any, price: Any) -> _State:
+        return _advance_one(state, batches, rates, memory, num_steps, ascent_steps, price)
+
+    return jax.vmap(one)(state, batches, price)
 
 
-def _advance_one(state: _State, batches: Any, rates: Any, memory: Any, num_steps: Any, ascent_steps: int) -> _State:
+def _advance_one(
+    state: _State, batches: Any, rates: Any, memory: Any, num_steps: Any, ascent_steps: int, price: Any
+) -> _State:
     fixed = eqx.filter(state.potential, eqx.is_inexact_array, inverse=True)
 
     def step(i: Any, state: _State) -> _State:
@@ -191,8 +257,13 @@ def _advance_one(state: _State, batches: Any, rates: Any, memory: Any, num_steps
         found = ascend(state.potential, y, y + state.shift[index], state.pace[index], ascent_steps)
 
         def loss(free: Any) -> Any:
-            of_x, of_y = dual_terms(eqx.combine(free, fixed), x, y, found.point)
-            return jnp.mean(of_x) + jnp.mean(of_y)
+            potential = eqx.combine(free, fixed)
+            of_x, of_y = dual_terms(potential, x, y, found.point)
+            value = jnp.mean(of_x) + jnp.mean(of_y)
+            if price is None:
+                return value
+            cost, weight = price
+            return value + weight * jnp.mean(cost.values(potential, x))
 
         free = eqx.filter(state.potential, eqx.is_inexact_array)
         change, optimizer = _adam().update(jax.grad(loss)(free), state.optimizer)

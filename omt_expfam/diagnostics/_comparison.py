@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from .._fitting.fit import Fit
 from .._pipelines.mixture_transport import _pair, MixtureTransport
 from .._plans.plan import TransportPlan
-from .._potentials.fit import BrenierFit
+from .._potentials.fitted import BrenierFit
 from ._choices import Choice
 from ._distances import gelbrich_distance
 from ._maps import image_spread, images_of, mean_displacement, mean_squared_error

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from .._base.arguments import ArrayLike, as_floating, as_points
 from .._plans.plan import TransportPlan
-from .._potentials.fit import BrenierFit
+from .._potentials.fitted import BrenierFit
 from .._potentials.map import BrenierMap
 
 

@@ -13,7 +13,7 @@ from .._components.mixture import Mixture
 from .._fitting.fit import Fit
 from .._pipelines.mixture_transport import MixtureTransport
 from .._plans.plan import TransportPlan
-from .._potentials.fit import BrenierFit
+from .._potentials.fitted import BrenierFit
 from ._distances import cloud_distances, Distances, mixture_distances, weights_change
 from ._maps import image_spread, images_of, mean_displacement, mean_squared_error, relative_change
 from ._perturbations import AbstractPerturbation, Reseeding

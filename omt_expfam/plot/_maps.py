@@ -8,7 +8,7 @@ import numpy as np
 from .._base.arguments import ArrayLike, as_floating, as_points
 from .._base.arrays import spread_indices
 from .._plans.plan import TransportPlan
-from .._potentials.fit import BrenierFit
+from .._potentials.fitted import BrenierFit
 from .._potentials.map import BrenierMap
 from ._mixtures import draw_points
 from ._plans import arrows, MapLike

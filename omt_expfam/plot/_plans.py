@@ -10,7 +10,7 @@ from .._base.arguments import ArrayLike, as_count, as_floating, as_host_or_trace
 from .._base.arrays import spread_indices
 from .._components.mixture import Mixture
 from .._plans.plan import TransportPlan
-from .._potentials.fit import BrenierFit
+from .._potentials.fitted import BrenierFit
 from .._potentials.map import BrenierMap
 from ._mixtures import draw_labels, draw_points, mixture
 from ._style import (
