@@ -18,6 +18,7 @@ from ._base.arrays import is_traced, to_jax
 from ._base.precision import in_float64, narrow
 from ._base.results import ConvergenceError
 from ._base.samples import in_range, matched, restored, squared, to_samples, unit_of
+from ._base.xla import jit
 
 __all__ = ["cosine_similarity", "frechet_distance", "l2_uvp", "mean_squared_error", "mmd", "sinkhorn_divergence"]
 
@@ -244,7 +245,7 @@ def _samples(x: ArrayLike, y: ArrayLike, minimum: int) -> list[Array]:
     return list(_centered(points, others))
 
 
-@jax.jit
+@jit
 def _centered(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> tuple[Array, Array]:
     center = 0.5 * (jnp.mean(x, axis=0, keepdims=True) + jnp.mean(y, axis=0, keepdims=True))
     return x - center, y - center
@@ -253,17 +254,17 @@ def _centered(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> tuple[Array, Ar
 # -- kernels ----------------------------------------------------------------------------------------------------------
 
 
-@jax.jit
+@jit
 def _mean_squared_error(estimate: Float[Array, "n d"], truth: Float[Array, "n d"]) -> Float[Array, ""]:
     return jnp.mean(jnp.sum((estimate - truth) ** 2, axis=1))
 
 
-@jax.jit
+@jit
 def _error_and_variance(estimate: Float[Array, "n d"], truth: Float[Array, "n d"]) -> tuple[Array, Array]:
     return _mean_squared_error(estimate, truth), jnp.sum(jnp.var(truth, axis=0))
 
 
-@jax.jit
+@jit
 def _l2_uvp(estimate: Float[Array, "n d"], truth: Float[Array, "n d"]) -> Float[Array, ""]:
     # A ratio has no unit: by a power of two, nothing is rounded and no square leaves the range.
     unit = unit_of(truth)
@@ -271,7 +272,7 @@ def _l2_uvp(estimate: Float[Array, "n d"], truth: Float[Array, "n d"]) -> Float[
     return 100 * error / variance
 
 
-@jax.jit
+@jit
 def _cosine_similarity(
     x: Float[Array, "n d"], estimate: Float[Array, "n d"], truth: Float[Array, "n d"]
 ) -> Float[Array, ""]:
@@ -280,7 +281,7 @@ def _cosine_similarity(
     return jnp.sum(ours * theirs) / jnp.sqrt(jnp.sum(ours**2) * jnp.sum(theirs**2))
 
 
-@jax.jit
+@jit
 def _frechet_distance(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, ""]:
     mean_x, mean_y = (jnp.mean(v, axis=0) for v in (x, y))
     a, b = _covariance_factor(x, mean_x), _covariance_factor(y, mean_y)
@@ -303,7 +304,7 @@ def _covariance_factor(x: Float[Array, "n d"], mean: Float[Array, " d"]) -> Floa
     return jnp.matmul(basis.T, offset, precision="highest")
 
 
-@jax.jit
+@jit
 def _median_distance(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, ""]:
     num = x.shape[0] + y.shape[0]
     # Chosen on the host: with n and m fixed, always the same points.
@@ -315,7 +316,7 @@ def _median_distance(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Ar
     return unit * jnp.sqrt(jnp.median(_squared_distances(points, points)[row, column]))
 
 
-@jax.jit
+@jit
 def _mmd(x: Float[Array, "n d"], y: Float[Array, "m d"], bandwidth: Float[Array, ""]) -> Float[Array, ""]:
     x, y = x / bandwidth, y / bandwidth
     # The numbers of pairs may overflow int32, so they go in as floats.
@@ -349,7 +350,7 @@ def _squared_distances(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[
     return jnp.maximum(squares - 2 * jnp.matmul(x, y.T, precision="highest"), 0)
 
 
-@functools.partial(jax.jit, static_argnames=("max_steps", "symmetric"))
+@functools.partial(jit, static_argnames=("max_steps", "symmetric"))
 def _entropic_cost(
     x: Float[Array, "n d"],
     y: Float[Array, "m d"],
@@ -374,7 +375,7 @@ def _entropic_cost(
     return value, jnp.asarray(output.converged) & jnp.isfinite(value)
 
 
-@jax.jit
+@jit
 def _split_mean(x: Float[Array, "n d"]) -> tuple[Float[Array, " d"], Float[Array, "n d"]]:
     mean = jnp.mean(x, axis=0)
     return mean, x - mean[None]

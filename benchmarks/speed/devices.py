@@ -37,12 +37,13 @@ def tasks(quick: bool) -> dict[str, Callable[[], Any]]:
     source, target, wide0, wide1 = side(k), side(k), side(many), side(many)
     centers = np.asarray(source.components.mean())
     x = (centers[rng.integers(k, size=num)] + rng.standard_normal((num, dim))).astype(np.float32)
-    epsilons = {"epsilon_components": 0.5, "epsilon_weights": 0.5}
-    plan, other = omt.transport(source, target, **epsilons), (skewed(), skewed())
+    plan, other = omt.transport(source, target, epsilon_components=0.5, epsilon_weights=0.5), (skewed(), skewed())
     return {
         f"fit, n={num} d={dim} K={k}": lambda: omt.fit(jax.random.key(0), x, Gaussian, k).log_likelihood,
-        f"transport, K={k}": lambda: omt.transport(source, target, **epsilons).weights,
-        f"transport, K={many}": lambda: omt.transport(wide0, wide1, **epsilons).weights,
+        f"transport, K={k}": lambda: omt.transport(source, target, epsilon_components=0.5, epsilon_weights=0.5).weights,
+        f"transport, K={many}": lambda: (
+            omt.transport(wide0, wide1, epsilon_components=0.5, epsilon_weights=0.5).weights
+        ),
         "transport of Gammas, K=3": lambda: omt.transport(*other, epsilon_components=0.1, epsilon_weights=0.5).weights,
         f"push_forward, n={num}": lambda: plan.push_forward(x),
         f"push_forward, n={10 * num}": lambda: plan.push_forward(np.tile(x, (10, 1))),

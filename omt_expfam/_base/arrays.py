@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .xla import traces_nothing
+from .xla import full_precision, traces_nothing
 
 
 def is_traced(*trees: Any) -> bool:
@@ -50,6 +50,7 @@ def power_of_two(size: int) -> int:
     return 1 << max(size - 1, 0).bit_length()
 
 
+@full_precision
 def on_host(function: Callable[..., Any], *arrays: Any) -> Any:
     """Arithmetic of few numbers, ``function(numpy, *arrays)``, which compiles nothing; by JAX where it is traced."""
     if not at_top(*arrays):

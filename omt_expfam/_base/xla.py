@@ -34,10 +34,31 @@ def traces_nothing() -> bool:
     return get_opaque_trace_state() == _outside()
 
 
+def full_precision(function: Callable[_In, _Out]) -> Callable[_In, _Out]:
+    """The same function, whose products of float32 matrices are float32's.
+
+    GPUs and TPUs round their factors to three digits unless told otherwise (TF32, bfloat16): a map's quadratic forms
+    were off by 6e-4 and derivatives of a cost by 1.5 % on an H200. CPUs compute the same either way.
+    """
+
+    @functools.wraps(function)
+    def call(*args: _In.args, **kwargs: _In.kwargs) -> _Out:
+        with jax.default_matmul_precision("highest"):
+            return function(*args, **kwargs)
+
+    return call
+
+
+def jit(function: Callable[..., _Out], **settings: Any) -> Callable[..., _Out]:
+    """`jax.jit` in full precision."""
+    return full_precision(jax.jit(function, **settings))
+
+
 def program(function: Callable[_In, _Out]) -> Callable[_In, _Out]:
     """`equinox.filter_jit` of a function at module level; on CPUs, quickly compiled where its arrays are small."""
     plain = eqx.filter_jit(function)
 
+    @full_precision
     @functools.wraps(function)
     def call(*args: _In.args, **kwargs: _In.kwargs) -> _Out:
         # Options are for whole programs, not for parts of one.
@@ -54,6 +75,7 @@ def jit_in_order(function: Callable[_In, _Out]) -> Callable[_In, _Out]:
     It must be a program of its own, not part of another one.
     """
 
+    @full_precision
     @functools.wraps(function)
     def call(*args: _In.args, **kwargs: _In.kwargs) -> _Out:
         return _compiled(function, jax.default_backend(), False)(*args, **kwargs)

@@ -14,7 +14,7 @@ from .._base.arguments import ArrayLike, as_count, as_floating, as_key, as_point
 from .._base.arrays import at_top, is_traced, on_host, safe_log, to_jax
 from .._base.buckets import cut, pad, pad_zero, point_bucket
 from .._base.methods import jittable
-from .._base.xla import program
+from .._base.xla import full_precision, program
 from .interface import AbstractComponents, call, log_prob_table, map_components
 from .joined import as_blocks
 
@@ -105,12 +105,14 @@ class Mixture(eqx.Module):
             return _sample(self, as_key(key), num)
         return cut(_sample(self, as_key(key), point_bucket(num)), num)
 
+    @full_precision
     def mean(self) -> Float[Array, " d"]:
         """The mean of the mixture."""
         if at_top(self):
             return call("mean", self.padded(self.dim))
         return self.weights @ self.components.mean()
 
+    @full_precision
     def covariance(self) -> Float[Array, "d d"]:
         """The covariance of the mixture: within components plus between them."""
         if at_top(self):

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Key
 from numpyro.distributions import constraints, transforms
 
 from .._base.precision import relaxed
+from .._base.xla import jit
 from .covariance import AbstractCovariance, DenseCovariance, DiagonalCovariance
 from .interface import AbstractComponents
 from .numpyro_laws import Laws, leading
@@ -218,7 +219,7 @@ def _unknown(moment: Any, laws: Laws) -> bool:
     return jax.eval_shape(lambda m: moment(m.law()), one) is None
 
 
-@jax.jit
+@jit
 def _estimated_moments(laws: Laws) -> tuple[Float[Array, "K d"], Float[Array, "K d d"]]:
     """Means and covariances from many draws."""
 

@@ -15,6 +15,7 @@ from jaxtyping import Array
 
 from .._base.arrays import default_dtype, is_traced
 from .._base.precision import relaxed
+from .._base.xla import jit
 
 # How an array of the distribution relates to the batch axis: it has that axis, has one of length one, or has none.
 _BATCHED, _SINGLE, _SHARED = "batched", "single", "shared"
@@ -94,7 +95,7 @@ class _Check:
 
 
 # Used once for a distribution: quickly compiled is better than fast.
-@functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+@functools.partial(jit, compiler_options={"xla_backend_optimization_level": 0})
 def _both_log_probs(laws: Laws, distribution: Any) -> tuple[Array, Array]:
     """Log-densities at the same draws, by the laws and by the distribution that they were taken from."""
     x = distribution.sample(jax.random.key(0), (3,))

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from .._base.arrays import is_traced
 from .._base.progress import progress_bar
-from .._base.xla import program
+from .._base.xla import jit, program
 from .._components.covariance import DenseCovariance
 from .._components.interface import AbstractComponents
 from .gaussian_pair import conditional_gain
@@ -184,7 +184,7 @@ def _couple(source: Side, target: Side, epsilon: Array, tolerance: Array, max_st
     return solve_pair(source, target, gain, epsilon, tolerance, max_steps)
 
 
-_solve_pair = jax.jit(_couple)
+_solve_pair = jit(_couple)
 
 
 def _solve_traced(

@@ -15,7 +15,7 @@ from numpyro.distributions import constraints, transforms
 
 from .._base.arguments import ArrayLike
 from .._base.buckets import pad, pad_zero, point_bucket
-from .._base.xla import program
+from .._base.xla import jit, program
 
 # The prior standard deviation of a location, in those of the data; and of the logarithm of a positive parameter.
 _LOCATION_SPREAD, _LOG_SPREAD = 2.0, 1.0
@@ -58,7 +58,7 @@ def covariance_prior(scale: ArrayLike) -> dist.Distribution:
     return _inverse_wishart(np.asarray(len(scale) + 2, scale.dtype), np.diag(scale))
 
 
-@jax.jit
+@jit
 def _inverse_wishart(degrees: Float[Array, ""], tril: Float[Array, "d d"]) -> dist.Distribution:
     """NumPyro makes it by several operations."""
     return dist.InverseWishartCholesky(degrees, scale_tril=tril, validate_args=False)

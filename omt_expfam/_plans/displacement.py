@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from .._base.arguments import as_count, as_key, KeyLike
 from .._base.arrays import safe_log
+from .._base.xla import full_precision
 from .._components.interface import AbstractComponents
 from .._couplings.interface import AbstractCouplings, PairSelection
 
@@ -42,6 +43,7 @@ class Displacement(eqx.Module):
         """The mean under each pair."""
         return (1 - self.t) * self.source.mean()[self.pairs.source] + self.t * self.target.mean()[self.pairs.target]
 
+    @full_precision
     def mean(self) -> Float[Array, " d"]:
         """The mean."""
         return self.weights @ self.means()
@@ -53,6 +55,7 @@ class Displacement(eqx.Module):
         both = cross + jnp.swapaxes(cross, 1, 2)
         return (1 - self.t) ** 2 * left + self.t**2 * right + self.t * (1 - self.t) * both
 
+    @full_precision
     def covariance(self) -> Float[Array, "d d"]:
         """The covariance: within pairs plus between them."""
         offset = self.means() - self.mean()[None]

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from .._base.arrays import at_top, safe_log
 from .._base.buckets import component_bucket, cut, pad, pad_zero, point_bucket
-from .._base.xla import program
+from .._base.xla import jit, program
 from .._components.interface import log_prob_table
 from .._components.mixture import Mixture
 
@@ -25,7 +25,7 @@ def draw_pairs(
     return cut(source, num), cut(target, num), key
 
 
-@jax.jit
+@jit
 def _draw_labels(
     key: Key[Array, ""], member: Float[Array, "n K0"], shares: Float[Array, "K0 K1"]
 ) -> tuple[Array, Array, Key[Array, ""]]:
@@ -51,7 +51,7 @@ def blend(member: Float[Array, "n K0"], shares: Float[Array, "K0 K1"]) -> Float[
     return cut(cut(_product(member, pad(pad_zero(shares, rows), columns, axis=1)), num), shares.shape[1], axis=1)
 
 
-@jax.jit
+@jit
 def _product(member: Float[Array, "n K0"], shares: Float[Array, "K0 K1"]) -> Float[Array, "n K1"]:
     return member @ shares
 

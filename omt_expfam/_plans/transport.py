@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from .._base.arguments import ArrayLike, as_count, as_floating, as_scalar, ScalarLike
 from .._base.arrays import is_traced, on_host, to_jax
 from .._base.results import raise_if_failed
+from .._base.xla import full_precision
 from .._components.mixture import as_pair, cast_mixture, Mixture, MixtureLike
 from .._couplings.cross_covariances import cross_covariance_terms
 from .._couplings.interface import independent_costs
@@ -37,6 +38,7 @@ class BlockStart(eqx.Module):
     cross_covariances: ArrayLike | None = None
 
 
+@full_precision
 def transport(
     source: MixtureLike,
     target: MixtureLike,

@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from .._base.xla import jit
+
 
 def _arviz() -> Any:
     with warnings.catch_warnings():
@@ -109,4 +111,4 @@ def _mixture_means(posterior: Any) -> Any:
     def mean(mixture: Any) -> Any:
         return mixture.weights @ mixture.components.mean()
 
-    return jax.jit(jax.vmap(mean))(posterior.mixtures)
+    return jit(jax.vmap(mean))(posterior.mixtures)

@@ -13,7 +13,7 @@ import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, Key
 
-from .._base.xla import jit_in_order, program
+from .._base.xla import jit, jit_in_order, program
 from .._components.mixture import Mixture
 from .._numerics.minimize import minimize
 from .._plans.objective import objective_of
@@ -203,7 +203,7 @@ def sample_problem(
     return SampleProblem(source.weights, target.weights, distances, *epsilons)
 
 
-@jax.jit
+@jit
 def mirror_descent(
     log_weights: Float[Array, "K0 K1"],
     logs: Float[Array, "K0 K1 m m"],
@@ -247,7 +247,7 @@ def mirror_descent(
     return weights, value, costs
 
 
-@jax.jit
+@jit
 def solve_samples(problem: SampleProblem) -> tuple[Float[Array, "K0 K1"], Float[Array, ""]]:
     """The sample problem by one update of each block: the coupling of the weights, and the objective.
 

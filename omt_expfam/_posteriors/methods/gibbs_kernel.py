@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from numpyro.infer.mcmc import MCMCKernel
 
 from ..._base.arguments import ArrayLike, as_key, as_points
+from ..._base.xla import full_precision
 from ..._components.mixture import Mixture
 from ..._family.bayesian import priors_of
 from ..model import mixture_model
@@ -66,6 +67,7 @@ class MixtureGibbs(MCMCKernel):
         """Take where every chain starts, such as an EM optimum, and priors as `mixture_model` takes them."""
         self.start, self.priors, self.weight_concentration = start, priors, weight_concentration
 
+    @full_precision
     def init(
         self, rng_key: Any, num_warmup: int, init_params: Any, model_args: tuple, model_kwargs: dict
     ) -> MixtureGibbsState:
@@ -83,6 +85,7 @@ class MixtureGibbs(MCMCKernel):
 
         return one(rng_key) if _is_one(rng_key) else jax.vmap(one, out_axes=_AXES)(rng_key)
 
+    @full_precision
     def sample(self, state: MixtureGibbsState, model_args: tuple, model_kwargs: dict) -> MixtureGibbsState:
         """One sweep."""
 

@@ -16,7 +16,7 @@ from ..._base.buckets import pad, pad_zero, point_bucket
 from ..._base.precision import in_float64
 from ..._base.progress import progress_bar
 from ..._base.results import ConvergenceError
-from ..._base.xla import program
+from ..._base.xla import jit, program
 from ..._components.mixture import Mixture
 from ..._family.bayesian import priors_of
 from ..._family.em_family import AbstractEMFamily, AbstractRegularEMFamily
@@ -246,7 +246,7 @@ def _choose(bits: UInt[Array, " b"], joint: Float[Array, "K b"]) -> tuple[Float[
 # -- many sweeps of several chains ----------------------------------------------------------------------------------
 
 
-@functools.partial(jax.jit, static_argnums=2)
+@functools.partial(jit, static_argnums=2)
 def _start_chains(
     problem: GibbsProblem, key: Key[Array, ""], num_chains: int, weights: Array, components: Any
 ) -> GibbsState:
@@ -254,7 +254,7 @@ def _start_chains(
     return jax.vmap(lambda key: first_state(problem, key, weights, components))(keys)
 
 
-@jax.jit
+@jit
 def _advance(problem: GibbsProblem, states: GibbsState, num: Int[Array, ""]) -> tuple[GibbsState, PyTree]:
     """``num`` sweeps of every chain, at most a block, and the parameters that they began with."""
 
@@ -271,7 +271,7 @@ def _advance(problem: GibbsProblem, states: GibbsState, num: Int[Array, ""]) -> 
     return jax.lax.fori_loop(0, num, one, (states, buffers))
 
 
-@jax.jit
+@jit
 def _package(problem: GibbsProblem, log_weights: Array, components: Any) -> Mixture:
     """Mixtures of draws in the units of the points."""
 

@@ -18,7 +18,7 @@ from ..._base.buckets import pad, point_bucket
 from ..._base.precision import relaxed
 from ..._base.progress import progress_bar
 from ..._base.results import RESULTS
-from ..._base.xla import program, unfused
+from ..._base.xla import jit, program, unfused
 from .method import AbstractMethod, check_draws, PosteriorProblem, SiteDraws, sites_at
 from .mode import find_mode, value_and_grad
 from .target import Target
@@ -145,7 +145,7 @@ class _Chains(eqx.Module):
         return own(items)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
+@functools.partial(jit, static_argnums=(1, 2))
 def _places(key: Key[Array, ""], num_chains: int, dim: int) -> tuple[Float[Array, "C p"], Key[Array, " C"]]:
     """Where chains start, a posterior deviation from the mode to show whether they find each other; and their keys."""
     start_key, key = jax.random.split(key)
