@@ -87,6 +87,7 @@ def transport_command(arguments: argparse.Namespace) -> None:
             _load_mixture(arguments.target, arguments.precision),
             epsilon_components=arguments.epsilon_components,
             epsilon_weights=arguments.epsilon_weights,
+            epsilon_scale=arguments.epsilon_scale,
         )
         saved = save_result(arguments, plan, *sides)
         print(plan)

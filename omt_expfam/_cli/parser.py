@@ -20,7 +20,7 @@ FAMILIES = {
 
 _POINTS_HELP = "points: a .npy, .npz (file.npz:name chooses an array), .csv or .csv.gz file, one row per point"
 
-_EPSILON_HELP = "in units of squared distance of the data; 0 for none"
+_EPSILON_HELP = "in units of squared distance of the data, 0 for none; auto is a share of the data's own distances"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog=PROG,
         description="Entropic optimal transport between mixture models: fit, transport, refine, push.",
         epilog=f"Example: {PROG} fit a.csv -K 5 -o a.omt; {PROG} fit b.csv -K 5 -o b.omt; "
-        f"{PROG} transport a.omt b.omt --epsilon-components 0.1 --epsilon-weights 0.1; "
+        f"{PROG} transport a.omt b.omt; "
         f"{PROG} push plan.omt a.csv",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
@@ -200,11 +200,14 @@ def _add_epsilons(parser: Any) -> None:
     for name, what in (("components", "the couplings of components"), ("weights", "the coupling of their weights")):
         parser.add_argument(
             f"--epsilon-{name}",
-            type=_nonnegative,
+            type=_epsilon,
             metavar="E",
-            required=True,
-            help=f"entropic regularization of {what}, {_EPSILON_HELP}",
+            default="auto",
+            help=f"entropic regularization of {what}, {_EPSILON_HELP} (default: auto)",
         )
+    parser.add_argument(
+        "--epsilon-scale", type=_positive, metavar="S", default=1.0, help="multiplies auto (default: %(default)g)"
+    )
 
 
 def _whole_number(text: str, minimum: int) -> int:
@@ -242,11 +245,25 @@ def _nonnegative(text: str) -> float:
     return number
 
 
+def _epsilon(text: str) -> float | str:
+    return text if text == "auto" else _nonnegative(text)
+
+
+def _positive(text: str) -> float:
+    number = _nonnegative(text)
+    if not number:
+        raise argparse.ArgumentTypeError("must be greater than 0; got 0")
+    return number
+
+
 def check_usage(arguments: argparse.Namespace) -> None:
     """Refuse what argparse cannot see, and, before the work, to replace a file by accident."""
     command, out = arguments.command, arguments.out
     if command == "fit" and (arguments.rank is not None) != (arguments.family == "low-rank"):
         arguments.parser.error("--family low-rank and --rank R go together")
+    if command in ("transport", "diagnose") and arguments.epsilon_scale != 1:
+        if "auto" not in (arguments.epsilon_components, arguments.epsilon_weights):
+            arguments.parser.error("--epsilon-scale multiplies auto, and both epsilons are numbers")
     if command == "diagnose" and len(arguments.components) > 2:
         arguments.parser.error("-K takes one number, or two for source and target")
     if command == "push":

@@ -52,6 +52,7 @@ def diagnose_command(arguments: argparse.Namespace) -> None:
         tuple(arguments.components) if len(arguments.components) == 2 else arguments.components[0],
         epsilon_components=arguments.epsilon_components,
         epsilon_weights=arguments.epsilon_weights,
+        epsilon_scale=arguments.epsilon_scale,
     )
     names = os.path.basename(arguments.source), os.path.basename(arguments.target)
     with jax.enable_x64(arguments.precision == "float64"):
@@ -108,7 +109,7 @@ def _write(study: Study, scratch: str, say: Callable[[str], None], debug: bool) 
     steps = (
         ("Uniqueness", lambda: _uniqueness(keys[1], plan, epsilon, scratch)),
         ("Stability", lambda: _stability(keys[2], study, shown, scratch)),
-        ("Choices", lambda: _choices(keys[3], study, shown, scratch)),
+        ("Choices", lambda: _choices(keys[3], study, epsilon, shown, scratch)),
         ("Sensitivity", lambda: _sensitivity(plan, epsilon, shown, scratch)),
         ("Worst case", lambda: _worst_case(keys[4], plan, epsilon, shown, scratch)),
     )
@@ -177,12 +178,11 @@ def _stability(key: Any, study: Study, shown: np.ndarray, scratch: str) -> list[
     ]
 
 
-def _choices(key: Any, study: Study, shown: np.ndarray, scratch: str) -> list[str]:
+def _choices(key: Any, study: Study, epsilon: dict[str, Any], shown: np.ndarray, scratch: str) -> list[str]:
     first, second = study.method.num_components
     alternatives = {
         "num_components": [(2 * first, second), (first, 2 * second)],
-        "epsilon_components": [study.method.epsilon_components * factor for factor in (0.1, 10)],
-        "epsilon_weights": [study.method.epsilon_weights * factor for factor in (0.1, 10)],
+        **{name: [value * factor for factor in (0.1, 10)] for name, value in epsilon.items()},
         "seed": [1, 2],
     }
     alternatives = {

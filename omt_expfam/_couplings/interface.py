@@ -1,7 +1,7 @@
 """The P-block: the couplings of every pair of components, and what a transport plan asks of them."""
 
 import abc
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -139,29 +139,51 @@ class AbstractCouplings(eqx.Module):
         """The law of (1 - t) x + t y under each selected pair, as components; ``None`` where it has no closed form."""
 
 
-def independent_costs(source: AbstractComponents, target: AbstractComponents) -> Float[Array, "K0 K1"]:
-    """The cost of coupling components independently: squared mean distance plus both total variances."""
+class Moments(NamedTuple):
+    """Means and total variances of two sets of components, and what it costs to couple them independently.
+
+    Attributes:
+        costs: Squared mean distance plus both total variances, shape ``[K0, K1]``.
+        means: Means of both sides, shapes ``[K0, d]`` and ``[K1, d]``.
+        variances: Total variances of both sides, shapes ``[K0]`` and ``[K1]``.
+    """
+
+    costs: Float[Array, "K0 K1"]
+    means: tuple[Array, Array]
+    variances: tuple[Array, Array]
+
+
+def moments_of(source: AbstractComponents, target: AbstractComponents) -> Moments:
+    """Moments of two sets of components, by one program."""
     forms = source.gaussian_form(), target.gaussian_form()
     if not at_top(source, target):
-        return _independent_costs((source, target), forms)
+        return _moments((source, target), forms)
     item_size = source.dim**2 * max(source.num_components, target.num_components)
     sides = source.padded(item_size), target.padded(item_size)
     forms = tuple(pad(form, side.num_components) for form, side in zip(forms, sides, strict=True))
-    table = _independent_costs(sides, forms)
-    return cut(cut(table, source.num_components), target.num_components, axis=1)
+    costs, means, variances = _moments(sides, forms)
+    num, other = source.num_components, target.num_components
+    (mean, variance), (other_mean, other_variance) = (
+        cut((means[side], variances[side]), size) for side, size in enumerate((num, other))
+    )
+    return Moments(cut(cut(costs, num), other, axis=1), (mean, other_mean), (variance, other_variance))
+
+
+def independent_costs(source: AbstractComponents, target: AbstractComponents) -> Float[Array, "K0 K1"]:
+    """The cost of coupling components independently: squared mean distance plus both total variances."""
+    return moments_of(source, target).costs
 
 
 @program
-def _independent_costs(
-    sides: tuple[AbstractComponents, AbstractComponents], forms: tuple[Any, ...]
-) -> Float[Array, "K0 K1"]:
+def _moments(sides: tuple[AbstractComponents, AbstractComponents], forms: tuple[Any, ...]) -> Moments:
     def spread(components: AbstractComponents, form: Any) -> Array:
         if form is not None:
             return jax.vmap(lambda c: c.trace())(form)
         return jnp.trace(components.covariance(), axis1=1, axis2=2)
 
     left, right = (spread(side, form) for side, form in zip(sides, forms, strict=True))
-    return squared_distances(sides[0].mean(), sides[1].mean()) + left[:, None] + right[None, :]
+    means = sides[0].mean(), sides[1].mean()
+    return Moments(squared_distances(*means) + left[:, None] + right[None, :], means, (left, right))
 
 
 def squared_distances(x: Float[Array, "K0 d"], y: Float[Array, "K1 d"]) -> Float[Array, "K0 K1"]:

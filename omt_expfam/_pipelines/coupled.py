@@ -23,6 +23,7 @@ from .._couplings.solve import solve_couplings
 from .._family.em_family import AbstractEMFamily
 from .._family.template import as_template, Template
 from .._fitting.fit import fit
+from .._plans.epsilons import check_epsilons, choose_epsilons, EpsilonLike
 from .._plans.plan import TransportPlan
 from .._plans.transport import transport
 from .._posteriors.methods.mode import find_mode, Mode
@@ -97,8 +98,9 @@ def fit_coupled(
     num_components: Any,
     *,
     strength: ScalarLike,
-    epsilon_components: ScalarLike,
-    epsilon_weights: ScalarLike,
+    epsilon_components: EpsilonLike = "auto",
+    epsilon_weights: EpsilonLike = "auto",
+    epsilon_scale: ScalarLike = 1.0,
     target_family: type[AbstractEMFamily] | Template | AbstractEMFamily | None = None,
     priors: Mapping[str, dist.Distribution] | None = None,
     target_priors: Mapping[str, dist.Distribution] | None = None,
@@ -125,8 +127,10 @@ def fit_coupled(
         family: A component family or a `template`, for which log-densities are twice differentiable.
         num_components: Number of components, or a pair of them: of the source, of the target.
         strength: Strength $\lambda$ of the penalty, in nats per point and unit of squared distance.
-        epsilon_components: Regularization of the component couplings, units of squared distance; may be 0.
-        epsilon_weights: Regularization of the weight coupling, units of squared distance; positive.
+        epsilon_components: Regularization of the component couplings, units of squared distance; may be 0. ``"auto"``,
+            see `transport`, is chosen for the EM fits and kept during the search.
+        epsilon_weights: Regularization of the weight coupling, likewise; positive.
+        epsilon_scale: Multiplies ``"auto"``.
         target_family: The family of the target's components; by default that of the source's.
         priors: Priors that replace the defaults of `mixture_model` on both sides, by parameter name.
         target_priors: Other priors for the target.
@@ -141,9 +145,9 @@ def fit_coupled(
         ValueError: If the data are refused by `fit`, or an argument is out of range.
         ConvergenceError: If EM or a search for a mode does not converge and ``throw`` is true.
     """
-    check_epsilon_weights(epsilon_weights)
-    epsilons = {"epsilon_components": as_scalar("epsilon_components", epsilon_components)}
-    epsilons["epsilon_weights"] = epsilon_weights
+    check_epsilons(epsilon_components, epsilon_weights, epsilon_scale)
+    if not isinstance(epsilon_weights, str):
+        check_epsilon_weights(epsilon_weights)
     strength = float(as_scalar("strength", strength))
     families = tuple(as_template(f) for f in (family, family if target_family is None else target_family))
     numbers = _as_numbers(num_components)
@@ -155,6 +159,8 @@ def fit_coupled(
         for side, item in enumerate(zip(jax.random.split(as_key(key)), points, families, numbers, strict=True))
     ]
     mixtures = fits[0].mixture, fits[1].mixture
+    chosen = choose_epsilons(*mixtures, epsilon_components, epsilon_weights, epsilon_scale)
+    epsilons = {"epsilon_components": chosen.components, "epsilon_weights": chosen.weights}
     both = priors, priors if target_priors is None else target_priors
 
     def solve(points: list[Array], mixtures: tuple[Mixture, Mixture]) -> CoupledFit:

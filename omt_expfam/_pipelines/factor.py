@@ -40,7 +40,8 @@ def transport_factor(
         name: Name of the factor's site.
         source: Source mixture, such as a scoped `mixture_model` returns.
         target: Target mixture, of the same dimension.
-        epsilon_components: Regularization of the component couplings, units of squared distance; may be 0.
+        epsilon_components: Regularization of the component couplings, units of squared distance; may be 0. A number:
+            one that follows the mixtures would be another penalty for each of them.
         epsilon_weights: Regularization of the weight coupling, units of squared distance; positive.
         strength: What a unit of squared distance costs, in nats, not per point: multiply by the number of points for a
             penalty that keeps its share of the likelihood as data grow (`fit_coupled` does). A `strength` with a
@@ -57,6 +58,9 @@ def transport_factor(
     for label, mixture in (("source", source), ("target", target)):
         if not isinstance(mixture, Mixture):
             raise TypeError(f"`{label}` must be a Mixture; got {type(mixture).__name__}.")
+    for label, value in (("epsilon_components", epsilon_components), ("epsilon_weights", epsilon_weights)):
+        if isinstance(value, str):
+            raise TypeError(f"`{label}` must be a number, not {value!r}: a penalty may not change with the mixtures.")
     check_epsilon_weights(epsilon_weights)
     as_scalar("strength", strength)
     check_differentiable(source.components, target.components)

@@ -6,9 +6,10 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float
 
-from .._base.arguments import ArrayLike, as_count, as_key, as_scalar, KeyLike, ScalarLike
+from .._base.arguments import ArrayLike, as_count, as_key, KeyLike, ScalarLike
 from .._components.mixture import Mixture
 from .._fitting.fit import Fit, fit
+from .._plans.epsilons import check_epsilons, EpsilonLike
 from .._plans.plan import TransportPlan
 from .._plans.transport import transport
 
@@ -22,16 +23,19 @@ class MixtureTransport(eqx.Module):
     Attributes:
         family: A component family, or a pair of them for source and target, as in `omt_expfam.fit`.
         num_components: Number of components, or a pair of numbers for source and target.
-        epsilon_components: Regularization of the component couplings, units of squared distance.
-        epsilon_weights: Regularization of the weights, same units.
+        epsilon_components: Regularization of the component couplings, units of squared distance, or ``"auto"``; see
+            `omt_expfam.transport`.
+        epsilon_weights: Regularization of the weights, likewise.
+        epsilon_scale: Multiplies ``"auto"``.
         fit_options: Options of `omt_expfam.fit` for both fits.
         transport_options: Options of `omt_expfam.transport`.
     """
 
     family: Any
     num_components: Any
-    epsilon_components: float
-    epsilon_weights: float
+    epsilon_components: float | str
+    epsilon_weights: float | str
+    epsilon_scale: float
     fit_options: dict[str, Any]
     transport_options: dict[str, Any]
 
@@ -40,16 +44,19 @@ class MixtureTransport(eqx.Module):
         family: Any,
         num_components: Any,
         *,
-        epsilon_components: ScalarLike,
-        epsilon_weights: ScalarLike,
+        epsilon_components: EpsilonLike = "auto",
+        epsilon_weights: EpsilonLike = "auto",
+        epsilon_scale: ScalarLike = 1.0,
         fit_options: dict[str, Any] | None = None,
         transport_options: dict[str, Any] | None = None,
     ) -> None:
-        as_scalar("epsilon_components", epsilon_components)
-        as_scalar("epsilon_weights", epsilon_weights)
+        check_epsilons(epsilon_components, epsilon_weights, epsilon_scale)
         self.family = family
         self.num_components = tuple(as_count("num_components", k) for k in _pair("num_components", num_components))
-        self.epsilon_components, self.epsilon_weights = float(epsilon_components), float(epsilon_weights)
+        self.epsilon_components, self.epsilon_weights = (
+            value if isinstance(value, str) else float(value) for value in (epsilon_components, epsilon_weights)
+        )
+        self.epsilon_scale = float(epsilon_scale)
         self.fit_options = {"progress": False, **(fit_options or {})}
         self.transport_options = {"progress": False, **(transport_options or {})}
 
@@ -81,6 +88,7 @@ class MixtureTransport(eqx.Module):
             target,
             epsilon_components=self.epsilon_components,
             epsilon_weights=self.epsilon_weights,
+            epsilon_scale=self.epsilon_scale,
             **self.transport_options,
         )
 

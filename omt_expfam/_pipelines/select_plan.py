@@ -12,6 +12,7 @@ from .._base.arguments import ArrayLike, as_count, as_host_or_traced, as_key, as
 from .._base.arrays import spread_indices
 from .._base.progress import progress_bar
 from .._base.results import ConvergenceError
+from .._plans.epsilons import EpsilonLike
 from .._plans.plan import TransportPlan
 from .mixture_transport import MixtureTransport
 
@@ -58,8 +59,9 @@ def select_plan(
     family: Any,
     candidates: Sequence[int | tuple[int, int]],
     *,
-    epsilon_components: ScalarLike,
-    epsilon_weights: ScalarLike,
+    epsilon_components: EpsilonLike = "auto",
+    epsilon_weights: EpsilonLike = "auto",
+    epsilon_scale: ScalarLike = 1.0,
     use: str = "mean",
     held_out: float = 0.2,
     num_splits: int = 1,
@@ -81,8 +83,10 @@ def select_plan(
         y: Target points, shape ``[m, d]``.
         family: A component family, or a pair of them for source and target, as for `fit`.
         candidates: Numbers of components to try: one for both sides, or pairs.
-        epsilon_components: Regularization of the component couplings, units of squared distance.
-        epsilon_weights: Regularization of the weights, same units.
+        epsilon_components: Regularization of the component couplings, units of squared distance, or ``"auto"``; see
+            `omt_expfam.transport`.
+        epsilon_weights: Regularization of the weights, likewise.
+        epsilon_scale: Multiplies ``"auto"``.
         use: ``"mean"`` to judge the barycentric map, or ``"sample"`` to judge draws from the conditional law.
         held_out: Part of the points that is held out, between 0 and 1.
         num_splits: Number of random splits, over which scores are averaged.
@@ -110,6 +114,7 @@ def select_plan(
             entry,
             epsilon_components=epsilon_components,
             epsilon_weights=epsilon_weights,
+            epsilon_scale=epsilon_scale,
             fit_options=fit_options,
             transport_options=transport_options,
         )

@@ -1,11 +1,9 @@
 """A readable table of which component goes where."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
-
-# A pair is far when it costs so many times the weighted median, and it counts when so much of the mass goes there.
-_FAR, _MUCH = 10, 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +21,7 @@ class Correspondences:
         source_growth: Mass that each source component sends over the mass it has, shape ``[K0]``; ``None`` for a plan
             that keeps all masses.
         target_growth: Mass that each target component has over the mass it receives, shape ``[K1]``.
+        advice: Where much of the mass goes over far pairs, a line that says so.
     """
 
     source: np.ndarray
@@ -34,6 +33,7 @@ class Correspondences:
     dropped_weight: float
     source_growth: np.ndarray | None = None
     target_growth: np.ndarray | None = None
+    advice: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -44,6 +44,7 @@ class Correspondences:
         costs: object,
         min_weight: float,
         growth: tuple[object, object] | None = None,
+        advice: Sequence[str] = (),
     ) -> "Correspondences":
         """List the pairs heavier than ``min_weight``."""
         omega, row_shares, column_shares, cost = (np.asarray(v, np.float64) for v in (weights, rows, columns, costs))
@@ -52,8 +53,9 @@ class Correspondences:
         pair = source[order], target[order]
         weight = omega[pair]
         dropped = max(0.0, float(omega.sum() - weight.sum()))
-        changes = () if growth is None else tuple(np.asarray(value, np.float64) for value in growth)
-        return cls(*pair, weight, row_shares[pair], column_shares[pair], cost[pair], dropped, *changes)
+        changes = [None if growth is None else np.asarray(growth[side], np.float64) for side in (0, 1)]
+        shares = row_shares[pair], column_shares[pair]
+        return cls(*pair, weight, *shares, cost[pair], dropped, changes[0], changes[1], tuple(advice))
 
     def to_dict(self) -> dict[str, np.ndarray]:
         """The columns of the table, ready for a data frame."""
@@ -71,27 +73,10 @@ class Correspondences:
         ]
         if self.dropped_weight > 5e-5:
             lines.append(f"lighter pairs: {self.dropped_weight:.4f} of the mass")
-        lines += self._advice()
+        lines += self.advice
         lines += _changes("source", "sends", "its mass", self.source_growth)
         lines += _changes("target", "has", "what it receives", self.target_growth)
         return "\n".join(lines)
-
-    def _advice(self) -> list[str]:
-        """Whether shares seem to have changed: much of the mass of a plan that keeps them goes unusually far."""
-        if self.source_growth is not None or not len(self.cost):
-            return []
-        order = np.argsort(self.cost)
-        level = np.cumsum(self.weight[order]) / self.weight.sum()
-        typical = self.cost[order][np.searchsorted(level, 0.5)]
-        far = self.cost > _FAR * typical
-        share = self.weight[far].sum()
-        if share < _MUCH:
-            return []
-        price = 0.5 * np.sqrt(typical * (self.weight[far] @ self.cost[far]) / share)
-        return [
-            f"{share:.0%} of the mass goes over {_FAR} times the typical cost: have shares changed? Then relax the "
-            f"masses, with source_relaxation and target_relaxation about {price:.2g}."
-        ]
 
 
 def _changes(side: str, verb: str, of: str, growth: np.ndarray | None) -> list[str]:

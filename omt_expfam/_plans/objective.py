@@ -69,6 +69,20 @@ def _divergence(xp: Any, p: Any, q: Any) -> Any:
     return xp.sum(p * (xp.log(safe) - xp.log(reference))) - xp.sum(p) + xp.sum(q)
 
 
+def independence_of(weights: Array, a: Array, b: Array) -> Float[Array, ""]:
+    """One less the mutual information of a coupling over the most that its marginals allow, min(H(a), H(b))."""
+
+    def value(xp: Any, weights: Any, a: Any, b: Any) -> Any:
+        most = xp.minimum(*(-xp.sum(p * xp.log(xp.where(p > 0, p, xp.ones_like(p)))) for p in (a, b)))
+        information = _divergence(xp, weights, a[:, None] * b[None, :])
+        some = most > 0
+        return xp.where(
+            some, xp.clip(1 - information / xp.where(some, most, xp.ones_like(most)), 0, 1), xp.ones_like(most)
+        )
+
+    return on_host(value, weights, a, b)
+
+
 def potential_of(weights: Array, costs: Array, a: Array, b: Array, epsilon: Array) -> Float[Array, " K1"]:
     """A target potential that a given coupling would have: the dual's start from it."""
 

@@ -19,8 +19,11 @@ from .._couplings.interface import AbstractComponentMaps, AbstractCouplings, Pai
 from .._weights.entropic import WeightCoupling
 from .correspondences import Correspondences
 from .displacement import Displacement
+from .epsilons import GIVEN
 from .labels import blend, draw_pairs, log_joint
 from .masses import MassChange
+from .objective import independence_of
+from .summary import advice, far_pairs, summary
 from .transfer import Transfer
 
 # Points per block when a map is applied: bounds the table of responsibilities.
@@ -52,6 +55,8 @@ class TransportPlan(eqx.Module):
         weights_precision: The floating-point type that the weights were solved in.
         masses: What became of the masses where a marginal was relaxed, else ``None``. The plan is then that of the
             mass that stays: `source`, `target` and `weights` are shares of `mass`, and so is everything read from them.
+        epsilon_rules: How the regularization of the components and that of the weights were chosen: ``"given"``,
+            ``"auto"``, or a multiple of it.
     """
 
     source: Mixture
@@ -62,6 +67,7 @@ class TransportPlan(eqx.Module):
     trace: BlockTrace
     weights_precision: str = eqx.field(static=True)
     masses: MassChange | None = None
+    epsilon_rules: tuple[str, str] = eqx.field(static=True, default=(GIVEN, GIVEN))
 
     # -- numbers --------------------------------------------------------------------------------------------------
 
@@ -97,6 +103,15 @@ class TransportPlan(eqx.Module):
             return source * (shares @ target)
 
         return on_host(value, self.source_growth, self.weight_coupling.row_shares, self.target_growth)
+
+    @property
+    def independence(self) -> Float[Array, ""]:
+        """How near the coupling of the components is to independence, from 0 to 1.
+
+        One less its mutual information over the largest that its marginals allow, the smaller of their entropies: 0
+        where each component of one side comes from, or goes to, one of the other alone, and 1 for the outer product.
+        """
+        return independence_of(self.weights, self.source.weights, self.target.weights)
 
     @property
     def epsilon_components(self) -> Float[Array, ""]:
@@ -285,6 +300,7 @@ class TransportPlan(eqx.Module):
             self.trace,
             self.weights_precision,
             None if self.masses is None else self.masses.reverse(),
+            self.epsilon_rules,
         )
 
     def interpolate(self, t: ScalarLike, *, min_weight: float = 1e-6) -> Mixture | Displacement:
@@ -349,6 +365,7 @@ class TransportPlan(eqx.Module):
             self.component_costs,
             float(as_scalar("min_weight", min_weight)),
             None if self.masses is None else (self.source_growth, self.target_growth),
+            far_pairs(self),
         )
 
     def transfer(self, labels: Sequence[Any] | np.ndarray, x: ArrayLike, y: ArrayLike | None = None) -> Transfer:
@@ -377,16 +394,7 @@ class TransportPlan(eqx.Module):
         return kept(self, "_reverse_plan", self.reverse)
 
     def __repr__(self) -> str:
-        sides = (
-            f"{self.source.num_components} -> {self.target.num_components} components in {self.source.dim} dimensions"
-        )
-        if is_traced(self):
-            return f"TransportPlan({sides}, traced)"
-        mass = ""
-        if self.masses is not None:
-            given = float(self.masses.source_mass), float(self.masses.target_mass)
-            mass = f"mass {float(self.mass):.4g} of {given[0]:.4g} and {given[1]:.4g}, "
-        return (
-            f"TransportPlan({sides}, {mass}cost {float(self.cost):.6g}, objective {float(self.objective):.6g}, "
-            f"marginal error {float(self.marginal_error):.1e} after {int(self.num_steps)} steps)"
-        )
+        return summary(self)
+
+    def __str__(self) -> str:
+        return "\n".join([summary(self), *advice(self)])

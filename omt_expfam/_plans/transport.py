@@ -14,12 +14,13 @@ from .._base.results import raise_if_failed
 from .._base.xla import full_precision
 from .._components.mixture import as_pair, cast_mixture, Mixture, MixtureLike
 from .._couplings.cross_covariances import cross_covariance_terms
-from .._couplings.interface import independent_costs
+from .._couplings.interface import moments_of
 from .._couplings.settings import NumericalSettings
 from .._couplings.solve import solve_couplings
 from .._weights.exact import exact_coupling
 from .._weights.relaxed import RelaxedCoupling
 from .._weights.solve import solve_relaxed, solve_weights
+from .epsilons import choose_epsilons, EpsilonLike
 from .masses import as_relaxation, MassChange
 from .objective import least_objective, objective_of, potential_of, relaxed_objective
 from .plan import BlockTrace, TransportPlan
@@ -43,8 +44,9 @@ def transport(
     source: MixtureLike,
     target: MixtureLike,
     *,
-    epsilon_components: ScalarLike,
-    epsilon_weights: ScalarLike,
+    epsilon_components: EpsilonLike = "auto",
+    epsilon_weights: EpsilonLike = "auto",
+    epsilon_scale: ScalarLike = 1.0,
     source_relaxation: ScalarLike = math.inf,
     target_relaxation: ScalarLike = math.inf,
     component_relaxation: ScalarLike = math.inf,
@@ -78,10 +80,14 @@ def transport(
     Args:
         source: Source mixture, or a fit of it.
         target: Target mixture or fit, of the same dimension.
-        epsilon_components: Regularization of the component couplings, units of squared distance; 0 gives the
-            unregularized (Monge) couplings.
-        epsilon_weights: Regularization of the weight coupling, same units; 0 gives the exact linear program, which is
-            solved on the host and cannot be traced.
+        epsilon_components: Regularization of the component couplings, a number in units of squared distance; 0 gives
+            the unregularized (Monge) couplings. ``"auto"`` is a hundredth of the typical variance within components,
+            per coordinate.
+        epsilon_weights: Regularization of the weight coupling, likewise; 0 gives the exact linear program, which is
+            solved on the host and cannot be traced. ``"auto"`` is a twentieth of the typical squared distance between
+            the points of a component and those of the nearest one on the other side, once both means are brought
+            together. Derivatives are of what is computed, and pass through ``"auto"``.
+        epsilon_scale: Multiplies ``"auto"``.
         source_relaxation: Price rho0 of changing the source masses, units of squared distance; infinite keeps them.
         target_relaxation: Price rho1 of changing the target masses.
         component_relaxation: Price of changing masses within components; infinite, the only value so far, keeps them.
@@ -113,9 +119,10 @@ def transport(
     source, target = as_pair(source, target)
     dtype = jnp.result_type(source.components.dtype, target.components.dtype)
     source, target = (cast_mixture(mixture, dtype) for mixture in (source, target))
-    epsilon_1 = to_jax(as_scalar("epsilon_components", epsilon_components), dtype)
-    exact = not is_traced(as_scalar("epsilon_weights", epsilon_weights)) and float(epsilon_weights) == 0
-    epsilon_2 = to_jax(epsilon_weights, dtype)
+    moments = moments_of(source.components, target.components)
+    chosen = choose_epsilons(source, target, epsilon_components, epsilon_weights, epsilon_scale, moments)
+    epsilon_1, epsilon_2 = (to_jax(epsilon, dtype) for epsilon in chosen[:2])
+    exact = not is_traced(chosen.weights) and float(chosen.weights) == 0
     num_sweeps, max_steps = as_count("num_sweeps", num_sweeps), as_count("max_steps", max_steps)
     if tolerance is not None:
         as_scalar("tolerance", tolerance, strict=True)
@@ -128,7 +135,7 @@ def transport(
             "component, by `source_relaxation` and `target_relaxation`, and not within them."
         )
     relaxed = _relaxed(source_relaxation, target_relaxation, source_mass, target_mass, exact, dtype)
-    weights, costs = _start_values(start, source, target, epsilon_1)
+    weights, costs = _start_values(start, source, target, epsilon_1, moments.costs)
     a, b = source.weights, target.weights
     if relaxed is not None:
         a, b, weights = on_host(_scaled, a, b, weights, *relaxed.masses)
@@ -169,7 +176,7 @@ def transport(
     if masses is not None:
         rows, columns = on_host(_marginals, coupling.weights)
         source, target = Mixture(rows, source.components), Mixture(columns, target.components)
-    plan = TransportPlan(source, target, couplings, coupling, epsilon_2, steps, precision, masses)
+    plan = TransportPlan(source, target, couplings, coupling, epsilon_2, steps, precision, masses, chosen.rules)
     return raise_if_failed(plan, plan.result) if throw else plan
 
 
@@ -223,7 +230,7 @@ def _scaled(_: Any, a: Any, b: Any, weights: Any, source_mass: Any, target_mass:
 
 
 def _start_values(
-    start: BlockStart | None, source: Mixture, target: Mixture, epsilon: Array
+    start: BlockStart | None, source: Mixture, target: Mixture, epsilon: Array, independent: Float[Array, "K0 K1"]
 ) -> tuple[Float[Array, "K0 K1"], Float[Array, "K0 K1"]]:
     """Weights and component objectives where the iteration starts."""
     shape = (source.num_components, target.num_components)
@@ -233,7 +240,7 @@ def _start_values(
         _check_start(weights, source, target)
     if start is None or start.cross_covariances is None:
         # Independent components have no divergence.
-        return weights, independent_costs(source.components, target.components)
+        return weights, independent
     cross = as_floating("start.cross_covariances", start.cross_covariances, "K0 K1 d d", weights.dtype)
     expected = (*shape, source.dim, source.dim)
     if cross.shape != expected:
@@ -248,8 +255,7 @@ def _start_values(
     def objectives(xp: Any, alone: Any, trace: Any, kl: Any, epsilon: Any) -> Any:
         return alone - 2 * trace + xp.where(epsilon > 0, epsilon * kl, xp.zeros_like(kl))
 
-    alone = independent_costs(source.components, target.components)
-    return weights, on_host(objectives, alone, trace, kl, epsilon)
+    return weights, on_host(objectives, independent, trace, kl, epsilon)
 
 
 def _check_start(weights: Array, source: Mixture, target: Mixture) -> None:

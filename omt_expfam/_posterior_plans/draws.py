@@ -18,6 +18,7 @@ from .._components.draws import draws_at_once
 from .._components.mixture import Mixture
 from .._couplings.gaussian import GaussianCouplings
 from .._couplings.interface import AbstractComponentMaps
+from .._plans.epsilons import GIVEN
 from .._plans.plan import BlockTrace, TransportPlan
 from .._weights.entropic import WeightCoupling
 
@@ -113,6 +114,7 @@ class StackedPlans(AbstractPlanDraws):
         target_index: The target mixture of each plan.
         epsilon_components: Regularization of the component couplings, units of squared distance.
         epsilon_weights: Regularization of the weights, same units.
+        epsilon_rules: How both were chosen, see `TransportPlan`.
     """
 
     numbers: PlanNumbers
@@ -122,6 +124,7 @@ class StackedPlans(AbstractPlanDraws):
     target_index: Int[Array, " S"]
     epsilon_components: Float[Array, ""]
     epsilon_weights: Float[Array, ""]
+    epsilon_rules: tuple[str, str] = eqx.field(static=True, default=(GIVEN, GIVEN))
 
     @property
     def source(self) -> Mixture:
@@ -137,7 +140,10 @@ class StackedPlans(AbstractPlanDraws):
         own = _entries(self.numbers, index)
         couplings = GaussianCouplings(own.costs, own.kl, self.epsilon_components, source.components, target.components)
         trace = BlockTrace(own.objectives, ("start", "components", "weights"))
-        return TransportPlan(source, target, couplings, own.weight_coupling, self.epsilon_weights, trace, "float64")
+        epsilon, rules = self.epsilon_weights, self.epsilon_rules
+        return TransportPlan(
+            source, target, couplings, own.weight_coupling, epsilon, trace, "float64", epsilon_rules=rules
+        )
 
     def reverse(self) -> "StackedPlans":
         return StackedPlans(
@@ -148,6 +154,7 @@ class StackedPlans(AbstractPlanDraws):
             self.source_index,
             self.epsilon_components,
             self.epsilon_weights,
+            self.epsilon_rules,
         )
 
     def map(self, function: Callable[..., Any], each: Any, *points: Float[Array, "n d"]) -> Any:
@@ -184,7 +191,8 @@ class StackedPlans(AbstractPlanDraws):
             numbers, source, target, first, second = (
                 jax.device_put(pad(part, point_bucket(jax.tree.leaves(part)[0].shape[0]))) for part in arrays
             )
-            return StackedPlans(numbers, source, target, first, second, self.epsilon_components, self.epsilon_weights)
+            epsilons = self.epsilon_components, self.epsilon_weights
+            return StackedPlans(numbers, source, target, first, second, *epsilons, self.epsilon_rules)
 
         return kept(self, "_all", padded)
 

@@ -1,5 +1,6 @@
 """Transport between two posteriors over mixtures: all draws of the plan in one call."""
 
+import dataclasses
 import math
 from typing import Any, Literal, TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._base.arguments import as_count, as_scalar, ScalarLike
-from .._base.arrays import batch_size, is_traced, take
+from .._base.arrays import batch_size, is_traced, spread_indices, take
 from .._base.buckets import point_bucket
 from .._base.precision import in_float64, narrow
 from .._base.progress import progress_bar
@@ -30,6 +31,7 @@ from .._components.mixture import cast_mixture, Mixture
 from .._components.relabel import relabel as relabel_draws
 from .._couplings.settings import NumericalSettings
 from .._couplings.solve import route_of
+from .._plans.epsilons import choose_epsilons, EpsilonLike, Epsilons, GIVEN
 from .._plans.transport import transport
 from .._weights.solve import measured_error
 from .draws import ListedPlans, PlanNumbers, StackedPlans
@@ -44,14 +46,17 @@ else:
 _RELAXATIONS, _MASSES = ("source_relaxation", "target_relaxation"), ("source_mass", "target_mass")
 # Numbers that one chunk of draws may hold in float64.
 _CHUNK = 2**24
+# Draws that "auto" looks at.
+_FEW_DRAWS = 16
 
 
 def transport_posterior(
     source: Draws,
     target: Draws,
     *,
-    epsilon_components: ScalarLike,
-    epsilon_weights: ScalarLike,
+    epsilon_components: EpsilonLike = "auto",
+    epsilon_weights: EpsilonLike = "auto",
+    epsilon_scale: ScalarLike = 1.0,
     source_relaxation: float = math.inf,
     target_relaxation: float = math.inf,
     source_mass: float = 1.0,
@@ -77,8 +82,10 @@ def transport_posterior(
     Args:
         source: Source mixtures.
         target: Target mixtures, of the same dimension.
-        epsilon_components: Regularization of the component couplings, units of squared distance.
-        epsilon_weights: Regularization of the weight coupling, same units; 0 gives exact linear programs.
+        epsilon_components: Regularization of the component couplings, as in `transport`: units of squared distance, or
+            ``"auto"``, which is one number for all draws: the mean, in logarithms, of those of sixteen.
+        epsilon_weights: Regularization of the weight coupling, likewise; 0 gives exact linear programs.
+        epsilon_scale: Multiplies ``"auto"``.
         source_relaxation: Price of changing the source masses, see `transport`; infinite keeps them.
         target_relaxation: Price of changing the target masses.
         source_mass: Total mass of the source, the same for all draws.
@@ -103,7 +110,7 @@ def transport_posterior(
         ConvergenceError: If a draw fails and ``throw`` is true.
     """
     sides = [read_draws(name, value) for name, value in (("source", source), ("target", target))]
-    _check_options(epsilon_components, epsilon_weights, pairing, chunk_size, tolerance, max_steps, numerical)
+    _check_options(pairing, chunk_size, tolerance, max_steps, numerical)
     sides = [_thinned(name, side, num_draws) for name, side in zip(("source", "target"), sides, strict=True)]
     index = _pairs(sides, pairing)
     left, right = (_labelled(side) if relabel else side.mixtures for side in sides)
@@ -111,7 +118,7 @@ def transport_posterior(
     if one.dim != other.dim:
         raise ValueError(f"`target` must have the dimension of `source`, {one.dim}; got {other.dim}.")
     options = {"tolerance": tolerance, "max_steps": as_count("max_steps", max_steps)}
-    epsilons = (epsilon_components, epsilon_weights)
+    epsilons = _one_for_all(left, right, index, epsilon_components, epsilon_weights, epsilon_scale)
     masses = {
         "source_relaxation": source_relaxation,
         "target_relaxation": target_relaxation,
@@ -119,7 +126,7 @@ def transport_posterior(
         "target_mass": target_mass,
     }
     kept = masses == {**dict.fromkeys(_RELAXATIONS, math.inf), **dict.fromkeys(_MASSES, 1.0)}
-    if route_of(one.components, other.components) == "gaussian" and float(epsilon_weights) > 0 and kept:
+    if route_of(one.components, other.components) == "gaussian" and float(epsilons.weights) > 0 and kept:
         plans = _solve_together(left, right, index, epsilons, options, chunk_size, progress)
     else:
         plans = _solve_in_turn(left, right, index, epsilons, options | masses | {"numerical": numerical}, progress)
@@ -130,17 +137,12 @@ def transport_posterior(
 
 
 def _check_options(
-    epsilon_components: ScalarLike,
-    epsilon_weights: ScalarLike,
     pairing: str,
     chunk_size: int | None,
     tolerance: float | None,
     max_steps: int,
     numerical: NumericalSettings | None,
 ) -> None:
-    for name, value in (("epsilon_components", epsilon_components), ("epsilon_weights", epsilon_weights)):
-        if is_traced(as_scalar(name, value)):
-            raise TypeError(f"`{name}` must be concrete; under `jax.jit`, map `transport` over draws by `jax.vmap`.")
     if pairing not in ("paired", "product"):
         raise ValueError(f'`pairing` must be "paired" or "product"; got {pairing!r}.')
     if chunk_size is not None:
@@ -150,6 +152,29 @@ def _check_options(
     as_count("max_steps", max_steps)
     if numerical is not None and not isinstance(numerical, NumericalSettings):
         raise TypeError(f"`numerical` must be NumericalSettings; got {type(numerical).__name__}.")
+
+
+def _one_for_all(
+    source: Mixture, target: Mixture, index: tuple[np.ndarray, np.ndarray], components: Any, weights: Any, scale: Any
+) -> Epsilons:
+    """Regularizations that serve all draws."""
+    for name, value in (("epsilon_components", components), ("epsilon_weights", weights), ("epsilon_scale", scale)):
+        if is_traced(value):
+            raise TypeError(f"`{name}` must be concrete; under `jax.jit`, map `transport` over draws by `jax.vmap`.")
+    some = spread_indices(len(index[0]), _FEW_DRAWS if any(isinstance(v, str) for v in (components, weights)) else 1)
+    found = []
+    for i, j in zip(*(own[some] for own in index), strict=True):
+        one, other = (
+            jax.tree.map(lambda leaf, s=s: jax.device_put(np.asarray(leaf)[s]), side)
+            for side, s in ((source, i), (target, j))
+        )
+        found.append(choose_epsilons(one, other, components, weights, scale))
+    if found[0].rules == (GIVEN, GIVEN):
+        return found[0]
+    values = np.asarray([[float(value) for value in one[:2]] for one in found], np.float64)
+    with np.errstate(divide="ignore"):  # the logarithm of a zero that was given
+        first, second = np.exp(np.log(values).mean(axis=0))
+    return Epsilons(float(first), float(second), found[0].rules)
 
 
 def _thinned(name: str, side: DrawSet, num: int | None) -> DrawSet:
@@ -193,7 +218,7 @@ def _solve_together(
     source: Mixture,
     target: Mixture,
     index: tuple[np.ndarray, np.ndarray],
-    epsilons: tuple[ScalarLike, ScalarLike],
+    epsilons: Epsilons,
     options: dict,
     chunk_size: int | None,
     progress: bool | None,
@@ -208,15 +233,15 @@ def _solve_together(
     with progress_bar(total, "plans of draws", progress) as bar:
         for chunk, count in chunks(total, size):
             mixtures = (take(side, own[chunk]) for side, own in zip(wide, index, strict=True))
-            scalars = (np.asarray(float(epsilon)) for epsilon in epsilons)
+            scalars = (np.asarray(float(epsilon)) for epsilon in epsilons[:2])
             numbers = in_float64(_solve_chunk, *mixtures, *scalars, *options.values())
             parts.append(jax.tree.map(lambda leaf, count=count: np.asarray(leaf)[:count], numbers))
             bar.update(count)
     numbers = narrow(jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts), dtype)
     source, target = (cast_mixture(mixture, dtype) for mixture in (source, target))
     first, second = narrow(index, dtype)
-    epsilon_1, epsilon_2 = narrow(tuple(np.asarray(float(epsilon)) for epsilon in epsilons), dtype)
-    plans = StackedPlans(numbers, source, target, first, second, epsilon_1, epsilon_2)
+    epsilon_1, epsilon_2 = narrow(tuple(np.asarray(float(epsilon)) for epsilon in epsilons[:2]), dtype)
+    plans = StackedPlans(numbers, source, target, first, second, epsilon_1, epsilon_2, epsilons.rules)
     if dtype == np.float64:
         return plans
     errors = measured_error(numbers.weight_coupling.weights, plans.source.weights, plans.target.weights)
@@ -259,7 +284,7 @@ def _solve_in_turn(
     source: Mixture,
     target: Mixture,
     index: tuple[np.ndarray, np.ndarray],
-    epsilons: tuple[ScalarLike, ScalarLike],
+    epsilons: Epsilons,
     options: dict,
     progress: bool | None,
 ) -> ListedPlans:
@@ -269,13 +294,13 @@ def _solve_in_turn(
             plan = transport(
                 take(source, i),
                 take(target, j),
-                epsilon_components=epsilons[0],
-                epsilon_weights=epsilons[1],
+                epsilon_components=epsilons.components,
+                epsilon_weights=epsilons.weights,
                 progress=False,
                 throw=False,
                 **options,
             )
-            plans.append(plan)
+            plans.append(dataclasses.replace(plan, epsilon_rules=epsilons.rules))
             bar.update()
     return ListedPlans.of(plans)
 

@@ -26,6 +26,7 @@ from .._base.results import ConvergenceError
 from .._base.xla import program
 from .._components.mixture import as_mixture, Mixture, MixtureLike
 from .._plans.displacement import Displacement
+from .._plans.epsilons import EpsilonLike
 from .._plans.plan import TransportPlan
 from .._plans.transport import transport
 from .groups import as_group_shares, GroupFlows
@@ -279,8 +280,9 @@ class Trajectory(eqx.Module):
 def trajectory(
     mixtures: Sequence[MixtureLike],
     *,
-    epsilon_components: ScalarLike,
-    epsilon_weights: ScalarLike,
+    epsilon_components: EpsilonLike = "auto",
+    epsilon_weights: EpsilonLike = "auto",
+    epsilon_scale: ScalarLike = 1.0,
     times: ArrayLike | None = None,
     growth: Sequence[ArrayLike] | None = None,
     source_relaxation: ScalarLike = math.inf,
@@ -295,8 +297,10 @@ def trajectory(
 
     Args:
         mixtures: Mixtures at two times or more, of one dimension, in their order.
-        epsilon_components: Regularization of the component couplings of every step, units of squared distance.
-        epsilon_weights: Regularization of the weights of every step, same units.
+        epsilon_components: Regularization of the component couplings of every step, as in `transport`: units of squared
+            distance, or ``"auto"``, which is chosen for each step.
+        epsilon_weights: Regularization of the weights of every step, likewise.
+        epsilon_scale: Multiplies ``"auto"``.
         times: Increasing times of the mixtures; by default 0, 1, 2, ...
         growth: For each time but the last, the expected mass of the descendants of a unit of each component at the
             next time, nonnegative, shapes ``[K_t]``; by default equal for all.
@@ -334,6 +338,7 @@ def trajectory(
                 target,
                 epsilon_components=epsilon_components,
                 epsilon_weights=epsilon_weights,
+                epsilon_scale=epsilon_scale,
                 source_relaxation=source_relaxation,
                 **options,
             )

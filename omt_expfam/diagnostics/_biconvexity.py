@@ -97,8 +97,9 @@ def biconvexity(
         key: Random key of the segments.
         source: Source mixture, or a plan: its mixtures and regularizations, without the next three arguments.
         target: Target mixture.
-        epsilon_components: Regularization of the component couplings, units of squared distance.
-        epsilon_weights: Regularization of the weights, same units.
+        epsilon_components: Regularization of the component couplings, as in `omt_expfam.transport`; by default
+            ``"auto"``, or that of the plan.
+        epsilon_weights: Regularization of the weights, likewise.
         num_segments: Number of segments of each kind.
         num_points: Draws per component for the discrete plans of components that are not Gaussian.
 

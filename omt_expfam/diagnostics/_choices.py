@@ -13,7 +13,8 @@ from ._runs import describe
 # Options whose alternatives are merged into those of the base.
 _OPTIONS = ("fit_options", "transport_options")
 
-_KNOBS = ("family", "num_components", "epsilon_components", "epsilon_weights", "seed", *_OPTIONS)
+_EPSILONS = ("epsilon_components", "epsilon_weights")
+_KNOBS = ("family", "num_components", *_EPSILONS, "epsilon_scale", "seed", *_OPTIONS)
 
 SEVERAL, METHOD = "several", "method"
 
@@ -93,6 +94,8 @@ def _varied(base: MixtureTransport, setting: dict[str, Any]) -> Choice:
 
 def _build(fields: dict[str, Any]) -> MixtureTransport:
     family, num_components = fields.pop("family"), fields.pop("num_components")
+    if not any(isinstance(fields[name], str) for name in _EPSILONS):
+        fields["epsilon_scale"] = 1.0
     return MixtureTransport(family, num_components, **fields)
 
 

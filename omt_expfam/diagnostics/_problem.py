@@ -3,6 +3,7 @@
 from typing import Any, TYPE_CHECKING
 
 from .._components.mixture import as_pair, Mixture, MixtureLike
+from .._plans.epsilons import choose_epsilons
 from .._plans.plan import TransportPlan
 
 if TYPE_CHECKING:
@@ -15,18 +16,21 @@ else:
 def as_problem(
     source: Any, target: Any, epsilon_components: Any, epsilon_weights: Any
 ) -> tuple[Mixture, Mixture, Any, Any]:
-    """Both mixtures and both regularizations.
+    """Both mixtures and both regularizations, as numbers.
 
     Raises:
         TypeError: If something is missing beside a mixture, or given beside a plan.
     """
-    rest = {"target": target, "epsilon_components": epsilon_components, "epsilon_weights": epsilon_weights}
+    epsilons = {"epsilon_components": epsilon_components, "epsilon_weights": epsilon_weights}
+    rest = {"target": target, **epsilons}
     if isinstance(source, TransportPlan):
         given = [f"`{name}`" for name, value in rest.items() if value is not None]
         if given:
             raise TypeError(f"{', '.join(given)} must be left out: the plan that is given as `source` holds them.")
         return source.source, source.target, source.epsilon_components, source.epsilon_weights
-    missing = [f"`{name}`" for name, value in rest.items() if value is None]
-    if missing:
-        raise TypeError(f"{', '.join(missing)} must be given, unless `source` is a plan.")
-    return *as_pair(source, target), epsilon_components, epsilon_weights
+    if target is None:
+        raise TypeError("`target` must be given, unless `source` is a plan.")
+    pair = as_pair(source, target)
+    first, second = ("auto" if value is None else value for value in epsilons.values())
+    chosen = choose_epsilons(*pair, first, second)
+    return *pair, chosen.components, chosen.weights

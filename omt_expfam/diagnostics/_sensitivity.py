@@ -133,8 +133,9 @@ def sensitivity(
     Args:
         source: Source mixture, or a plan: its mixtures and regularizations, without the next three arguments.
         target: Target mixture.
-        epsilon_components: Regularization of the component couplings, units of squared distance.
-        epsilon_weights: Regularization of the weights, same units; positive, as the linear program at zero has a
+        epsilon_components: Regularization of the component couplings, as in `omt_expfam.transport`; by default
+            ``"auto"``, or that of the plan.
+        epsilon_weights: Regularization of the weights, likewise; positive, as the linear program at zero has a
             coupling that jumps or stands still.
         points: Where to differentiate the map, shape ``[n, d]``; by default draws of the source with a fixed key.
         num_points: How many draws.

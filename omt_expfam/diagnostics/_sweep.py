@@ -215,10 +215,10 @@ def sweep(
         y: Target points, shape ``[m, d]``.
         base: The choice to compare with: a `MixtureTransport`, or any method that `stability` takes.
         alternatives: Values to try, by name: ``{"num_components": [(3, 15), (15, 15)], "epsilon_weights": [0.1]}``.
-            Names are ``family``, ``num_components``, ``epsilon_components``, ``epsilon_weights``, ``seed`` (whole
-            numbers) and ``fit_options`` or ``transport_options`` (dictionaries, merged into those of the base). Or
-            whole methods, each under a name of its own: ``{"merged": MixtureTransport(...)}``; methods that return bare
-            maps have no likelihoods.
+            Names are ``family``, ``num_components``, ``epsilon_components``, ``epsilon_weights``, ``epsilon_scale``,
+            ``seed`` (whole numbers) and ``fit_options`` or ``transport_options`` (dictionaries, merged into those of
+            the base). Or whole methods, each under a name of its own: ``{"merged": MixtureTransport(...)}``; methods
+            that return bare maps have no likelihoods.
         product: Try all combinations; by default each value alone, with all else as in the base.
         held_out: Share of the points that fits do not see, whose likelihood is compared; or held-out points of your
             own, ``(x, y)``, and all data are fitted.

@@ -209,8 +209,9 @@ def uniqueness(
         key: Random key of the starts.
         source: Source mixture, or a plan: its mixtures and regularizations, without the next three arguments.
         target: Target mixture.
-        epsilon_components: Regularization of the component couplings, units of squared distance.
-        epsilon_weights: Regularization of the weights, same units.
+        epsilon_components: Regularization of the component couplings, as in `omt_expfam.transport`; by default
+            ``"auto"``, or that of the plan.
+        epsilon_weights: Regularization of the weights, likewise.
         num_starts: Number of starts of the block iteration.
         num_sweeps: Sweeps from each start; the second shows that nothing changes after the first.
         num_descents: Number of starts of the joint descents; 0 for none. They need positive regularizations and are

@@ -147,8 +147,9 @@ def worst_case(
         source: Source mixture, of Gaussian components, or a plan: its mixtures and regularizations, without the next
             three arguments.
         target: Target mixture.
-        epsilon_components: Regularization of the component couplings, units of squared distance.
-        epsilon_weights: Regularization of the weights, same units.
+        epsilon_components: Regularization of the component couplings, as in `omt_expfam.transport`; by default
+            ``"auto"``, or that of the plan.
+        epsilon_weights: Regularization of the weights, likewise.
         radii: Sizes of the disturbances, in units of the data.
         points: Where maps are compared, shape ``[n, d]``; by default draws of the source.
         num_points: How many draws.

@@ -67,5 +67,5 @@ def test_diagnostics_take_a_plan(fits, plan):
     np.testing.assert_allclose(ours.source.cost["weights"], theirs.source.cost["weights"], rtol=1e-5)
     with pytest.raises(TypeError, match="`target`, `epsilon_weights` must be left out: the plan"):
         omt.diagnostics.biconvexity(jax.random.key(0), plan, fits[1], epsilon_weights=0.2)
-    with pytest.raises(TypeError, match="`epsilon_weights` must be given, unless `source` is a plan"):
-        omt.diagnostics.worst_case(jax.random.key(0), *fits, epsilon_components=0.3, radii=[0.1])
+    with pytest.raises(TypeError, match="`target` must be given, unless `source` is a plan"):
+        omt.diagnostics.worst_case(jax.random.key(0), fits[0], radii=[0.1])
