@@ -58,7 +58,7 @@ PLAN = {
     "sample": (2, lambda plan, num: plan.sample(next(KEYS), points(num))),
     "log_prob": (2, lambda plan, num: plan.log_prob(points(num), points(num)[::-1])),
     "interpolate": (1, lambda plan, num: plan.interpolate(0.5)),
-    "correspondences": (0, lambda plan, num: str(plan.correspondences())),
+    "correspondences": (1, lambda plan, num: str(plan.correspondences())),
     "reverse": (0, lambda plan, num: plan.reverse()),
     "numbers": (1, lambda plan, num: (plan.cost, plan.objective, plan.component_errors, plan.converged, repr(plan))),
 }
