@@ -46,6 +46,8 @@ from ._potentials.penalties import (
     SmoothedL0 as SmoothedL0,
     STVS as STVS,
 )
+from ._potentials.separable import SeparablePotential as SeparablePotential
+from ._screening.screen import Features as Features, Screen as Screen
 from ._storage import load as load, save as save
 from ._time_courses.groups import group_shares as group_shares
 from ._time_courses.trajectory import Trajectory as Trajectory, trajectory as trajectory

@@ -42,7 +42,10 @@ from ._potentials.fitted import BrenierFit
 from ._potentials.line import StraightLine
 from ._potentials.map import BrenierMap, ConjugatePoints
 from ._potentials.members import Members
+from ._potentials.moved import MovedFeatures
 from ._potentials.network import ConvexNetwork
+from ._potentials.selection import Selection
+from ._potentials.separable import SeparablePotential
 from ._time_courses.groups import GroupFlows, GroupShares
 from ._time_courses.trajectory import Lineage, Trajectory
 from ._weights.entropic import WeightCoupling
@@ -80,6 +83,7 @@ _CLASSES: dict[str, type] = {
         MassChange,
         Members,
         Mixture,
+        MovedFeatures,
         Nodes,
         NumericalCouplings,
         NumericalSettings,
@@ -89,7 +93,9 @@ _CLASSES: dict[str, type] = {
         PosteriorFit,
         PosteriorPlan,
         ProductCouplings,
+        Selection,
         Sensitivity,
+        SeparablePotential,
         SideSensitivity,
         Stability,
         StackedPlans,

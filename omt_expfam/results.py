@@ -17,6 +17,7 @@ from ._posteriors.credible import CredibleInterval as CredibleInterval
 from ._posteriors.label_free import LabelFree as LabelFree
 from ._potentials.certificates import Certificate as Certificate
 from ._potentials.map import ConjugatePoints as ConjugatePoints
+from ._potentials.moved import MovedFeatures as MovedFeatures
 from ._time_courses.groups import GroupFlows as GroupFlows, GroupShares as GroupShares
 from ._time_courses.trajectory import Lineage as Lineage
 from ._weights.entropic import WeightCoupling as WeightCoupling

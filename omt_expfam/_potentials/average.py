@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._base.results import RESULTS
 from .conjugate import conjugate_point, norm, stationary_point
+from .interface import AbstractPotential
 from .line import StraightLine
 from .members import Members
 
@@ -175,6 +176,8 @@ class Average(eqx.Module):
 
         # Target members have images of their own for y; without them the straight line's is y itself.
         begin = inner if self.target is None else jnp.mean(self.target.images(inner), axis=0)
+        if self.target is None and self.source is not None and _knows_better(self.source):
+            begin = jnp.mean(eqx.filter_vmap(lambda member: member.near_conjugate(inner))(self.source), axis=0)
         start = jnp.concatenate([begin, jnp.tile(root * inner, num)])
         found = stationary_point(field, start, norm(inner), tolerance, max_steps)
         x, z = found.point[:dim], found.point[dim:].reshape(num, dim) / root
@@ -218,6 +221,11 @@ def average(source: Members | None, target: Members | None) -> Average:
     ends = jax.lax.map(lambda gram: jnp.linalg.eigvalsh(gram)[jnp.asarray([0, dim - 1])], jnp.concatenate(grams))
     moduli = jnp.concatenate(floors) * jnp.maximum(ends[2:, 0], 0)
     return Average(line, *sides, moduli, jnp.sqrt(ends[:2, 1]))
+
+
+def _knows_better(members: Members) -> bool:
+    """Whether potentials say where to search for conjugate points."""
+    return type(members.potential).near_conjugate is not AbstractPotential.near_conjugate
 
 
 def _strong_convexity(member: Members) -> Float[Array, ""]:

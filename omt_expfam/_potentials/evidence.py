@@ -39,7 +39,7 @@ def evidence(
     tasks: list[Task],
     lines: list[StraightLine],
     on_target: list[bool],
-    values: np.ndarray,
+    values: np.ndarray | None,
     size: int,
     threshold: float,
 ) -> Evidence:
@@ -50,7 +50,7 @@ def evidence(
         tasks: What each learned from.
         lines: The coordinates of each.
         on_target: Whether each is a potential of target points.
-        values: J of each look and member, in its own coordinates.
+        values: J of each look and member, in its own coordinates; ``None`` where nothing was trained.
         size: Number of rows for held-out points.
         threshold: What counts as moved, in units of the points.
     """
@@ -77,7 +77,8 @@ def evidence(
         num = len(task.target.held_out)
         rest = square * rest[:num] @ np.asarray(line.source_matrix, np.float64)
         residual = np.mean(np.sum(rest**2, axis=1))
-        results.append([total, variance, residual, converged[:num].all(), *(known - 2 * square * values[:, number])])
+        looks = [total] if values is None else known - 2 * square * values[:, number]
+        results.append([total, variance, residual, converged[:num].all(), *looks])
         num = len(task.source.held_out)
         images = square * slopes[:num] @ np.asarray(line.source_matrix, np.float64)
         points = square * task.source.points[task.source.held_out] @ np.asarray(line.target_matrix, np.float64)
@@ -91,13 +92,35 @@ def evidence(
     return Evidence(value, error, trace, float(np.sqrt(residual)), converged == 1, np.mean(moved, axis=0))
 
 
+def improves(start: AbstractPotential, potential: AbstractPotential, tasks: list[Task], size: int) -> bool:
+    """Whether members are better than where they started: J of held-out points is less by two standard errors.
+
+    Args:
+        start: The members before training, stacked.
+        potential: The members.
+        tasks: What each learned from.
+        size: Number of rows for held-out points.
+    """
+    x, _ = stacked([task.source for task in tasks], size)
+    y, _ = stacked([task.target for task in tasks], size)
+    before, after = ([np.asarray(part, np.float64) for part in _terms(p, x, y)[:2]] for p in (start, potential))
+    gain = variance = 0.0
+    for number, task in enumerate(tasks):
+        for side, old, new in zip((task.source, task.target), before, after, strict=True):
+            share = side.held_out_share
+            each = (old - new)[number, : len(share)]
+            gain += share @ each
+            variance += np.sum(share**2 * (each - share @ each) ** 2)
+    return bool(gain > 2 * np.sqrt(variance))
+
+
 @program
 def _terms(potential: AbstractPotential, x: Any, y: Any) -> tuple[Any, Any, Any, Any, Any]:
     """phi(x), phi*(y), the residual of its conjugate point, whether it was found, and grad phi(x), of all members."""
 
     def one(potential: AbstractPotential, x: Any, y: Any) -> tuple[Any, Any, Any, Any, Any]:
         def conjugate(y: Any) -> tuple[Any, Any, Any]:
-            found = conjugate_point(potential.gradient, y, y)
+            found = conjugate_point(potential.gradient, y, potential.near_conjugate(y))
             return found.point @ y - potential.value(found.point), found.rest, found.converged
 
         values = jax.vmap(potential.value)(x)

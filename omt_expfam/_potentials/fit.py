@@ -9,13 +9,15 @@ import numpy as np
 from .._base.arguments import ArrayLike, as_key, as_scalar, KeyLike
 from .._base.results import raise_if_failed, RESULTS, succeeded
 from .._plans.plan import TransportPlan
+from .._screening.screen import Features, Screen
 from .blend import BlendedPotential
 from .ensemble import fit_ensemble, Wanted
 from .fitted import BrenierFit
 from .interface import AbstractPotential
 from .penalties import as_penalty
 from .recipe import recipe
-from .samples import read_names, read_samples
+from .samples import read_names, read_samples, Sample
+from .screened import fit_selected
 
 
 def fit_brenier(
@@ -59,7 +61,10 @@ def fit_brenier(
             ``start``: a readable blend of affine maps, which suits few dimensions.
         sparsity: What moving costs, so that few coordinates do: `L1`, `STVS`, `SmoothedL0`, or any function of the
             displacement T(x) - x of one point, or `Penalty` of one and a strength. Its mean over source points, in the
-            points' own units, is added to the semi-dual, which is in units of half a squared distance.
+            points' own units, is added to the semi-dual, which is in units of half a squared distance. Or `Screen` or
+            `Features`, which select features: all others are left exactly as they are. Those are moved one by one by
+            monotone maps; where they depend on each other in another way afterwards, or ``num_steps`` is given, with a
+            network beside these, if that improves the dual value of held-out points.
         moved_threshold: What counts as moved, in units of the points.
         feature_names: Names of the columns; by default those of ``x`` where it is a table.
         source_weight: Nonnegative weights of the source points, shape ``[n0]``.
@@ -85,11 +90,12 @@ def fit_brenier(
             ``throw`` is true.
     """
     key = as_key(key)
-    penalty = None if sparsity is None else as_penalty(sparsity)
+    selects = isinstance(sparsity, Screen | Features)
+    penalty = None if sparsity is None or selects else as_penalty(sparsity)
     threshold = float(as_scalar("moved_threshold", moved_threshold))
     source, target, dtype = read_samples(key, x, y, start, source_weight, target_weight)
     names = read_names(feature_names, x, source.points.shape[1])
-    dim, fewest = source.points.shape[1], min(len(source.points), len(target.points))
+    dim = source.points.shape[1]
     if potential is BlendedPotential and start is None:
         raise ValueError("`start` must be a plan where `potential` is BlendedPotential; got None.")
     if not (potential is None or potential is BlendedPotential or isinstance(potential, AbstractPotential)):
@@ -101,22 +107,41 @@ def fit_brenier(
         raise ValueError(f"`potential` must be of {dim} dimensions, as `x`; got {potential.num_dimensions}.")
     if (potential is not None or penalty is not None) and num_target_members is None:
         num_target_members = 0
-    chosen = recipe(
-        fewest,
-        dim,
-        num_members=num_members,
-        num_target_members=num_target_members,
-        num_layers=num_layers,
-        width=width,
-        noise=noise,
-        num_steps=num_steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-    )
+    given = {
+        "num_members": num_members,
+        "num_target_members": num_target_members,
+        "num_layers": num_layers,
+        "width": width,
+        "noise": noise,
+        "num_steps": num_steps,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+    }
+    chosen = recipe(min(len(source.points), len(target.points)), dim, **given)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
     wanted = Wanted(potential, start, penalty, threshold, names, dtype, progress)
-    fitted = fit_ensemble(rng, source, target, chosen, wanted)
+    if isinstance(sparsity, Screen | Features):
+        _check_selects(sparsity, potential, start, source, target, num_target_members)
+        fitted = fit_selected(rng, source, target, sparsity, wanted, given)
+    else:
+        fitted = fit_ensemble(rng, source, target, chosen, wanted)
     return fitted if not throw or _may_return(fitted.result) else raise_if_failed(fitted, fitted.result)
+
+
+def _check_selects(
+    sparsity: Any, potential: Any, start: Any, source: Sample, target: Sample, num_target_members: int | None
+) -> None:
+    """Refuse what does not go with a selection of features."""
+    if potential is not None:
+        raise ValueError("`potential` must be None where `sparsity` selects features: it would see all of them.")
+    if num_target_members:
+        raise ValueError(f"`num_target_members` must be 0 with a `sparsity`; got {num_target_members}.")
+    if isinstance(sparsity, Screen):
+        for name, side in (("source_weight", source), ("target_weight", target)):
+            if side.weight is not None:
+                raise ValueError(f"`{name}` must be None with a Screen, whose tests count points; give Features.")
+    if start is not None:
+        raise ValueError("`start` must be None where `sparsity` selects features: plans are of all of them.")
 
 
 def _may_return(result: Any) -> bool:

@@ -11,6 +11,7 @@ from .._base.results import RESULTS, succeeded
 from .._plans.plan import TransportPlan
 from .certificates import Certificate
 from .map import BrenierMap
+from .moved import MovedFeatures
 
 
 class BrenierFit(eqx.Module):
@@ -39,6 +40,7 @@ class BrenierFit(eqx.Module):
         moved_threshold: What counts as moved, in units of the points.
         feature_names: Names of the coordinates, where they are known.
         strength: What the penalty of displacements was multiplied by, if there was one.
+        features: Which features move how, and how certain that is, where they were selected (`Screen`, `Features`).
     """
 
     map: BrenierMap
@@ -54,6 +56,7 @@ class BrenierFit(eqx.Module):
     moved_threshold: float = eqx.field(static=True, default=1e-2)
     feature_names: tuple[str, ...] | None = eqx.field(static=True, default=None)
     strength: float | None = eqx.field(static=True, default=None)
+    features: MovedFeatures | None = None
 
     @property
     def converged(self) -> bool:

@@ -32,3 +32,7 @@ class AbstractPotential(eqx.Module):
     def gradient(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
         """The image of one point, grad phi(x)."""
         return jax.grad(self.value)(x)
+
+    def near_conjugate(self, y: Float[Array, " d"]) -> Float[Array, " d"]:
+        """Where the search for the point whose image is ``y`` starts: ``y`` itself, unless a class knows better."""
+        return y

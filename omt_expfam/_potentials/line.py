@@ -10,6 +10,8 @@ from .._base.arrays import to_jax
 
 # What is added to variances: this share of the mean variance of its sample, so that constant columns do no harm.
 _RIDGE = 1e-8
+# Standard deviations along axes are at least this share of the largest.
+_FLATTEST = 1e-4
 
 
 class StraightLine(eqx.Module):
@@ -106,6 +108,24 @@ def straight_line(x: Any, y: Any, x_weight: Any = None, y_weight: Any = None, dt
     ratio = np.sqrt(scale1 / scale0)
     scale = size * np.sqrt(scale0 * scale1)
     arrays = mean0, mean1, forward * ratio / scale, backward / ratio / scale, scale, common / size**2
+    return StraightLine(*(to_jax(np.asarray(array), dtype) for array in arrays))
+
+
+def axes_line(x: Any, y: Any, x_weight: Any = None, y_weight: Any = None, dtype: Any = None) -> StraightLine:
+    """The straight line that keeps coordinates apart and makes their spreads agree; see `straight_line`."""
+    sides = []
+    for points, weight in ((x, x_weight), (y, y_weight)):
+        points = np.asarray(points, np.float64)
+        share = np.ones(len(points)) if weight is None else np.asarray(weight, np.float64)
+        share = share / share.sum()
+        mean = share @ points
+        size = np.sqrt(share @ (points - mean) ** 2)
+        sides.append((mean, np.maximum(size, _FLATTEST * size.max(initial=0.0) or 1.0)))
+    (mean0, size0), (mean1, size1) = sides
+    scale = np.sqrt(np.mean(size0 * size1)) if len(size0) else np.ones(())
+    root = np.sqrt(size1 / size0)
+    variances = size0 * size1 / scale**2
+    arrays = mean0, mean1, np.diag(root / scale), np.diag(1 / root / scale), scale, variances
     return StraightLine(*(to_jax(np.asarray(array), dtype) for array in arrays))
 
 

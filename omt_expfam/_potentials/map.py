@@ -22,6 +22,7 @@ from .conjugate import default_tolerance, MAX_STEPS
 from .interface import AbstractPotential
 from .line import StraightLine
 from .members import Members
+from .selection import Selection
 
 # Numbers in a block of points: they should stay in the processor's cache.
 _BLOCK = 2**20
@@ -40,20 +41,29 @@ class BrenierMap(eqx.Module):
         source: Members on the source side.
         target: Members on the target side: potentials of target points, for maps from there to the source.
         is_reversed: Whether source and target are read the other way round; see `reverse`.
+        selection: The coordinates that members see, where these are not all; the others are left exactly as they are.
     """
 
     source: Members | None
     target: Members | None
     is_reversed: bool = eqx.field(static=True)
+    selection: Selection | None = None
 
-    def __init__(self, source: Members | None, target: Members | None = None, *, is_reversed: bool = False) -> None:
+    def __init__(
+        self,
+        source: Members | None,
+        target: Members | None = None,
+        *,
+        is_reversed: bool = False,
+        selection: Selection | None = None,
+    ) -> None:
         given = [side for side in (source, target) if side is not None]
         if not given:
             raise ValueError("`source` and `target` must not both be None: a map needs members on one side.")
         if given[0].num_dimensions != given[-1].num_dimensions:
             dims = " and ".join(str(side.num_dimensions) for side in given)
             raise ValueError(f"`source` and `target` must have the same number of dimensions; got {dims}.")
-        self.source, self.target, self.is_reversed = source, target, is_reversed
+        self.source, self.target, self.is_reversed, self.selection = source, target, is_reversed, selection
 
     @classmethod
     def from_potential(cls, potential: AbstractPotential, dtype: Any = None) -> "BrenierMap":
@@ -79,7 +89,7 @@ class BrenierMap(eqx.Module):
     @property
     def num_dimensions(self) -> int:
         """d, the dimension of points."""
-        return self._sides[0].num_dimensions
+        return self._sides[0].num_dimensions if self.selection is None else self.selection.num_dimensions
 
     @property
     def _sides(self) -> list[Members]:
@@ -212,7 +222,7 @@ class BrenierMap(eqx.Module):
 
     def reverse(self) -> "BrenierMap":
         """The inverse map, with its own inverse."""
-        return BrenierMap(self.source, self.target, is_reversed=not self.is_reversed)
+        return BrenierMap(self.source, self.target, is_reversed=not self.is_reversed, selection=self.selection)
 
     # -- work -----------------------------------------------------------------------------------------------------
 
@@ -221,13 +231,19 @@ class BrenierMap(eqx.Module):
 
     def _found(self, kernel: Any, name: str, value: ArrayLike, backward: bool, wanted: str = "") -> Any:
         """What a kernel says about all points, or an error where some were not found; NaN there when traced."""
+        points, kind = self._points(name, value), wanted or "images"
+        if self.selection is not None and not self.selection.size:
+            return self.selection.nothing(kind, points)
         # All about solved points comes from one program; see `_solve`.
         solves = kernel is _solve and (backward or self.target is not None)
-        out: Any = self._over(kernel, self._points(name, value), backward, "" if solves else wanted)
+        seen = points if self.selection is None else self.selection.part(points)
+        out: Any = self._over(kernel, seen, backward, "" if solves else wanted)
         found, converged = out[Solved._fields.index(wanted) if solves else 0], out[-1]
         if is_traced(converged):
-            return jnp.where(converged.reshape(-1, *[1] * (found.ndim - 1)), found, jnp.nan)
-        return raise_if_failed(found, outcome(converged))
+            found = jnp.where(converged.reshape(-1, *[1] * (found.ndim - 1)), found, jnp.nan)
+        else:
+            found = raise_if_failed(found, outcome(converged))
+        return found if self.selection is None else self.selection.whole(kind, found, points)
 
     def _evidence(
         self, name: str, value: ArrayLike, backward: bool, tolerance: ScalarLike | None, max_steps: int
@@ -236,7 +252,18 @@ class BrenierMap(eqx.Module):
         if tolerance is not None:
             as_scalar("tolerance", tolerance)
         as_count("max_steps", max_steps, minimum=0)
-        return ConjugatePoints(*self._over(_solve, points, backward, "", tolerance, max_steps))
+        if self.selection is None:
+            return ConjugatePoints(*self._over(_solve, points, backward, "", tolerance, max_steps))
+        kinds = ("point", "value", *[""] * 5)
+        if self.selection.size:
+            part = self.selection.part(points)
+            found = self._over(_solve, part, backward, "", tolerance, max_steps)
+            whole: Any = [self.selection.whole(k, f, points) for k, f in zip(kinds, found, strict=True)]
+            return ConjugatePoints(*whole)
+        known: Any = [self.selection.nothing(kind, points) for kind in kinds[:5]]
+        num = points.shape[0]
+        known += [to_jax(np.zeros(num, int)), to_jax(np.ones(num, bool))]
+        return ConjugatePoints(*known)
 
     def _over(
         self, kernel: Any, points: Any, backward: bool, wanted: str, tolerance: Any = None, max_steps: int = MAX_STEPS
@@ -266,7 +293,8 @@ class BrenierMap(eqx.Module):
             if side is not None
         ]
         back = ", reversed" if self.is_reversed else ""
-        return f"BrenierMap({' and '.join(sides)}, {self.num_dimensions} dimensions{back})"
+        seen = "" if self.selection is None else f"{self.selection.size} of "
+        return f"BrenierMap({' and '.join(sides)}, {seen}{self.num_dimensions} dimensions{back})"
 
 
 def _item_size(members: list[Members]) -> int:

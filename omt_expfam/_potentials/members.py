@@ -46,3 +46,7 @@ class Members(eqx.Module):
     def image(self, x: Float[Array, " d"]) -> Float[Array, " d"]:
         """The image of one point under such a member."""
         return self.line.target_point(self.potential.gradient(self.line.whiten_source(x)))
+
+    def near_conjugate(self, y: Float[Array, " d"]) -> Float[Array, " d"]:
+        """A point whose image under such a member is near y."""
+        return self.line.source_point(self.potential.near_conjugate(self.line.whiten_target(y)))

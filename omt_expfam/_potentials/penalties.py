@@ -118,6 +118,6 @@ def as_penalty(value: Any) -> AbstractPenalty:
         return Penalty(1.0, value)
     given = value.__name__ if isinstance(value, type) else type(value).__name__
     raise TypeError(
-        "`sparsity` must be L1, STVS, SmoothedL0 or Penalty with a strength, a function of a displacement, or None; "
-        f"got {given}."
+        "`sparsity` must be L1, STVS, SmoothedL0 or Penalty with a strength, a function of a displacement, Screen, "
+        f"Features or None; got {given}."
     )

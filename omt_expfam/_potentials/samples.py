@@ -8,7 +8,7 @@ import numpy as np
 from .._base.arguments import ArrayLike, as_host_or_traced, check_finite
 from .._base.arrays import default_dtype, is_traced, split_key
 from .._plans.plan import TransportPlan
-from .line import straight_line, StraightLine
+from .line import axes_line, straight_line, StraightLine
 from .tasks import Side, Task
 
 # Points of either side that a plan alone is asked for.
@@ -118,7 +118,12 @@ def _sample(name: str, value: ArrayLike, weight_name: str, weight: Any) -> Sampl
 
 
 def make_task(
-    source: Sample, target: Sample, held_out: tuple[np.ndarray, np.ndarray], starts: np.ndarray | None, dtype: str
+    source: Sample,
+    target: Sample,
+    held_out: tuple[np.ndarray, np.ndarray],
+    starts: np.ndarray | None,
+    dtype: str,
+    along_axes: bool = False,
 ) -> tuple[Task, StraightLine]:
     """What one member learns from, in the coordinates of the straight line of its own training points.
 
@@ -128,12 +133,13 @@ def make_task(
         held_out: Points of both that are kept from it.
         starts: First conjugate points of the target points, in source units.
         dtype: The precision of the coordinates.
+        along_axes: Keep coordinates apart.
     """
     both = source, target
     training = [np.setdiff1d(np.arange(len(side.points)), out) for side, out in zip(both, held_out, strict=True)]
     parts = [side.points[index] for side, index in zip(both, training, strict=True)]
     weights = [None if s.weight is None else s.weight[index] for s, index in zip(both, training, strict=True)]
-    line = straight_line(*parts, *weights, dtype=dtype)
+    line = (axes_line if along_axes else straight_line)(*parts, *weights, dtype=dtype)
     white = [
         _whitened(source.points, line.source_mean, line.source_matrix),
         _whitened(target.points, line.target_mean, line.target_matrix),

@@ -60,7 +60,8 @@ class Trained(NamedTuple):
 
     Attributes:
         potential: The members at their best looks, stacked.
-        values: The held-out J of each look and member, whitened; the first look is before the first step.
+        values: The held-out J of each look and member, whitened; the first look is before the first step. ``None``
+            where nothing was trained.
         steps: The number of steps before each look.
         num_steps: Steps taken.
         result: Why training stopped.
@@ -68,7 +69,7 @@ class Trained(NamedTuple):
     """
 
     potential: AbstractPotential
-    values: Float[np.ndarray, "looks M"]
+    values: Float[np.ndarray, "looks M"] | None
     steps: Int[np.ndarray, " looks"]
     num_steps: int
     result: Any

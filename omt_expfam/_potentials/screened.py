@@ -1,0 +1,123 @@
+"""Sparse maps with exact zeros: features are selected first, and a potential sees these alone."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from .._base.arrays import stacked, to_jax
+from .._base.results import RESULTS
+from .._screening.marginal import mean_difference
+from .._screening.pairs import pair_p
+from .._screening.screen import Features, Screen, screen, Screening
+from .ensemble import fit_ensemble, fit_separable, share_moved, Wanted
+from .fitted import BrenierFit
+from .line import axes_line
+from .map import BrenierMap
+from .members import Members
+from .moved import MovedFeatures
+from .recipe import recipe
+from .samples import Sample
+from .selection import Selection
+from .separable import separable_images, SeparablePotential, start_separable
+
+# Level of the test whether more than one-dimensional maps is needed.
+_LEVEL = 0.01
+# Standard errors of a mean in its confidence interval.
+_WIDTH = 1.96
+# How a network beside one-dimensional maps is trained, unless told otherwise.
+_DEFAULTS = {
+    "num_layers": 2,
+    "width": 32,
+    "num_steps": 1000,
+    "learning_rate": 0.005,
+    "num_members": 2,
+    "num_target_members": 0,
+}
+
+
+def fit_selected(
+    rng: np.random.Generator,
+    source: Sample,
+    target: Sample,
+    settings: Screen | Features,
+    wanted: Wanted,
+    given: dict[str, Any],
+) -> BrenierFit:
+    """Select features, and fit a map that leaves all others exactly as they are.
+
+    Args:
+        rng: Randomness of training.
+        source: Source points.
+        target: Target points.
+        settings: Which features, or how they are selected.
+        wanted: What a fit is asked for.
+        given: What the user says of the recipe.
+    """
+    dim = source.points.shape[1]
+    found = None
+    if isinstance(settings, Screen):
+        found = screen(settings, source.points, target.points)
+        index = np.asarray(found.selected)
+    else:
+        index = settings.index(wanted.names, dim)
+    first, second = (Sample(side.points[:, index], side.weight) for side in (source, target))
+    if not len(index):
+        inner = _identity(first, second, wanted)
+    elif given["num_steps"] is None and not _depends(first, second):
+        inner = fit_separable(rng, first, second, wanted)
+    else:
+        told = _DEFAULTS | {name: value for name, value in given.items() if value is not None}
+        chosen = recipe(min(len(first.points), len(second.points)), len(index), **told)
+        inner = fit_ensemble(rng, first, second, chosen, wanted._replace(potential=SeparablePotential))
+    return _whole(inner, source, target, index, found, wanted)
+
+
+def _depends(source: Sample, target: Sample) -> bool:
+    """Whether coordinates are dependent in another way once each of them has its target's law."""
+    points = source.points, target.points
+    sizes = [np.where(side.std(axis=0) > 0, side.std(axis=0), 1.0) for side in points]
+    scaled = [side / size for side, size in zip(points, sizes, strict=True)]
+    images = separable_images(start_separable(scaled[0], scaled[1], source.weight, target.weight), scaled[0])
+    return bool((pair_p(images, scaled[1]) <= _LEVEL).any())
+
+
+def _whole(
+    inner: BrenierFit, source: Sample, target: Sample, index: np.ndarray, found: Screening | None, wanted: Wanted
+) -> BrenierFit:
+    """The fit of selected features as one of all."""
+    dim, dtype = source.points.shape[1], wanted.dtype
+    selection = Selection(to_jax(index.astype(np.int32)), dim)
+    whole = BrenierMap(inner.map.source, inner.map.target, selection=selection)
+    moved, mean, error, p = np.zeros(dim), np.zeros(dim), np.zeros(dim), np.full(dim, np.nan)
+    chosen = np.zeros(dim, bool)
+    chosen[index] = True
+    if len(index):
+        part = Sample(source.points[:, index], source.weight)
+        moved[index], mean[index] = share_moved(inner.map, part, wanted.threshold)
+        error[index] = mean_difference(part.points, target.points[:, index])[1]
+    if found is not None:
+        p = np.asarray(found.p)
+    names = wanted.names or tuple(map(str, range(dim)))
+    low, high = mean - _WIDTH * error, mean + _WIDTH * error
+    numbers: Any = [to_jax(value, dtype) for value in (moved, mean, low, high, p)]
+    advice = "" if found is None else found.advice
+    columns: Any = [names, to_jax(chosen), *numbers, None, advice]
+    table = MovedFeatures(*columns)
+    return dataclasses.replace(inner, map=whole, moved=numbers[0], features=table)
+
+
+def _identity(source: Sample, target: Sample, wanted: Wanted) -> BrenierFit:
+    """The map of no feature."""
+    line = axes_line(source.points, target.points, dtype=wanted.dtype)
+    potential = start_separable(source.points, target.points)
+    members = stacked([Members(potential, line)])
+    zero = to_jax(np.zeros(()), wanted.dtype)
+    trace, steps = to_jax(np.zeros(1), wanted.dtype), to_jax(np.zeros(1, np.int32))
+    rows = len(source.points), len(target.points)
+    moved = to_jax(np.zeros(0), wanted.dtype)
+    whole = BrenierMap(members)
+    threshold = wanted.threshold
+    return BrenierFit(
+        whole, zero, zero, trace, steps, zero, 0, rows, RESULTS.successful, moved, threshold, wanted.names
+    )

@@ -1,0 +1,4 @@
+"""Two samples, to the features whose laws differ.
+
+May import `_base` alone.
+"""

@@ -1,0 +1,70 @@
+"""Features one by one: p-values of equal laws, and their adjustment for how many there are."""
+
+from typing import Any
+
+import numpy as np
+import scipy.special
+from jaxtyping import Float
+
+# Numbers sorted at a time.
+_BLOCK = 2**22
+
+
+def marginal_p(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " d"]:
+    """p-values of equal laws, for each feature: twice the smaller of Welch's and Kolmogorov and Smirnov's."""
+    return np.minimum(2 * np.minimum(welch_p(x, y), kolmogorov_p(x, y)), 1.0)
+
+
+def welch_p(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " d"]:
+    """p-values of equal means (Welch, 1947); one for features that are constant."""
+    means, errors = zip(*(_mean_and_error(side) for side in (x, y)), strict=True)
+    total = errors[0] + errors[1]
+    below = errors[0] ** 2 / (len(x) - 1) + errors[1] ** 2 / (len(y) - 1)
+    difference = means[1] - means[0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        freedom = np.where(below > 0, total**2 / below, 1.0)
+        score = np.where(total > 0, np.abs(difference) / np.sqrt(total), np.where(difference == 0, 0.0, np.inf))
+    return 2 * scipy.special.stdtr(freedom, -score)
+
+
+def mean_difference(
+    x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]
+) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
+    """The difference of means, y's less x's, and its standard error."""
+    (mean0, error0), (mean1, error1) = _mean_and_error(x), _mean_and_error(y)
+    return mean1 - mean0, np.sqrt(error0 + error1)
+
+
+def _mean_and_error(points: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Mean, and its squared standard error."""
+    mean = points.mean(axis=0, dtype=np.float64)
+    variance: Any = np.mean((points - mean) ** 2, axis=0, dtype=np.float64)
+    return mean, variance / (len(points) - 1)
+
+
+def kolmogorov_p(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " d"]:
+    """p-values of equal distribution functions, by their largest gap; too large, if anything, where values are tied."""
+    num, other = len(x), len(y)
+    step = np.concatenate([np.full(num, 1 / num), np.full(other, -1 / other)])
+    width = max(1, _BLOCK // (num + other))
+    gaps = []
+    for start in range(0, x.shape[1], width):
+        both = np.concatenate([x[:, start : start + width], y[:, start : start + width]])
+        order = np.argsort(both, axis=0)
+        values = np.take_along_axis(both, order, axis=0)
+        gap = np.abs(np.cumsum(step[order], axis=0))
+        # Distribution functions have jumped only after the last of equal values.
+        last = np.ones(values.shape, bool)
+        last[:-1] = values[1:] > values[:-1]
+        gaps.append(np.max(np.where(last, gap, 0.0), axis=0))
+    gap = np.concatenate(gaps) if gaps else np.zeros(0)
+    return scipy.special.kolmogorov(np.sqrt(num * other / (num + other)) * gap)
+
+
+def holm(p: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
+    """p-values adjusted so that any of them is below a level by chance with at most its probability (Holm, 1979)."""
+    order = np.argsort(p)
+    raised = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(raised, 1.0)
+    return adjusted
