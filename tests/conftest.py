@@ -4,6 +4,8 @@ from pathlib import Path
 # jaxlib's LAPACK is a threaded OpenBLAS whose idle threads spin; two busy cores make that look like slow code.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# XLA cuts every program into parts and compiles them side by side: for small ones that is a quarter more work.
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_parallel_codegen_split_count=1")
 # Workers, subprocesses and the next run share what was compiled. JAX's key holds the program, its options, XLA_FLAGS,
 # the version of jaxlib and the processor, so that only what would be compiled alike is shared.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "d" / "jax"))
@@ -22,6 +24,9 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from benchmarks.harness.programs import counted
+
+# Until all is collected, nothing is garbage.
+gc.disable()
 
 
 @pytest.fixture(autouse=True)
@@ -50,9 +55,18 @@ def _optimizes(item):
 
 
 def pytest_collection_modifyitems(items):
-    """Programs are forgotten at most once in a file."""
-    files = {item.path: number for number, item in reversed(list(enumerate(items)))}
-    items.sort(key=lambda item: (files[item.path], _optimizes(item)))
+    """Files with most to do come first, so that workers end together; programs are forgotten at most once in a file."""
+    work = collections.Counter()
+    for item in items:
+        work[item.path] += 10 if item.get_closest_marker("slow") else 1
+    items.sort(key=lambda item: (-work[item.path], item.path, _optimizes(item)))
+
+
+def pytest_collection_finish():
+    """What is loaded stays: Python looks for garbage in what tests make, and not after every 700 objects."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
@@ -71,10 +85,12 @@ def _resident_memory():
     return int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """Files stay whole: what their tests share is traced by one worker, not by all."""
     from xdist.scheduler import LoadFileScheduling
 
+    config.option.loadscopereorder = False  # they are in order
     return LoadFileScheduling(config, log)
 
 
