@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 from numpyro import handlers
 
 from .._base.arguments import ArrayLike, as_count, as_host_or_traced, as_key, as_scalar, KeyLike, ScalarLike
 from .._base.arrays import default_dtype, safe_log, to_jax
+from .._base.buckets import pad, point_bucket
 from .._base.precision import in_float64, narrow, relaxed
 from .._base.results import raise_if_failed, RESULTS
 from .._base.samples import refuse_constant
@@ -219,9 +220,9 @@ def _solve(
     epsilons: dict[str, Any],
 ) -> CoupledFit:
     """Both separate modes, and from there the joint one; in float64."""
-    alone, found = [], True
-    for model, x, mixture in zip(models, points, start, strict=True):
-        target = Target.of(model, x)
+    alone, found, data = [], True, [_padded(x) for x in points]
+    for model, own, mixture in zip(models, data, start, strict=True):
+        target = Target.of(model, *own)
         mode = find_mode(target, target.unconstrain(_inside(model, mixture)))
         alone.append(_mixture(model, target.constrain(mode.center)))
         found = found and mode.found
@@ -230,7 +231,7 @@ def _solve(
     # No mode can gain more over the separate ones than the penalty that these have.
     plan, num_searches, decrement = uncoupled, 0, penalty * float(uncoupled.objective)
     if decrement >= _FELT:
-        mixtures, mode, num_searches = _joint_mode(models, points, uncoupled, penalty, epsilons)
+        mixtures, mode, num_searches = _joint_mode(models, data, uncoupled, penalty, epsilons)
         found, decrement = found and mode.found, mode.decrement
         plan = transport(*mixtures, **epsilons, progress=False, throw=False)
     result = plan.result if found else RESULTS.mode_not_found
@@ -244,6 +245,12 @@ def _solve(
         to_jax(num_searches),
         result,
     )
+
+
+def _padded(x: Array) -> tuple[Float[Array, "m d"], Bool[Array, " m"]]:
+    """Points padded to a common number, and which of them count: data sets of about one size share their programs."""
+    size = point_bucket(len(x))
+    return jax.device_put((pad(np.asarray(x), size), np.arange(size) < len(x)))
 
 
 def _log_likelihoods(plan: TransportPlan, points: list[Array]) -> Float[Array, " 2"]:
@@ -288,7 +295,7 @@ class _CoupledModel(eqx.Module):
     epsilon_components: Float[Array, ""]
     epsilon_weights: Float[Array, ""]
 
-    def __call__(self, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> None:
+    def __call__(self, x: tuple[Array, Array], y: tuple[Array, Array]) -> None:
         shape = self.source.num_components, self.target.num_components
         with relaxed():
             roots = numpyro.sample("roots", dist.Normal(jnp.zeros(shape), jnp.ones(shape)).to_event(2))
@@ -328,16 +335,16 @@ class _CoupledModel(eqx.Module):
         return jnp.sum(weights * couplings.objectives()) + self.epsilon_weights * divergence
 
 
-def _scoped(model: MixtureModel, name: str, weights: Float[Array, " K"], x: Float[Array, "n d"]) -> Mixture:
-    """Run a model with given weights, their density being that of NumPyro's unconstrained coordinates."""
+def _scoped(model: MixtureModel, name: str, weights: Float[Array, " K"], data: tuple[Array, Array]) -> Mixture:
+    """Run a model of padded points with given weights, their density being that of unconstrained coordinates."""
     numpyro.factor(f"{name}/volume", jnp.sum(jnp.log(weights)))
     program: Any = handlers.scope(handlers.condition(model, {"weights": weights}), name)
-    return program(x)
+    return program(*data)
 
 
 def _joint_mode(
     models: list[MixtureModel],
-    points: list[Array],
+    data: list[tuple[Array, Array]],
     start: TransportPlan,
     penalty: float,
     epsilons: dict[str, Any],
@@ -346,7 +353,7 @@ def _joint_mode(
     regularization = [jnp.asarray(float(epsilons[name])) for name in ("epsilon_components", "epsilon_weights")]
     model = _CoupledModel(models[0], models[1], jnp.asarray(penalty), *regularization)
     sites = _sites(model, (start.source, start.target), start.weights)
-    target = Target.of(model, *points)
+    target = Target.of(model, *data)
     num_searches = 0
     while True:
         mode = find_mode(target, target.unconstrain(sites))

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ from omt_expfam._base.precision import relaxed
 from omt_expfam._pipelines import coupled
 from omt_expfam._pipelines.coupled import fit_coupled
 from omt_expfam._pipelines.factor import transport_factor
+from omt_expfam._posteriors.methods.method import PosteriorProblem
 from omt_expfam._posteriors.methods.mode import find_mode
 from omt_expfam._posteriors.methods.target import Target
 from omt_expfam._posteriors.model import mixture_model
@@ -51,14 +54,19 @@ def blobs(seed, n, m, shift=0.3):
     return x, y + [shift, 0.0]
 
 
-def program(source, target, strength, epsilons=EPSILONS):
+def program(source, target, epsilons=EPSILONS):
     """Two mixture models and the factor between them, as a user writes it."""
 
-    def model(x, y):
+    def model(x, y, strength):
         pair = handlers.scope(source, "source")(x), handlers.scope(target, "target")(y)
         return transport_factor("transport", *pair, strength=strength, **epsilons)
 
     return model
+
+
+def potential(target, u, strength):
+    """Minus the log-density of such a program, with a factor of any strength."""
+    return dataclasses.replace(target, args=(*target.args[:2], strength)).potential(u)
 
 
 def sites(models, mixtures):
@@ -109,11 +117,16 @@ def test_its_gradient_is_that_of_finite_differences(left, right, epsilon, dim):
     epsilons = {"epsilon_components": epsilon, "epsilon_weights": 0.3}
     x, y = pair[0].sample(jax.random.key(0), 40), pair[1].sample(jax.random.key(1), 30)
     models = [mixture_model(p, type(m.components), m.num_components) for p, m in zip((x, y), pair, strict=True)]
-    target = Target.of(program(*models, 20.0, epsilons), x, y)
-    alone = Target.of(program(*models, 0.0, epsilons), x, y)
+    target = Target.of(program(*models, epsilons), x, y, jnp.asarray(20.0))
     u = target.unconstrain(sites(models, pair))
 
-    factor = jax.jit(jax.value_and_grad(lambda u: target.potential(u) - alone.potential(u)))
+    value = jax.jit(jax.value_and_grad(lambda u, strength: potential(target, u, strength)))
+    alone = jnp.asarray(0.0)
+
+    def factor(u):
+        with_factor, without = value(u, target.args[2]), value(u, alone)
+        return with_factor[0] - without[0], with_factor[1] - without[1]
+
     gradient = np.asarray(factor(u)[1])
     step = 1e-5
     for seed in range(3):
@@ -162,22 +175,21 @@ def test_it_works_under_nuts_and_in_svi():
     x, y = blobs(0, 60, 50, shift=1.0)
     models = [mixture_model(p, DiagonalGaussian, 1) for p in (x, y)]
     # A prior under which the means are so far apart: one component each, whose posterior is known well enough.
-    costs = {}
+    costs, arguments = {}, (jnp.asarray(x), jnp.asarray(y))
+
+    def recorded(x, y, strength):
+        numpyro.deterministic("cost", program(*models)(x, y, strength).cost)
+
+    mcmc = MCMC(NUTS(recorded), num_warmup=150, num_samples=150, progress_bar=False, jit_model_args=True)
     for strength in (0.0, 20.0):
-        model = program(*models, strength)
-
-        def recorded(x, y, model=model):
-            numpyro.deterministic("cost", model(x, y).cost)
-
-        mcmc = MCMC(NUTS(recorded), num_warmup=150, num_samples=150, progress_bar=False)
-        mcmc.run(jax.random.key(0), jnp.asarray(x), jnp.asarray(y))
+        mcmc.run(jax.random.key(0), *arguments, jnp.asarray(strength))
         assert not np.asarray(mcmc.get_extra_fields()["diverging"]).any()
         costs[strength] = np.asarray(mcmc.get_samples()["cost"])
     assert costs[20.0].mean() < 0.7 * costs[0.0].mean()
 
     guide = AutoDelta(recorded)
     svi = SVI(recorded, guide, numpyro.optim.Adam(0.05), Trace_ELBO())
-    found = svi.run(jax.random.key(1), 300, jnp.asarray(x), jnp.asarray(y), progress_bar=False)
+    found = svi.run(jax.random.key(1), 300, *arguments, jnp.asarray(20.0), progress_bar=False)
     losses = np.asarray(found.losses)
     assert np.isfinite(losses).all()
     assert losses[-20:].mean() < losses[:20].mean()
@@ -224,7 +236,7 @@ def test_no_strength_is_two_separate_modes(path):
     np.testing.assert_allclose(fits[0].log_likelihoods, fits[0].uncoupled_log_likelihoods, atol=1e-12)
     for points, mixture in ((x, fits[0].source), (y, fits[0].target)):
         model = mixture_model(points, Gaussian, 4)
-        target = Target.of(model, jnp.asarray(points))
+        target = PosteriorProblem(points, model, mixture, None, None, None).target()
         mode = find_mode(target, target.unconstrain(model.sites(mixture)))
         assert mode.found
         np.testing.assert_allclose(model.mixture(target.constrain(mode.center)).weights, mixture.weights, atol=2e-3)
@@ -236,21 +248,22 @@ def test_it_is_the_mode_of_the_numpyro_program(path):
     """What the search over couplings finds, the program with `transport_factor` agrees is a mode."""
     x, y, fits = path
     models = [mixture_model(p, Gaussian, 4) for p in (x, y)]
+    target = Target.of(program(*models), jnp.asarray(x), jnp.asarray(y), jnp.asarray(0.0))
+    energy = jax.jit(lambda u, strength: potential(target, u, strength))
     for fitted in (fits[2], fits[3]):
-        strength = float(fitted.strength) * (len(x) + len(y)) / 2
-        target = Target.of(program(*models, strength), jnp.asarray(x), jnp.asarray(y))
+        strength = np.asarray(fitted.strength) * (len(x) + len(y)) / 2
         u = target.unconstrain(sites(models, (fitted.source, fitted.target)))
-        potential = jax.jit(lambda u, target=target: target.potential(u))
-        best, u = potential(u), np.asarray(u)
+        best, u = energy(u, strength), np.asarray(u)
         start = sites(models, (fitted.uncoupled_plan.source, fitted.uncoupled_plan.target))
-        assert best < potential(target.unconstrain(start)) - 0.5
+        assert best < energy(target.unconstrain(start), strength) - 0.5
         for seed in range(20):
             direction = np.random.default_rng(seed).standard_normal(u.shape)
-            assert potential(u + 1e-3 * direction) > best - 1e-3
-            assert potential(u + 1e-1 * direction) > best
+            assert energy(u + 1e-3 * direction, strength) > best - 1e-3
+            assert energy(u + 1e-1 * direction, strength) > best
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("epsilon_weights", [0.03, 1.0])
 def test_the_kink_of_small_regularizations_is_no_obstacle(epsilon_weights):
     """At 0.03 all weights agree to many digits, where the penalty as a function of weights has almost a kink."""
@@ -284,16 +297,18 @@ def test_a_shift_shrinks_as_stated():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("x64")
 def test_coupling_mends_the_map_of_small_samples():
     """Three pairs of small samples: separately fitted components do not match, and the map is far off."""
     centers = 1.5 * np.array([[-1, -1], [1, -1], [-1, 1], [1, 1]])
     covariance = np.broadcast_to(np.eye(2), (4, 2, 2))
     truth = [Mixture(np.full(4, 0.25), Gaussian(centers + s, covariance)) for s in ([0, 0], [0.3, 0])]
+    drawn = [jax.tree.map(lambda leaf: leaf.astype("float32"), t) for t in truth]
     exact = transport(*truth, **EPSILONS)
     points = truth[0].sample(jax.random.key(9), 2000)
     errors = {0.0: [], 0.3: []}
     for seed in range(3):
-        x, y = (t.sample(jax.random.key(10 * seed + i), 60) for i, t in enumerate(truth))
+        x, y = (np.float64(t.sample(jax.random.key(10 * seed + i), 60)) for i, t in enumerate(drawn))
         for strength, own in errors.items():
             fitted = fit_coupled(jax.random.key(0), x, y, Gaussian, 4, strength=strength, **EPSILONS)
             offset = np.asarray(fitted.plan.push_forward(points)) - np.asarray(exact.push_forward(points))
@@ -303,7 +318,7 @@ def test_coupling_mends_the_map_of_small_samples():
 
 @pytest.mark.slow
 def test_other_families_sizes_and_precisions():
-    """Sides of different sizes and families, in float32; components on a half-line, whose couplings are tabulated."""
+    """Sides of different sizes and families, in float32."""
     x, y = (p.astype(np.float32) for p in blobs(5, 60, 40))
     fitted = fit_coupled(
         jax.random.key(0), x, y, DiagonalGaussian, (3, 2), target_family=Gaussian, strength=0.1, **EPSILONS
@@ -314,9 +329,13 @@ def test_other_families_sizes_and_precisions():
     assert fitted.plan.weights.shape == (3, 2)
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(fitted)} <= {"float32", "int32", "bool"}
 
+
+@pytest.mark.slow
+def test_components_on_a_half_line():
+    """Their couplings are tabulated, pair by pair, in every step of the search: two pairs are enough."""
     rng = np.random.default_rng(6)
     x, y = rng.gamma(3.0, 1.0, (60, 1)), rng.gamma(4.0, 1.0, (60, 1))
-    fitted = fit_coupled(jax.random.key(0), x, y, Gamma, 2, strength=0.2, **EPSILONS)
+    fitted = fit_coupled(jax.random.key(0), x, y, Gamma, (2, 1), strength=0.2, **EPSILONS)
     assert fitted.converged
     assert fitted.plan.cost < fitted.uncoupled_plan.cost
 
