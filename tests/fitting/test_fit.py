@@ -1,5 +1,6 @@
 """EM, against scikit-learn's trajectory, its likelihood on real data, and the laws that EM obeys."""
 
+import functools
 import statistics
 import warnings
 
@@ -25,9 +26,14 @@ FAMILIES = {
 PLAIN = {"covariance_prior": 0.0, "regularization": 0.0, "standardize": False}
 
 
-def drawn(name="Gaussian", num=1000, seed=0, components=4, dim=3):
-    law = mixture(name, seed, "float32", components, dim)
-    return np.asarray(law.sample(jax.random.key(seed), num), np.float64)
+def drawn(name="Gaussian", num=1000, dim=3):
+    """Points of four components: as a rule, more than 512 and at most 1024, for which the same programs serve."""
+    return _points(name, max(num, 1024), dim)[:num]
+
+
+@functools.cache
+def _points(name, num, dim):
+    return np.asarray(mixture(name, 0, "float32", 4, dim).sample(jax.random.key(0), num), np.float64)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +77,7 @@ def test_trajectory_is_scikit_learns(family, kind, x64):
 @pytest.mark.parametrize("dtype_inside", ["float64", "float32"])
 def test_likelihood_rises_and_the_law_is_recovered(name, dtype_inside, x64):
     law = mixture(name, 2, num=2)
-    x = np.asarray(law.sample(jax.random.key(0), 4000))
+    x = np.asarray(law.sample(jax.random.key(0), 1024))
     settings = {} if dtype_inside == "float64" else {"tolerance": 2e-5}
     fitted = omt.fit(jax.random.key(1), x, FAMILIES[name], 2, dtype=dtype_inside, **settings)
     assert fitted.converged
@@ -80,18 +86,18 @@ def test_likelihood_rises_and_the_law_is_recovered(name, dtype_inside, x64):
     assert np.isnan(trace[num:]).all()
     # The objective rises but for rounding (and a ridge of 1e-6 that is not part of it).
     assert (np.diff(trace[:num]) > (-1e-6 if dtype_inside == "float64" else -2e-5)).all()
-    np.testing.assert_allclose(fitted.effective_sizes.sum(), 4000, rtol=1e-4)
+    np.testing.assert_allclose(fitted.effective_sizes.sum(), 1024, rtol=1e-4)
     np.testing.assert_allclose(fitted.log_likelihood, fitted.mixture.log_prob(x).mean(), rtol=1e-4)
     # The likelihood of the truth, within the 2n^-1 p of chi-squared fluctuations; prior costs included.
     truth = float(law.log_prob(x).mean())
-    assert float(fitted.log_likelihood) > truth - 2e-3
+    assert 1024 * float(fitted.log_likelihood - truth) > -8
     order = np.argsort(np.asarray(fitted.mixture.components.mean())[:, 0])
     target = np.argsort(np.asarray(law.components.mean())[:, 0])
     mean, expected = (
         np.asarray(m)[o] for m, o in ((fitted.mixture.components.mean(), order), (law.components.mean(), target))
     )
     spread = np.sqrt(np.einsum("kdd->kd", np.asarray(law.components.covariance()))[target])
-    size = 4000 * np.asarray(law.weights)[target][:, None]
+    size = 1024 * np.asarray(law.weights)[target][:, None]
     assert (np.abs(mean - expected) < 6 * spread / np.sqrt(size)).all()
 
 
@@ -106,8 +112,9 @@ def test_without_prior_the_likelihood_itself_rises(name, x64):
 
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_sample_weights_are_repetitions(name, x64):
-    x, rng = drawn(name, 300), np.random.default_rng(1)
+    x, rng = drawn(name, 600), np.random.default_rng(1)
     counts = rng.integers(0, 4, len(x))
+    assert 600 < counts.sum() <= 1024
     settings = {"standardize": False, "tolerance": 1e-7}
     start = x[:3]
     weighted = omt.fit(jax.random.key(0), x, FAMILIES[name], 3, start=start, sample_weight=counts, **settings)
@@ -233,9 +240,7 @@ def test_starts_are_reproducible_and_the_best_of_several_wins(x64):
     assert float(several.log_likelihood) >= float(once.log_likelihood) - 0.05
 
 
-@pytest.mark.parametrize(
-    "criterion", ["bic", pytest.param("held_out", marks=[pytest.mark.slow, pytest.mark.optimize(True)])]
-)
+@pytest.mark.parametrize("criterion", ["bic", pytest.param("held_out", marks=pytest.mark.slow)])
 def test_number_of_components_is_found(criterion, x64):
     centers = np.array([[0, 0], [6, 0], [0, 6], [6, 6]])
     rng = np.random.default_rng(0)
@@ -250,7 +255,6 @@ def test_number_of_components_is_found(criterion, x64):
 
 
 @pytest.mark.slow
-@pytest.mark.optimize(True)
 def test_held_out_scores_are_those_of_left_out_points(x64):
     x = drawn(num=500)
     chosen = omt.select_num_components(jax.random.key(0), x, Gaussian, [3], criterion="held_out", num_folds=4)
