@@ -29,8 +29,8 @@ def solve(x, a, y, b, epsilon, tolerance=1e-11):
         correlation = rate - e / (4 * np.sqrt(_var(x, a) * _var(y, b)))
         omega = 2 / (1 + np.sqrt(max(1 - correlation**2, 1e-4)))
         for sweep in range(400):
-            g = -e * _log_mean((f[:, None] - c) / e, a, 0)
-            f = -e * _log_mean((g[None] - c) / e, b, 1)
+            g = -e * log_mean((f[:, None] - c) / e, a, 0)
+            f = -e * log_mean((g[None] - c) / e, b, 1)
             kernel = np.exp((f[:, None] + g[None] - c) / e)
             u, v = np.ones_like(f), np.ones_like(g)
             for _ in range(30):
@@ -48,7 +48,7 @@ def solve(x, a, y, b, epsilon, tolerance=1e-11):
     return f, g
 
 
-def _log_mean(exponent, weight, axis):
+def log_mean(exponent, weight, axis):
     """The logarithm of the weighted sum of exponentials along an axis."""
     top = exponent.max(axis)
     density = np.exp(exponent - np.expand_dims(top, axis))

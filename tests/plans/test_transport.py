@@ -10,6 +10,7 @@ from scipy.special import logsumexp
 import omt_expfam as omt
 from omt_expfam.families import DiagonalGaussian, Gaussian, LowRankGaussian, SphericalGaussian
 from tests.cases import covariances, GAUSSIANS as KINDS, mixture
+from tests.lines import log_mean
 
 pytestmark = pytest.mark.optimize(False)
 
@@ -49,8 +50,8 @@ class BruteForce:
         self.total = self.cost + (epsilon_1 * self.kl if epsilon_1 else 0)
         g = np.zeros(k1)
         for _ in range(100_000):
-            f = -epsilon_2 * logsumexp((g[None] - self.total) / epsilon_2, b=self.b[None], axis=1)
-            new = -epsilon_2 * logsumexp((f[:, None] - self.total) / epsilon_2, b=self.a[:, None], axis=0)
+            f = -epsilon_2 * log_mean((g[None] - self.total) / epsilon_2, self.b, axis=1)
+            new = -epsilon_2 * log_mean((f[:, None] - self.total) / epsilon_2, self.a, axis=0)
             if np.abs(new - g).max() < 1e-15 * np.abs(self.total).max():
                 break
             g = new
@@ -164,11 +165,13 @@ def test_one_dimension_is_dense_sinkhorn(x64):
     grid0, grid1 = np.linspace(-8, 8, 500), 1.5 + 0.6 * np.linspace(-8, 8, 500)
     p, q = np.exp(-(grid0**2) / 2), np.exp(-((grid1 - 1.5) ** 2) / 0.72)
     p, q = p / p.sum(), q / q.sum()
-    cost, g = (grid0[:, None] - grid1[None]) ** 2, np.zeros(500)
+    cost = (grid0[:, None] - grid1[None]) ** 2
+    kernel, v = np.exp(-cost / 0.5), np.ones(500)
     for _ in range(500):
-        f = -0.5 * logsumexp((g[None] - cost) / 0.5, b=q[None], axis=1)
-        g = -0.5 * logsumexp((f[:, None] - cost) / 0.5, b=p[:, None], axis=0)
-    joint = p[:, None] * q[None] * np.exp((f[:, None] + g[None] - cost) / 0.5)
+        u = 1 / (kernel @ (q * v))
+        v = 1 / (kernel.T @ (p * u))
+    f, g = 0.5 * np.log(u), 0.5 * np.log(v)
+    joint = np.outer(p * u, q * v) * kernel
     covariance = (joint * np.outer(grid0, grid1)).sum() - p @ grid0 * (q @ grid1)
     assert covariance == pytest.approx(0.487883, abs=1e-6)
     source, target = (omt.Mixture([1.0], Gaussian([[m]], [[[v]]])) for m, v in ((0.0, 1.0), (1.5, 0.36)))

@@ -5,14 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
-from scipy.special import logsumexp
 
 from omt_expfam import RESULTS
 from omt_expfam._base.xla import jit_in_order
 from omt_expfam._weights.entropic import entropic_coupling
 from omt_expfam._weights.exact import exact_coupling
 from omt_expfam._weights.laplacian import solve_laplacian
+from tests.lines import log_mean
 
+pytestmark = pytest.mark.optimize(False)
 K = 12
 
 
@@ -28,13 +29,11 @@ def solve(cost, a, b, epsilon, tolerance=1e-10, start=None, max_steps=500):
 
 def sinkhorn(cost, a, b, epsilon, steps=20_000):
     """The textbook iteration in log-domain NumPy; converges where the regularization is mild."""
-    with np.errstate(divide="ignore"):
-        log_a, log_b = np.log(a), np.log(b)
     g = np.zeros(len(b))
     for _ in range(steps):
-        f = -epsilon * logsumexp(log_b[None] + (g[None] - cost) / epsilon, axis=1)
-        g = -epsilon * logsumexp(log_a[:, None] + (f[:, None] - cost) / epsilon, axis=0)
-    return np.exp(log_a[:, None] + log_b[None] + (f[:, None] + g[None] - cost) / epsilon)
+        f = -epsilon * log_mean((g[None] - cost) / epsilon, b, axis=1)
+        g = -epsilon * log_mean((f[:, None] - cost) / epsilon, a, axis=0)
+    return np.outer(a, b) * np.exp((f[:, None] + g[None] - cost) / epsilon)
 
 
 def linear_program(cost, a, b):
@@ -263,6 +262,8 @@ def test_a_slow_last_stage_is_not_given_up(epsilon, x64):
     np.testing.assert_allclose(total - total[:1] - total[:, :1] + total[0, 0], 0, atol=1e-9)
 
 
+# Without optimizations products and sums round twice, and one in 400 problems stops short of what float32 resolves.
+@pytest.mark.optimize(True)
 @pytest.mark.parametrize("shape", [(4, 4), (3, 8)])
 def test_weights_of_any_size_converge(shape, dtype):
     """Nearly all weight on one component makes any start look good; it must not be trusted for that."""
