@@ -403,24 +403,36 @@ def test_sparse_weights_empty_surplus_components():
 # -- which method, and which not ------------------------------------------------------------------------------------
 
 
-@slow
-def test_default_methods():
-    x = data()[:, :1].astype("float32")
-    assert posterior("Gibbs").method == "Gibbs"
-    few = {"progress": False, "throw": False}
-    assert omt.fit_posterior(key(), x, DiagonalGaussian, 2, **few).method == "Gibbs"
-    assert omt.fit_posterior(key(), x, Laplace, 1, **few).method == "Laplace approximation"
+@pytest.fixture
+def chosen(monkeypatch):
+    """The type of the method that `fit_posterior` takes where none is given; it does not draw."""
+
+    class Drawing(Exception):
+        pass
+
+    def stop(self, key, problem):
+        raise Drawing(self)
+
+    for method in (omt.Bootstrap, omt.Gibbs, omt.LaplaceApproximation, omt.NUTS, omt.SVI):
+        monkeypatch.setattr(method, "_draw", stop)
+
+    def chosen(*arguments, **options):
+        with pytest.raises(Drawing) as caught:
+            omt.fit_posterior(key(), *arguments, **options)
+        return type(caught.value.args[0])
+
+    return chosen
 
 
-@slow
-def test_default_methods_of_other_families():
-    x = np.exp(data()[:, :1] / 3).astype("float32")
-    few = {"progress": False, "throw": False}
+def test_default_methods(chosen):
+    assert chosen(data().astype("float32"), DiagonalGaussian, 2) is omt.Gibbs
+    assert chosen(quadrature(Laplace)[0], Laplace, 1) is omt.LaplaceApproximation
     # A prior that is not conjugate leaves Gibbs sampling out.
-    wide = {"variance": made(lambda: dist.HalfNormal(3.0))}
-    assert omt.fit_posterior(key(), x, DiagonalGaussian, 1, priors=wide, **few).method == "Laplace approximation"
-    assert omt.fit_posterior(key(), x, Gamma, 1, **few).method == "Gibbs"
-    assert omt.fit_posterior(key(), x, Exponential, 1, **few).method == "bootstrap"
+    wide = {"variance": made(lambda: dist.HalfNormal(3.0).expand([DIM]).to_event(1))}
+    assert chosen(data().astype("float32"), DiagonalGaussian, 2, priors=wide) is omt.LaplaceApproximation
+    x = np.exp(data() / 3)
+    assert chosen(x, Gamma, 2) is omt.Gibbs
+    assert chosen(x, Exponential, 2) is omt.Bootstrap
 
 
 @pytest.mark.parametrize("method", [omt.LaplaceApproximation(), omt.NUTS(), omt.SVI()])
@@ -445,7 +457,7 @@ def test_gibbs_is_refused_without_sums(family):
         omt.fit_posterior(key(), data()[:30], family, 1, method=omt.Gibbs())
 
 
-@slow
+@pytest.mark.slow
 def test_families_of_ones_own():
     """With the conjugate prior that cannot be sampled, by Laplace; its Gibbs sampler agrees."""
     law = omt.Mixture(np.array([0.4, 0.6], "float32"), Weibull(np.array([[[-1.0]], [[-0.01]]], "float32")))
@@ -481,7 +493,7 @@ def own_priors(dim):
     )
 
 
-@slow
+@pytest.mark.slow
 def test_distributions_of_numpyro():
     """Student-t components: the same posterior by Laplace and by NUTS, centered where the clusters are."""
     x = data(150).astype("float32")
@@ -498,7 +510,7 @@ def test_distributions_of_numpyro():
     np.testing.assert_allclose(exact.mean(axis=0), [[-3, -1.5], [0, 0]], atol=0.4)
 
 
-@slow
+@pytest.mark.slow
 def test_kinks_of_numpyros_distributions_are_known(x64):
     """Second derivatives see nothing of a Laplace law's location but its prior."""
     x, _, deviations, _ = quadrature(Laplace)
@@ -515,7 +527,7 @@ def test_numpyros_distributions_that_jump_are_refused():
 # -- failures are reported ------------------------------------------------------------------------------------------
 
 
-@slow
+@pytest.mark.slow
 def test_absurd_learning_rates_are_reported():
     x = data().astype("float32")
     with pytest.raises(omt.ConvergenceError, match="^Variational inference met a bound that is not finite"):
@@ -645,7 +657,7 @@ def test_leave_one_out_is_that_of_the_draws(x64):
     assert 4 < float(result.p if NEW_ARVIZ else result.p_loo) < 15
 
 
-@slow
+@pytest.mark.slow
 @pytest.mark.loose
 @pytest.mark.filterwarnings("ignore:Estimated shape parameter:UserWarning")
 def test_leave_one_out_is_that_of_refits():
@@ -666,7 +678,7 @@ def test_leave_one_out_is_that_of_refits():
     assert ours.sum() == pytest.approx(sum(exact), abs=0.4)
 
 
-@slow
+@pytest.mark.slow
 @pytest.mark.loose
 @pytest.mark.filterwarnings("ignore:Estimated shape parameter:UserWarning")
 # ArviZ uses what pandas gives up.
