@@ -12,10 +12,12 @@ from ._couplings.settings import NumericalSettings as NumericalSettings
 from ._family.priors import ConjugatePrior as ConjugatePrior
 from ._family.template import Template as Template, template as template
 from ._fitting.fit import Fit as Fit, fit as fit
+from ._fitting.labeled import mixture_from_labels as mixture_from_labels
 from ._fitting.select import select_num_components as select_num_components
 from ._pipelines.coupled import fit_coupled as fit_coupled
 from ._pipelines.factor import transport_factor as transport_factor
 from ._pipelines.select_plan import select_plan as select_plan
+from ._plans.groups import group_shares as group_shares
 from ._plans.plan import TransportPlan as TransportPlan
 from ._plans.transport import BlockStart as BlockStart, transport as transport
 from ._posterior_plans.plan import PosteriorPlan as PosteriorPlan
@@ -49,7 +51,6 @@ from ._potentials.penalties import (
 from ._potentials.separable import SeparablePotential as SeparablePotential
 from ._screening.screen import Features as Features, Screen as Screen
 from ._storage import load as load, save as save
-from ._time_courses.groups import group_shares as group_shares
 from ._time_courses.trajectory import Trajectory as Trajectory, trajectory as trajectory
 
 __version__: str

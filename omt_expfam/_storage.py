@@ -26,8 +26,10 @@ from ._fitting.fit import Fit
 from ._pipelines.coupled import CoupledFit
 from ._plans.correspondences import Correspondences
 from ._plans.displacement import Displacement
+from ._plans.groups import GroupFlows, GroupShares
 from ._plans.masses import MassChange
-from ._plans.plan import BlockTrace, TransportPlan
+from ._plans.objective import BlockTrace
+from ._plans.plan import TransportPlan
 from ._plans.transfer import Transfer
 from ._plans.transport import BlockStart
 from ._posterior_plans.correspondences import PosteriorCorrespondences
@@ -46,7 +48,6 @@ from ._potentials.moved import MovedFeatures
 from ._potentials.network import ConvexNetwork
 from ._potentials.selection import Selection
 from ._potentials.separable import SeparablePotential
-from ._time_courses.groups import GroupFlows, GroupShares
 from ._time_courses.trajectory import Lineage, Trajectory
 from ._weights.entropic import WeightCoupling
 from .diagnostics import Biconvexity, Envelope, Sensitivity, SideSensitivity, Stability, Sweep, Uniqueness, WorstCase

@@ -9,8 +9,9 @@ from ._pipelines.coupled import CoupledFit as CoupledFit
 from ._pipelines.select_plan import PlanSelection as PlanSelection
 from ._plans.correspondences import Correspondences as Correspondences
 from ._plans.displacement import Displacement as Displacement
+from ._plans.groups import GroupFlows as GroupFlows, GroupShares as GroupShares
 from ._plans.masses import MassChange as MassChange
-from ._plans.plan import BlockTrace as BlockTrace
+from ._plans.objective import BlockTrace as BlockTrace
 from ._plans.transfer import Transfer as Transfer
 from ._posterior_plans.correspondences import PosteriorCorrespondences as PosteriorCorrespondences
 from ._posteriors.credible import CredibleInterval as CredibleInterval
@@ -18,6 +19,5 @@ from ._posteriors.label_free import LabelFree as LabelFree
 from ._potentials.certificates import Certificate as Certificate
 from ._potentials.map import ConjugatePoints as ConjugatePoints
 from ._potentials.moved import MovedFeatures as MovedFeatures
-from ._time_courses.groups import GroupFlows as GroupFlows, GroupShares as GroupShares
 from ._time_courses.trajectory import Lineage as Lineage
 from ._weights.entropic import WeightCoupling as WeightCoupling

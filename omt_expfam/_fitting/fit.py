@@ -34,6 +34,7 @@ class Fit(eqx.Module):
         total_weight: Number of points, or the sum of their weights: the n of ``bic`` and ``aic``.
         num_parameters: Number of free parameters.
         result: Why the fit stopped.
+        names: Names of the components, where they are known groups (see `mixture_from_labels`).
     """
 
     mixture: Mixture
@@ -45,6 +46,7 @@ class Fit(eqx.Module):
     total_weight: Float[Array, ""]
     num_parameters: int = eqx.field(static=True)
     result: Any
+    names: tuple[str, ...] | None = eqx.field(static=True, default=None)
 
     @property
     def converged(self) -> bool:
@@ -167,7 +169,7 @@ def fit(
         result = _result(state, tolerance)
         if succeeded(result):
             verify(mixture.components)
-    fitted = _package(problem, state, mixture, result, data)
+    fitted = package(problem, state, mixture, result, data)
     if fitted.converged and not all(np.isfinite(np.asarray(v)).all() for v in jax.tree.leaves(fitted.mixture)):
         raise ValueError(f"`x` has values whose squares overflow {data.precision}. Rescale the data, or enable x64.")
     if throw and not np.isfinite(fitted.log_likelihood):
@@ -182,7 +184,7 @@ def _result(state: EMState, tolerance: float) -> Any:
     return RESULTS.successful if abs(state.change) < tolerance else RESULTS.fit_not_converged
 
 
-def _package(problem: FitProblem, state: EMState, mixture: Mixture, result: Any, data: Data) -> Fit:
+def package(problem: FitProblem, state: EMState, mixture: Mixture, result: Any, data: Data) -> Fit:
     """The fit in the units of the data, from numbers on the host."""
     stretch = np.log(np.asarray(problem.scale)).sum()
     num = problem.num_components

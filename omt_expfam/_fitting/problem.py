@@ -221,7 +221,7 @@ def solve_once(
         counts = np.asarray(state.counts)[: problem.num_components]
         empty = counts <= 1e-6 * counts.sum() / problem.num_components
         if not empty.any() or turn == _RESEEDS or int(state.num_steps) >= max_steps:
-            return _without_padding(problem, state, mixture)
+            return without_padding(problem, state, mixture)
         turn += 1
         x, weight = problem.subset(key.generator(turn))
         marked = jax.device_put(pad_zero(empty, problem.slots))
@@ -377,7 +377,7 @@ def _reseed(template: Template, state: EMState, x: Array, weight: Array, empty: 
     )
 
 
-def _without_padding(problem: FitProblem, state: EMState, mixture: Mixture) -> tuple[EMState, Mixture]:
+def without_padding(problem: FitProblem, state: EMState, mixture: Mixture) -> tuple[EMState, Mixture]:
     """The state and the mixture on the host, with the components that are in use."""
     state, mixture = jax.tree.map(np.asarray, (state, mixture))
     num = problem.num_components

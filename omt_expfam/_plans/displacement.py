@@ -3,13 +3,16 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from .._base.arguments import as_count, as_key, KeyLike
-from .._base.arrays import safe_log
+from .._base.arguments import as_count, as_key, as_scalar, KeyLike
+from .._base.arrays import is_traced, on_host, safe_log
+from .._base.buckets import cut
 from .._base.xla import full_precision
 from .._components.interface import AbstractComponents
-from .._couplings.interface import AbstractCouplings, PairSelection
+from .._components.mixture import Mixture
+from .._couplings.interface import AbstractCouplings, PairSelection, select_pairs
 
 
 class Displacement(eqx.Module):
@@ -78,3 +81,29 @@ class Displacement(eqx.Module):
 
     def __repr__(self) -> str:
         return f"Displacement at t = {float(self.t):g} over {self.weights.shape[0]} pairs in {self.dim} dimensions"
+
+
+def interpolated(
+    source: AbstractComponents,
+    target: AbstractComponents,
+    couplings: AbstractCouplings,
+    table: Float[Array, "K0 K1"],
+    time: Float[Array, ""],
+    min_weight: float,
+) -> Mixture | Displacement:
+    """The law at a time in between, from the share that every pair has then; see `TransportPlan.interpolate`."""
+    as_scalar("min_weight", min_weight)
+    pairs = select_pairs(table, float(min_weight), source.dim**3)
+    weight = on_host(lambda xp, values: values / xp.sum(values), pairs.weight)
+    num = weight.shape[0]
+    if not is_traced(table):
+        num = int((np.asarray(table) > min_weight).sum())
+        if not num:
+            largest = float(np.max(table))
+            raise ValueError(f"`min_weight` must leave some pairs; the largest weight is {largest:.3g}.")
+    pairs = PairSelection(pairs.source, pairs.target, weight)
+    components = couplings.interpolate(time, pairs)
+    if components is not None:
+        return Mixture(weight[:num] if is_traced(weight) else np.asarray(weight)[:num], components.select(slice(num)))
+    pairs = jax.tree.map(lambda leaf: leaf[:num], pairs) if is_traced(pairs) else cut(pairs, num)
+    return Displacement(source, target, couplings, pairs, time)

@@ -1,12 +1,25 @@
-"""The objective of transport and its value at given weights."""
+"""The objective of transport, its value at given weights, and along the block iteration."""
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._base.arrays import on_host
+
+
+class BlockTrace(eqx.Module):
+    """The objective along the block iteration.
+
+    Attributes:
+        objective: Values at the start and after each block update, units of squared distance.
+        blocks: What each value follows: ``"start"``, ``"components"`` or ``"weights"``.
+    """
+
+    objective: Float[Array, " steps"]
+    blocks: tuple[str, ...] = eqx.field(static=True)
 
 
 def objective_of(weights: Array, costs: Array, a: Array, b: Array, epsilon: Array) -> Float[Array, ""]:

@@ -1,6 +1,5 @@
 """The transport plan: a mixture of component couplings, and everything read from it."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -15,31 +14,20 @@ from .._base.buckets import cut, pad, point_bucket
 from .._base.methods import jittable
 from .._base.results import RESULTS, succeeded
 from .._components.mixture import check_inside, Mixture, responsibilities
-from .._couplings.interface import AbstractComponentMaps, AbstractCouplings, PairSelection, select_pairs
+from .._couplings.interface import AbstractComponentMaps, AbstractCouplings, select_pairs
 from .._weights.entropic import WeightCoupling
-from .correspondences import Correspondences
-from .displacement import Displacement
+from .correspondences import as_names, Correspondences
+from .displacement import Displacement, interpolated
 from .epsilons import GIVEN
+from .groups import flows_between, GroupFlows
 from .labels import blend, draw_pairs, log_joint
 from .masses import MassChange
-from .objective import independence_of
+from .objective import BlockTrace, independence_of
 from .summary import advice, far_pairs, summary
 from .transfer import Transfer
 
 # Points per block when a map is applied: bounds the table of responsibilities.
 _BLOCK = 2**25
-
-
-class BlockTrace(eqx.Module):
-    """The objective along the block iteration.
-
-    Attributes:
-        objective: Values at the start and after each block update, units of squared distance.
-        blocks: What each value follows: ``"start"``, ``"components"`` or ``"weights"``.
-    """
-
-    objective: Float[Array, " steps"]
-    blocks: tuple[str, ...] = eqx.field(static=True)
 
 
 class TransportPlan(eqx.Module):
@@ -57,6 +45,7 @@ class TransportPlan(eqx.Module):
             mass that stays: `source`, `target` and `weights` are shares of `mass`, and so is everything read from them.
         epsilon_rules: How the regularization of the components and that of the weights were chosen: ``"given"``,
             ``"auto"``, or a multiple of it.
+        component_names: Names of the components of the source and of the target, ``None`` where they have none.
     """
 
     source: Mixture
@@ -68,6 +57,7 @@ class TransportPlan(eqx.Module):
     weights_precision: str = eqx.field(static=True)
     masses: MassChange | None = None
     epsilon_rules: tuple[str, str] = eqx.field(static=True, default=(GIVEN, GIVEN))
+    component_names: Any = eqx.field(static=True, default=(None, None))
 
     # -- numbers --------------------------------------------------------------------------------------------------
 
@@ -301,6 +291,7 @@ class TransportPlan(eqx.Module):
             self.weights_precision,
             None if self.masses is None else self.masses.reverse(),
             self.epsilon_rules,
+            self.component_names[::-1],
         )
 
     def interpolate(self, t: ScalarLike, *, min_weight: float = 1e-6) -> Mixture | Displacement:
@@ -324,24 +315,8 @@ class TransportPlan(eqx.Module):
         time = to_jax(as_scalar("t", t), self.weights.dtype)
         if not is_traced(time) and float(time) > 1:
             raise ValueError(f"`t` must lie between 0 and 1; got {float(time):g}.")
-        as_scalar("min_weight", min_weight)
-        table = self._pairs_at(time)
-        pairs = select_pairs(table, float(min_weight), self.source.dim**3)
-        weight = on_host(lambda xp, values: values / xp.sum(values), pairs.weight)
-        num = weight.shape[0]
-        if not is_traced(self.weights):
-            num = int((np.asarray(table) > min_weight).sum())
-            if not num:
-                largest = float(np.max(table))
-                raise ValueError(f"`min_weight` must leave some pairs; the largest weight is {largest:.3g}.")
-        pairs = PairSelection(pairs.source, pairs.target, weight)
-        components = self.couplings.interpolate(time, pairs)
-        if components is not None:
-            return Mixture(
-                weight[:num] if is_traced(weight) else np.asarray(weight)[:num], components.select(slice(num))
-            )
-        pairs = jax.tree.map(lambda leaf: leaf[:num], pairs) if is_traced(pairs) else cut(pairs, num)
-        return Displacement(self.source.components, self.target.components, self.couplings, pairs, time)
+        sides = self.source.components, self.target.components
+        return interpolated(*sides, self.couplings, self._pairs_at(time), time, min_weight)
 
     def mass_at(self, t: ScalarLike) -> Float[Array, ""]:
         """The mass at time t: that of the source at 0, that of the target at 1; one unless a marginal was relaxed."""
@@ -356,8 +331,14 @@ class TransportPlan(eqx.Module):
             return self.weights
         return on_host(lambda xp, table: table / xp.sum(table), self.masses.weights_at(self.weights, time))
 
-    def correspondences(self, min_weight: float = 1e-3) -> Correspondences:
-        """Which source component goes to which target component, with what share and cost; print it to read it."""
+    def correspondences(self, min_weight: float = 1e-3, *, names: Any = None) -> Correspondences:
+        """Which source component goes to which target component, with what share and cost; print it to read it.
+
+        Args:
+            min_weight: Lighter pairs are left out.
+            names: Names of the components of the source and of the target, ``None`` for a side without; by default
+                those they have.
+        """
         return Correspondences.of(
             self.weights,
             self.weight_coupling.row_shares,
@@ -366,16 +347,33 @@ class TransportPlan(eqx.Module):
             float(as_scalar("min_weight", min_weight)),
             None if self.masses is None else (self.source_growth, self.target_growth),
             far_pairs(self),
+            as_names(self.component_names if names is None else names, self.weights.shape),
         )
 
-    def transfer(self, labels: Sequence[Any] | np.ndarray, x: ArrayLike, y: ArrayLike | None = None) -> Transfer:
+    def group_flows(self, source_groups: Any = None, target_groups: Any = None) -> GroupFlows:
+        """Mass that goes from group to group, such as from cell type to cell type, with shares and purities.
+
+        Args:
+            source_groups: `GroupShares` of the source (see `group_shares`), or one name per component; by default the
+                names that components have (see `mixture_from_labels`).
+            target_groups: The same of the target.
+        """
+        groups = [
+            own if own is not None else kept_names
+            for own, kept_names in zip((source_groups, target_groups), self.component_names, strict=True)
+        ]
+        weights = self.source.weights, self.target.weights
+        return flows_between([self.weights], weights, groups, np.arange(2.0), ["source_groups", "target_groups"])
+
+    def transfer(self, labels: Any, x: ArrayLike, y: ArrayLike | None = None) -> Transfer:
         """Carry labels that are known for points of the source to the target; ``plan.reverse()`` carries them back.
 
         A target component has the labels of the source components that it comes from, in the shares of the plan; within
         a component, where mass goes is taken not to depend on the label.
 
         Args:
-            labels: The label of each source point, a name or number, length n0.
+            labels: The label of each source point, a name or number, length n0; or probabilities of labels, shape
+                ``[n0, L]``, whose columns a table names.
             x: Points of the source, shape ``[n0, d]``.
             y: Points of the target whose labels are asked for, shape ``[n1, d]``; by default its components.
 

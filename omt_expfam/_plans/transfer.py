@@ -5,6 +5,8 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
+from .._base.labels import as_memberships
+
 
 class Transfer(eqx.Module):
     """Labels of the source, as they are found in the target.
@@ -27,13 +29,14 @@ class Transfer(eqx.Module):
         """Read labels through a coupling.
 
         Args:
-            labels: The label of each source point.
+            labels: The label of each source point, or probabilities of labels.
             source: Responsibilities of the source components for these points, shape ``[n0, K0]``.
             target: Responsibilities of the target components for the points asked for, or ``None``.
             column_shares: Where each target component comes from, shape ``[K0, K1]``.
             weights: Weights of the target components.
         """
-        names, shares = composition(source, as_labels("labels", labels, len(source)))
+        names, memberships = as_memberships("labels", labels, len(source))
+        shares = composition(source, memberships)
         columns = np.asarray(column_shares, np.float64)
         found = (columns / columns.sum(axis=0)).T @ shares
         points = found if target is None else np.asarray(target, np.float64) @ found
@@ -49,43 +52,30 @@ class Transfer(eqx.Module):
         """The share of each label in the target, shape ``[L]``."""
         return self.weights @ self.component_probabilities
 
+    @property
+    def purity(self) -> np.ndarray:
+        """The probability of the likeliest label of each target component, shape ``[K1]``."""
+        return self.component_probabilities.max(axis=1)
+
     def __str__(self) -> str:
         width = max(5, *(len(str(name)) for name in self.names))
-        main = self.component_probabilities.argmax(axis=1)
-        lines = [f"{'label':<{width}}  proportion  components it is the main one of"]
+        main, purity = self.component_probabilities.argmax(axis=1), self.purity
+        lines = [f"{'label':<{width}}  proportion  components it is the main one of, and their purity"]
         for k, (name, proportion) in enumerate(zip(self.names, self.proportions, strict=True)):
-            components = ", ".join(map(str, np.flatnonzero(main == k)))
+            components = ", ".join(f"{j} ({purity[j]:.0%})" for j in np.flatnonzero(main == k))
             lines.append(f"{name!s:<{width}}  {proportion:>10.1%}  {components}")
         return "\n".join(lines)
 
 
-def as_labels(where: str, labels: Any, num: int | None = None) -> np.ndarray:
-    """One label for each point; what is missing is no label.
-
-    Raises:
-        ValueError: If a label is missing, or their number is not ``num``.
-    """
-    found = np.asarray(labels)
-    missing = np.asarray([label is None or label != label or str(label) == "<NA>" for label in found.flat], bool)
-    if missing.any():
-        first = int(np.argmax(missing))
-        raise ValueError(f"`{where}` must name a group at every place; {missing.sum()} do not, the first at {first}.")
-    if num is not None and found.shape != (num,):
-        raise ValueError(f"`{where}` must have one entry per point, {num}; got shape {found.shape}.")
-    return found.astype(str) if found.dtype == object else found
-
-
-def composition(member: Any, labels: np.ndarray) -> tuple[tuple[Any, ...], np.ndarray]:
-    """The different labels, and the part of each component that has each of them.
+def composition(member: Any, memberships: np.ndarray) -> np.ndarray:
+    """The part of each component that has each label, from those of points, shapes ``[n, L]`` to ``[K, L]``.
 
     A point counts for every component by its responsibility, ``member[n, K]``. A component that no point has any
     responsibility for gets the shares of all points.
     """
     host = np.asarray(member, np.float64)
-    names, index = np.unique(labels, return_inverse=True)
-    one_hot = np.eye(len(names))[index]
     mass = host.sum(axis=0)[:, None]
     # Sums of responsibilities that are not normal numbers would leave ratios without digits.
     some = mass > np.finfo(np.float64).tiny
-    shares = np.where(some, host.T @ one_hot / np.where(some, mass, 1.0), one_hot.mean(axis=0))
-    return tuple(names.tolist()), shares / shares.sum(axis=1, keepdims=True)
+    shares = np.where(some, host.T @ memberships / np.where(some, mass, 1.0), memberships.mean(axis=0))
+    return shares / shares.sum(axis=1, keepdims=True)

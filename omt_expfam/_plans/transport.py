@@ -22,8 +22,8 @@ from .._weights.relaxed import RelaxedCoupling
 from .._weights.solve import solve_relaxed, solve_weights
 from .epsilons import choose_epsilons, EpsilonLike
 from .masses import as_relaxation, MassChange
-from .objective import least_objective, objective_of, potential_of, relaxed_objective
-from .plan import BlockTrace, TransportPlan
+from .objective import BlockTrace, least_objective, objective_of, potential_of, relaxed_objective
+from .plan import TransportPlan
 
 
 class BlockStart(eqx.Module):
@@ -116,6 +116,7 @@ def transport(
             is 0 for components that are coupled numerically.
         ConvergenceError: If a solve fails and ``throw`` is true.
     """
+    names = getattr(source, "names", None), getattr(target, "names", None)
     source, target = as_pair(source, target)
     dtype = jnp.result_type(source.components.dtype, target.components.dtype)
     source, target = (cast_mixture(mixture, dtype) for mixture in (source, target))
@@ -176,7 +177,7 @@ def transport(
     if masses is not None:
         rows, columns = on_host(_marginals, coupling.weights)
         source, target = Mixture(rows, source.components), Mixture(columns, target.components)
-    plan = TransportPlan(source, target, couplings, coupling, epsilon_2, steps, precision, masses, chosen.rules)
+    plan = TransportPlan(source, target, couplings, coupling, epsilon_2, steps, precision, masses, chosen.rules, names)
     return raise_if_failed(plan, plan.result) if throw else plan
 
 

@@ -19,7 +19,8 @@ from .._components.mixture import Mixture
 from .._couplings.gaussian import GaussianCouplings
 from .._couplings.interface import AbstractComponentMaps
 from .._plans.epsilons import GIVEN
-from .._plans.plan import BlockTrace, TransportPlan
+from .._plans.objective import BlockTrace
+from .._plans.plan import TransportPlan
 from .._weights.entropic import WeightCoupling
 
 # Collapsed maps of all draws are kept up to this many numbers; beyond, they are computed in every call.

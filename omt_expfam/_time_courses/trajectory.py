@@ -1,5 +1,6 @@
 """Chains of plans between mixtures at consecutive times: lineages of components, fates of points, paths."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -27,9 +28,9 @@ from .._base.xla import program
 from .._components.mixture import as_mixture, Mixture, MixtureLike
 from .._plans.displacement import Displacement
 from .._plans.epsilons import EpsilonLike
+from .._plans.groups import flows_between, GroupFlows
 from .._plans.plan import TransportPlan
 from .._plans.transport import transport
-from .groups import as_group_shares, GroupFlows
 
 
 class Lineage(eqx.Module):
@@ -229,33 +230,22 @@ class Trajectory(eqx.Module):
 
     # -- groups ---------------------------------------------------------------------------------------------------
 
-    def group_flows(self, groups: Sequence[Any]) -> GroupFlows:
+    def group_flows(self, groups: Sequence[Any] | None = None) -> GroupFlows:
         """Mass that goes from group to group in each step, such as from cell type to cell type.
 
         Args:
-            groups: For each time, `GroupShares` of that mixture (see `group_shares`), or one name per component.
+            groups: For each time, `GroupShares` of that mixture (see `group_shares`), or one name per component; by
+                default the names that components have (see `mixture_from_labels`).
 
         Raises:
             ValueError: If there is not one entry per time that fits the mixture there.
         """
+        if groups is None:
+            groups = [self.plans[0].component_names[0], *(plan.component_names[1] for plan in self.plans)]
         if len(groups) != self.num_times:
             raise ValueError(f"`groups` must have one entry per time, {self.num_times}; got {len(groups)}.")
-        given = [
-            as_group_shares(entry, mixture.num_components, f"groups[{t}]")
-            for t, (entry, mixture) in enumerate(zip(groups, self.mixtures, strict=True))
-        ]
-        names = tuple(dict.fromkeys(name for entry in given for name in entry.names))
-        tables = []
-        for entry in given:
-            table = np.zeros((len(entry.shares), len(names)))
-            table[:, [names.index(name) for name in entry.names]] = entry.shares
-            tables.append(table)
-        weights = [np.asarray(m.weights, np.float64) @ c for m, c in zip(self.mixtures, tables, strict=True)]
-        couplings = [
-            before.T @ np.asarray(plan.weights, np.float64) @ after
-            for before, plan, after in zip(tables, self.plans, tables[1:], strict=False)
-        ]
-        return GroupFlows(names, self.times, np.stack(weights), np.stack(couplings))
+        weights, where = [m.weights for m in self.mixtures], [f"groups[{t}]" for t in range(self.num_times)]
+        return flows_between([plan.weights for plan in self.plans], weights, groups, self.times, where)
 
     # -- indices --------------------------------------------------------------------------------------------------
 
@@ -317,6 +307,7 @@ def trajectory(
             growth does not fit its mixture.
         ConvergenceError: If a solve fails; the message says between which times.
     """
+    named = [getattr(side, "names", None) for side in mixtures]
     mixtures = tuple(as_mixture(f"mixtures[{index}]", mixture) for index, mixture in enumerate(mixtures))
     if len(mixtures) < 2:
         raise ValueError(f"`mixtures` must hold at least two mixtures; got {len(mixtures)}.")
@@ -347,7 +338,7 @@ def trajectory(
         if plan.masses is not None:
             relative[step] = on_host(lambda _, g, found: g * found, relative[step], plan.source_growth)
             plan = eqx.tree_at(lambda p: p.masses, plan, None)
-        plans.append(plan)
+        plans.append(dataclasses.replace(plan, component_names=(named[step], named[step + 1])))
     return Trajectory(mixtures, tuple(plans), moments, tuple(relative))
 
 

@@ -81,9 +81,11 @@ def coupling(
     image = panel.imshow(weights, **{"cmap": color_map("#54278F"), "norm": norm, "aspect": aspect} | style)
     if annotate if annotate is not None else max(rows, columns) <= MAX_CELLS:
         _draw_cells(panel, image, weights)
-    for axis, num in ((panel.xaxis, columns), (panel.yaxis, rows)):
+    for axis, num, names in zip((panel.yaxis, panel.xaxis), (rows, columns), plan.component_names, strict=True):
         step = next(s for s in (1, 2, 5, 10, 20, 50, 100, num) if num <= MAX_TICKS * s)
-        axis.set_ticks(range(0, num, step))
+        axis.set_ticks(range(0, num, step), None if names is None else names[::step])
+    if plan.component_names[1] is not None:
+        panel.tick_params(axis="x", labelrotation=45 if max(map(len, plan.component_names[1])) > 3 else 0)
     panel.set_axes_locator(_lower_left)
     panel.tick_params(length=0)
     panel.set_xlabel("target component")

@@ -7,7 +7,7 @@ import numpy as np
 
 from .._base.arguments import ArrayLike, as_points, as_scalar
 from .._base.arrays import spread_indices
-from .._time_courses.groups import GroupFlows
+from .._plans.groups import GroupFlows
 from .._time_courses.trajectory import Trajectory
 from ._style import axes_or_new, check_dims, name_axes
 
@@ -53,7 +53,9 @@ def flows(
     else:
         weights = [np.asarray(m.weights, np.float64) for m in course.mixtures]
         tables = [np.asarray(plan.weights, np.float64) for plan in course.plans]
-        default = [[str(k) for k in range(len(w))] for w in weights]
+        known = [course.plans[0].component_names[0], *(plan.component_names[1] for plan in course.plans)]
+        pairs = zip(weights, known, strict=True)
+        default = [list(map(str, range(len(w)))) if own is None else list(own) for w, own in pairs]
     labels = _per_bar("names", names, default, weights)
     order = list(dict.fromkeys(name for entry in labels for name in entry))
     painted = [[_color(order.index(name)) for name in entry] for entry in labels]

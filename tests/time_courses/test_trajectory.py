@@ -214,7 +214,7 @@ def test_flows_of_groups_add_up_the_flows_of_their_components(courses, x64):
     assert np.isinf(flows.growth[1, 2])
     table = flows.to_dict(min_weight=1e-12)
     assert sum(w for w, t in zip(table["weight"], table["time"], strict=True) if t == 0) == pytest.approx(1)
-    assert len(str(flows).splitlines()) <= 1 + len(table["weight"])
+    assert len(str(flows).splitlines()) <= 2 + len(table["weight"])
     assert flows.to_dict(min_weight=1.0)["weight"] == []
 
 
