@@ -35,6 +35,7 @@ PACKAGES = {
     "plot": "_components _fitting _plans _potentials _time_courses _posteriors _posterior_plans diagnostics",
     "_storage": "families _components _fitting _weights _couplings _plans _time_courses _potentials _posteriors "
     "_posterior_plans _pipelines _files diagnostics",
+    "estimators": "families _fitting _plans",
     "_cli": "families _components _family _fitting _plans _potentials metrics _files diagnostics plot _storage",
 }
 # What is loaded only where it is used: heavy, or optional.

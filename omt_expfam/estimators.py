@@ -1,0 +1,131 @@
+"""Transport as a scikit-learn estimator, in the shape of POT's classes for domain adaptation; needs scikit-learn."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from families import Gaussian
+
+from ._base.arguments import ArrayLike
+from ._fitting.fit import fit
+from ._plans.transport import transport
+
+try:
+    from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+    from sklearn.utils import check_random_state
+    from sklearn.utils.validation import check_is_fitted, validate_data
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("The estimators need scikit-learn: pip install 'omt-expfam[estimators]'") from error
+
+
+class MixtureTransport(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+    """Fit a mixture to source and target points, couple them, and map source points to the target.
+
+    The computation has the precision of ``X``, float64 or float32, whatever JAX's global flags.
+
+    Args:
+        family: A component family or a `template`, as for `omt_expfam.fit`; ``None`` is `families.Gaussian`.
+        num_components: Number of components of the source.
+        target_num_components: That of the target; ``None`` for as many.
+        epsilon_components: Regularization of the component couplings, as in `omt_expfam.transport`.
+        epsilon_weights: Regularization of the weights, likewise.
+        epsilon_scale: Multiplies ``"auto"``.
+        source_relaxation: Price of changing the source masses, as in `omt_expfam.transport`.
+        target_relaxation: Price of changing the target masses.
+        random_state: Seed of the fits: an integer, a NumPy generator, or ``None``.
+
+    Attributes:
+        plan_: The `TransportPlan`.
+        source_fit_: The `Fit` of the source.
+        target_fit_: The `Fit` of the target.
+        n_features_in_: Number of features.
+        feature_names_in_: Their names, where ``X`` has some.
+    """
+
+    def __init__(
+        self,
+        family: Any = None,
+        num_components: int = 5,
+        *,
+        target_num_components: int | None = None,
+        epsilon_components: Any = "auto",
+        epsilon_weights: Any = "auto",
+        epsilon_scale: float = 1.0,
+        source_relaxation: float = math.inf,
+        target_relaxation: float = math.inf,
+        random_state: Any = None,
+    ) -> None:
+        self.family = family
+        self.num_components = num_components
+        self.target_num_components = target_num_components
+        self.epsilon_components = epsilon_components
+        self.epsilon_weights = epsilon_weights
+        self.epsilon_scale = epsilon_scale
+        self.source_relaxation = source_relaxation
+        self.target_relaxation = target_relaxation
+        self.random_state = random_state
+
+    def fit(self, X: ArrayLike, y: Any = None, Xt: ArrayLike | None = None) -> "MixtureTransport":
+        """Fit both mixtures and couple them.
+
+        Args:
+            X: Source points, shape ``[n, d]``.
+            y: Not used; labels of the source are carried over by `transform_labels`.
+            Xt: Target points, shape ``[m, d]``, of the same features.
+
+        Raises:
+            ValueError: If the data are refused, or ``Xt`` is missing.
+        """
+        family = Gaussian if self.family is None else self.family
+        numbers = self.num_components, self.target_num_components or self.num_components
+        source = self._points(X, reset=True, ensure_min_samples=max(2, numbers[0]))
+        if Xt is None:
+            raise ValueError("`Xt` must be given: the points of the target that `X` is mapped to.")
+        target = self._points(Xt, reset=False, ensure_min_samples=max(2, numbers[1]))
+        seeds = check_random_state(self.random_state).randint(2**31 - 1, size=2)
+        with jax.enable_x64(source.dtype == np.float64):
+            self.source_fit_, self.target_fit_ = (
+                fit(jax.random.key(int(seed)), points.astype(source.dtype), family, num, progress=False)
+                for seed, points, num in zip(seeds, (source, target), numbers, strict=True)
+            )
+            self.plan_ = transport(
+                self.source_fit_,
+                self.target_fit_,
+                epsilon_components=self.epsilon_components,
+                epsilon_weights=self.epsilon_weights,
+                epsilon_scale=self.epsilon_scale,
+                source_relaxation=self.source_relaxation,
+                target_relaxation=self.target_relaxation,
+                progress=False,
+            )
+        self._sides = source, target
+        return self
+
+    def transform(self, X: ArrayLike) -> np.ndarray:
+        """The images of source points ``X[n, d]``: `TransportPlan.push_forward`."""
+        check_is_fitted(self)
+        return self._mapped(self.plan_.push_forward, X)
+
+    def inverse_transform(self, X: ArrayLike) -> np.ndarray:
+        """The images of target points ``X[m, d]`` in the source: `TransportPlan.pull_back`."""
+        check_is_fitted(self)
+        return self._mapped(self.plan_.pull_back, X)
+
+    def transform_labels(self, y: Any) -> np.ndarray:
+        """The likeliest label of each target point that was fitted, from the labels ``y[n]`` of the source points."""
+        check_is_fitted(self)
+        source, target = self._sides
+        with jax.enable_x64(source.dtype == np.float64):
+            found = self.plan_.transfer(y, source, target)
+        return found.labels[found.probabilities.argmax(axis=1)]
+
+    def _points(self, X: Any, **options: Any) -> np.ndarray:
+        return np.asarray(validate_data(self, X, dtype=[np.float64, np.float32], **options))
+
+    def _mapped(self, method: Any, X: Any) -> np.ndarray:
+        points = self._points(X, reset=False)
+        dtype = self._sides[0].dtype
+        with jax.enable_x64(dtype == np.float64):
+            return np.array(method(points.astype(dtype)), points.dtype)
