@@ -105,13 +105,17 @@ class Screening(eqx.Module):
     @property
     def advice(self) -> str:
         """What to think of when both choices of ``adjust`` differ; empty where they do not."""
-        if self.num_other is None or self.num_other == len(self.selected):
+        index = np.asarray(self.selected)
+        # Those that pairs alone select are left out of the comparison.
+        num = int(np.sum(np.asarray(self.own_p)[index] <= np.asarray(self.p)[index]))
+        if self.num_other is None or self.num_other == num:
             return ""
-        counts = [len(self.selected), self.num_other]
+        counts = [num, self.num_other]
         plain, given = counts if self.adjust is None else counts[::-1]
+        why = "shares of groups may have changed" if given < plain else "what they are like may itself respond"
         return (
-            f"{plain} of {len(self.p)} features differ by themselves, {given} given what points are like: shares of "
-            'groups may have changed. Compare `Screen(adjust="composition")` with `Screen()`, or let masses change '
+            f"{plain} of {len(self.p)} features differ by themselves, {given} given what points are like: {why}. "
+            'Compare `Screen(adjust="composition")` with `Screen()`, or let masses change '
             "(`transport(..., source_relaxation=)`)."
         )
 

@@ -86,6 +86,18 @@ def test_weak_effects_are_found(groups):
     assert screen(omt.Screen(), x, y).advice == ""
 
 
+def test_a_response_that_points_are_like_is_told():
+    """One factor that responds: given it, the features that follow it less than others differ."""
+    rng = np.random.default_rng(1)
+    slopes = np.linspace(0.2, 1.5, 20)
+    x, y = (rng.standard_normal((1500, 1)) * slopes + 0.3 * rng.standard_normal((1500, 20)) for _ in range(2))
+    y[:, 10:] += 0.6
+    found = screen(omt.Screen(), x, y)
+    assert found.num_other is not None
+    assert found.num_other > 10
+    assert "what they are like may itself respond" in found.advice
+
+
 def test_correlations_that_change_are_found():
     rng = np.random.default_rng(1)
     x, y = rng.standard_normal((2, 800, 60))
