@@ -74,6 +74,10 @@ class RESULTS(eqx.Enumeration):
     potential_interrupted = (
         "Training of the potential was interrupted; the map is the best until then. Run it again for all its steps."
     )
+    approximation_poor = (
+        "The approximation is far from the posterior: its draws' importance weights have a Pareto k above 0.7, and "
+        "moments and intervals may be off. Use Gibbs() or NUTS(), or fewer components or tighter priors."
+    )
 
 
 class ConvergenceError(RuntimeError):

@@ -1,5 +1,6 @@
 """What ArviZ 0.23 and 1.x do differently, in one place."""
 
+import importlib
 import warnings
 from typing import Any
 
@@ -30,6 +31,32 @@ def effective_size(draws: np.ndarray) -> float:
 def r_hat(draws: np.ndarray) -> float:
     """Rank-normalized split r-hat of draws ``[C, S]``."""
     return float(_number(_arviz().rhat(draws)))
+
+
+# The farther draws reach into a tail, the larger is its index, also where the weights there hardly differ: it is
+# measured on so many.
+JUDGED = 2048
+
+
+def pareto_k_of(log_weights: np.ndarray) -> float:
+    """The Pareto k of importance weights ``[N]``, by the first 2,048 of them."""
+    return pareto_smoothed(log_weights[:JUDGED])[1]
+
+
+def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
+    """Importance weights ``[N]``, their largest smoothed, and the Pareto k of these (Vehtari et al., 2024).
+
+    The k of weights that are not all finite, or too few, is infinite.
+    """
+    if not np.isfinite(log_weights).all():
+        return log_weights, np.inf
+    arviz = _arviz()
+    if _is_new(arviz):
+        # It takes log-likelihoods of what is left out.
+        smooth, pareto_k = importlib.import_module("arviz_stats.base").array_stats.psislw(-log_weights)
+    else:
+        smooth, pareto_k = arviz.psislw(log_weights)
+    return np.asarray(smooth), float(_number(pareto_k))
 
 
 def _number(value: Any) -> Any:

@@ -19,6 +19,7 @@ from .._family.em_family import AbstractEMFamily
 from .._family.template import as_template, Template
 from .._fitting.data import _as_data, as_start
 from .._fitting.fit import Fit, fit
+from .arviz import pareto_k_of
 from .label_free import LabelFree, LARGEST_R_HAT
 from .methods.bootstrap import Bootstrap
 from .methods.gibbs import Gibbs
@@ -26,6 +27,7 @@ from .methods.gibbs_sweeps import conditional_law
 from .methods.laplace import LaplaceApproximation
 from .methods.method import AbstractMethod, PosteriorProblem, SiteDraws
 from .methods.numpyro_start import numpyro_start
+from .methods.nuts import NUTS
 from .model import mixture_model, MixtureModel, stacked_mixtures
 from .posterior import PosteriorFit, stack_chains
 
@@ -56,8 +58,9 @@ def fit_posterior(
             returns a NumPyro distribution, which needs ``priors``.
         num_components: Number of components K.
         method: ``Gibbs()`` (default where the family and priors allow it), ``LaplaceApproximation()`` (the default
-            elsewhere), ``NUTS()``, ``SVI()`` or ``Bootstrap()`` (the default where densities jump and no gradient can
-            be followed: `Exponential`), with their settings.
+            elsewhere; ``NUTS()`` takes its place where its Pareto k exceeds 0.7), ``NUTS()``, ``SVI()`` or
+            ``Bootstrap()`` (the default where densities jump and no gradient can be followed: `Exponential`), with
+            their settings.
         priors: NumPyro distributions that replace default priors, by parameter name; see `mixture_model`.
         weight_concentration: Concentration of the Dirichlet prior on the weights, a number or shape ``[K]``.
         start: A mixture or fit to start from instead of fitting by EM.
@@ -79,15 +82,18 @@ def fit_posterior(
         )
     points = _as_data(x, num_components)
     precision = "float32" if points.dtype == np.float32 else str(default_dtype())
-    fit_key, draw_key = split_key(key, 2)
+    fit_key, draw_key, second_key = split_key(key, 3)
     with jax.enable_x64(True):
         wide = points.astype(np.float64)
         priors = _widened(priors)
         model = mixture_model(wide, family, num_components, priors=priors, weight_concentration=weight_concentration)
         problem = _problem(fit_key, wide, model, start, as_count("num_starts", num_starts), progress)
         chosen = _default_method(problem) if method is None else method
-        draws = chosen._draw(draw_key, problem)
-        posterior = _assemble(problem.model, draws, problem.start, wide, chosen)
+        draws, name = chosen._draw(draw_key, problem), chosen.name
+        if method is None and draws.result == RESULTS.approximation_poor:
+            chosen, reason = NUTS(), f"the {name}'s Pareto k is {pareto_k_of(draws.traces['log_weight']):.2f}"
+            draws, name = chosen._draw(second_key, problem), f"{chosen.name} ({reason})"
+        posterior = _assemble(problem.model, draws, problem.start, wide, name, chosen.is_chain)
     posterior = narrow(posterior, precision)
     if throw and posterior.result == RESULTS.mode_not_found:
         refuse_constant("x", points)
@@ -149,7 +155,7 @@ def _default_method(problem: PosteriorProblem) -> AbstractMethod:
 
 
 def _assemble(
-    model: MixtureModel, draws: SiteDraws, reference: Mixture, x: Any, method: AbstractMethod
+    model: MixtureModel, draws: SiteDraws, reference: Mixture, x: Any, method: str, is_chain: bool
 ) -> PosteriorFit:
     """Relabel the draws and diagnose them."""
     sites = stack_chains(draws.sites)
@@ -166,9 +172,9 @@ def _assemble(
         stack_chains(draws.statistics),
         draws.traces,
         num_chains,
-        method.name,
+        method,
         draws.result,
-        method.is_chain,
+        is_chain,
         component_sites=("weights", *model.parameter_names),
     )
 

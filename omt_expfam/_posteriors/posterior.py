@@ -14,7 +14,7 @@ from .._base.results import RESULTS
 from .._base.xla import program
 from .._components.draws import count_draws
 from .._components.mixture import Mixture
-from .arviz import inference_data, leave_one_out
+from .arviz import inference_data, leave_one_out, pareto_k_of
 from .credible import credible_interval, CredibleInterval
 from .distribution import log_density
 from .label_free import LabelFree
@@ -74,6 +74,16 @@ class PosteriorFit(eqx.Module):
     def converged(self) -> bool:
         """Whether the method met its own criteria and chains mixed."""
         return bool(self.result == RESULTS.successful)
+
+    @property
+    def pareto_k(self) -> float:
+        """The Pareto k of an approximation's importance weights (Vehtari et al., 2024); NaN for other methods.
+
+        Up to 0.7 the weights are to be trusted, and the draws are resampled by them; above, moments and intervals of
+        the approximation may be off, and the posterior has not ``converged``.
+        """
+        weights = self.traces.get("log_weight")
+        return np.nan if weights is None else pareto_k_of(np.asarray(weights, np.float64))
 
     @property
     def num_divergences(self) -> int:
@@ -166,10 +176,12 @@ class PosteriorFit(eqx.Module):
     def __repr__(self) -> str:
         family = type(self.reference.components).__name__
         chains = f"{self.num_chains} chains, " if self.num_chains > 1 else ""
+        # Independent draws mix, however far they are from the posterior: of them r-hat says nothing.
+        evidence = f"Pareto k {self.pareto_k:.2f}" if "log_weight" in self.traces else self.label_free.in_words()
         state = "" if self.converged else f"\n  NOT TO BE TRUSTED: {RESULTS[self.result]}"
         return (
             f"PosteriorFit({self.num_draws} draws of {self.num_components} {family} components in {self.dim} "
-            f"dimensions by {self.method}, {chains}{self.label_free.in_words()}, {self.num_divergences} divergences, "
+            f"dimensions by {self.method}, {chains}{evidence}, {self.num_divergences} divergences, "
             f"{self.num_relabelled} draws relabelled){state}"
         )
 

@@ -232,10 +232,13 @@ def quadrature(family):
 
 
 @pytest.mark.parametrize(
-    ("family", "name", "mean_error", "error"), [(Gaussian, "variance", 0.15, 0.03), (Laplace, "scale", 0.3, 0.15)]
+    ("family", "name", "mean_error", "error"), [(Gaussian, "variance", 0.03, 0.03), (Laplace, "scale", 0.06, 0.05)]
 )
 def test_laplace_approximation_by_quadrature(family, name, mean_error, error, x64):
-    """A smooth posterior within 3 %; one with a kink at every point, whose curvature is that of scores, within 15 %."""
+    """A smooth posterior within 3 %; one with a kink at every point, whose curvature is that of scores, within 5 %.
+
+    Without the weights of its draws it is .12 deviations and 11 % off.
+    """
     family = DiagonalGaussian if family is Gaussian else family
     x, means, deviations, _ = quadrature(family)
     draws = omt.fit_posterior(key(), x, family, 1, method=omt.LaplaceApproximation(num_samples=20_000)).parameters
@@ -251,11 +254,15 @@ def test_variational_posterior_and_evidence_by_quadrature(guide, x64):
     """And the bound lies just below the evidence: it counts the volume of the coordinates."""
     x, means, deviations, evidence = quadrature(DiagonalGaussian)
     method = omt.SVI(guide=guide, num_steps=600, num_samples=20_000)
-    found = omt.fit_posterior(key(), x, DiagonalGaussian, 1, method=method)
+    found = omt.fit_posterior(key(), x, DiagonalGaussian, 1, method=method, throw=False)
+    # The guide of low rank ends a little too narrow for weights to be trusted.
+    assert found.converged == (found.pareto_k <= 0.7)
+    assert found.converged or guide == "low_rank"
+    mean_error, error = (0.06, 0.03) if found.converged else (0.15, 0.1)
     for site, mean, deviation in zip(("loc", "variance"), means, deviations, strict=True):
         values = np.asarray(found.parameters[site]).ravel()
-        assert values.std() == pytest.approx(deviation, rel=0.1)
-        assert abs(values.mean() - mean) < 0.15 * deviation
+        assert values.std() == pytest.approx(deviation, rel=error)
+        assert abs(values.mean() - mean) < mean_error * deviation
     bound = np.asarray(found.traces["elbo"])
     assert bound.shape == (600,)
     assert -0.1 < bound[-200:].mean() - evidence < 0.02
@@ -307,7 +314,7 @@ def test_label_free_quantities(name):
     assert [line.split()[0] for line in lines[1:]] == list(free.names)
     text = repr(found)
     assert f"{found.num_draws} draws of 2 DiagonalGaussian components in 2 dimensions by {found.method}" in text
-    assert "r-hat up to 1.0" in text
+    assert ("Pareto k 0." if name in ("Laplace", "SVI") else "r-hat up to 1.0") in text
     assert "NOT" not in text
     if name == "NUTS":
         assert found.num_divergences < 6

@@ -1,4 +1,4 @@
-"""Posterior draws by the library's own methods: Laplace approximation, Gibbs sampling, bootstrap."""
+"""Posterior draws by the Laplace approximation."""
 
 import equinox as eqx
 import jax
@@ -10,6 +10,7 @@ from ..._base.arguments import as_count
 from ..._base.buckets import point_bucket
 from ..._base.results import RESULTS
 from ..._base.xla import program, unfused
+from .importance import corrected, LEAST_PROPOSALS
 from .method import AbstractMethod, PosteriorProblem, SiteDraws, sites_at
 from .mode import find_mode
 from .target import Target
@@ -17,6 +18,8 @@ from .target import Target
 
 class LaplaceApproximation(AbstractMethod):
     """A normal approximation at the posterior mode, in unconstrained coordinates: fast, and good for large data.
+
+    Draws are resampled by their smoothed importance weights; where these are not to be trusted, it says so.
 
     Attributes:
         num_samples: Number of draws.
@@ -39,11 +42,11 @@ class LaplaceApproximation(AbstractMethod):
         problem.check_gradients("The Laplace approximation")
         target = problem.target()
         mode = find_mode(target, problem.unconstrained(target), kinked=problem.smoothness == 1)
-        drawn = _normal_draws(target, key, mode.center, mode.factor, point_bucket(self.num_samples))
-        sites, log_density, squares = jax.tree.map(lambda v: np.asarray(v)[None, : self.num_samples], drawn)
-        # Up to a constant: what importance sampling would weight the draws with.
-        statistics = {"lp": log_density, "log_weight": log_density + 0.5 * squares}
-        return SiteDraws(sites, statistics, {}, RESULTS.successful if mode.found else RESULTS.mode_not_found)
+        num = point_bucket(max(self.num_samples, LEAST_PROPOSALS))
+        drawn = _normal_draws(target, key, mode.center, mode.factor, num)
+        sites, log_density, squares = jax.tree.map(np.asarray, drawn)
+        result = RESULTS.successful if mode.found else RESULTS.mode_not_found
+        return corrected(key, sites, log_density, -0.5 * squares, self.num_samples, {}, result)
 
 
 @program

@@ -1,5 +1,6 @@
 """Posterior draws by stochastic variational inference, in coordinates whitened at the mode."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int, Key
+from numpyro import handlers
 from numpyro.distributions import constraints
 from numpyro.infer import autoguide, init_to_value, Trace_ELBO
 
@@ -21,6 +23,7 @@ from ..._base.precision import relaxed
 from ..._base.progress import progress_bar
 from ..._base.results import RESULTS
 from ..._base.xla import program, unfused
+from .importance import corrected, LEAST_PROPOSALS
 from .method import AbstractMethod, PosteriorProblem, SiteDraws, sites_at
 from .mode import find_mode
 from .target import Target
@@ -34,6 +37,8 @@ _GUIDES: dict[str, Any] = {
 _WHITENING_POINTS, _BLOCK = 20_000, 100
 # A guide whose draws lie farther from the mode, in whitened coordinates, has run away.
 _WIDEST = 1e3
+# Where steps see a batch only, draws are weighted by all points as long as these are no more terms, and some always.
+_MOST_TERMS, _LEAST_WEIGHED = 2 * 10**8, 256
 
 
 class SVI(AbstractMethod):
@@ -90,9 +95,15 @@ class SVI(AbstractMethod):
         init_key, draw_key = split_key(key, 2)
         with relaxed():
             state, bounds = _optimize(search, init_key, problem.progress)
-            drawn = _sites_of_guide(search, draw_key, state, point_bucket(self.num_samples))
-        z, sites = jax.tree.map(lambda v: np.asarray(v)[: self.num_samples], drawn)
-        return SiteDraws({n: v[None] for n, v in sites.items()}, {}, {"elbo": bounds}, _verdict(bounds, z))
+            # Weights take the density of all points.
+            whole = search if batch is None else dataclasses.replace(search, target=problem.target(), batches=False)
+            size = point_bucket(max(self.num_samples, LEAST_PROPOSALS))
+            if batch is not None:
+                size = max(_LEAST_WEIGHED, min(size, _MOST_TERMS // num))
+            drawn = _draws_of_guide(whole, draw_key, state, size)
+        z, sites, log_density, log_guide = jax.tree.map(np.asarray, drawn)
+        verdict = _verdict(bounds, z)
+        return corrected(draw_key, sites, log_density, log_guide, self.num_samples, {"elbo": bounds}, verdict)
 
 
 class _WhitenedModel:
@@ -156,15 +167,24 @@ def _advance(search: _Search, state: Any, num: Int[Any, ""]) -> tuple[Any, Float
 
 
 @program
-def _sites_of_guide(
+def _draws_of_guide(
     search: _Search, key: Key[Array, ""], state: Any, num: int
-) -> tuple[Float[Array, "S p"], dict[str, Array]]:
-    """Draws from the guide, in whitened coordinates and as sites of the model."""
+) -> tuple[Float[Array, "N p"], dict[str, Array], Float[Array, " N"], Float[Array, " N"]]:
+    """Draws from the guide, in whitened coordinates and as sites, and their log densities under model and guide."""
     with numpyro.validation_enabled(False):
         # A guide that has run away is judged by its draws.
         inference, guide, _ = search.start(jax.random.key(0))
-        z = guide.sample_posterior(key, inference.get_params(state), sample_shape=(num,))["z"]
-        return z, sites_at(search.target, search.center[None] + unfused(z @ search.factor.T))
+        known = handlers.substitute(guide, data=inference.get_params(state))
+
+        def draw(key: Key[Array, ""]) -> tuple[Array, Array]:
+            trace = handlers.trace(handlers.seed(known, key)).get_trace()
+            drawn = [site for site in trace.values() if site["type"] == "sample"]
+            log_guide = jnp.sum(jnp.stack([jnp.sum(site["fn"].log_prob(site["value"])) for site in drawn]))
+            return trace["z"]["value"], log_guide
+
+        z, log_guide = jax.vmap(draw)(jax.random.split(key, num))
+        u = search.center[None] + unfused(z @ search.factor.T)
+        return z, sites_at(search.target, u), -jax.lax.map(search.target.potential, u), log_guide
 
 
 def _whitening(problem: PosteriorProblem) -> tuple[Array, Array]:
