@@ -21,7 +21,6 @@ class MovedFeatures(eqx.Module):
         low: The lower end of the 95 % confidence interval of the mean displacement, from the spread of both samples.
         high: The upper end.
         p: The p-value that selected the feature, adjusted for the number of tests; NaN where features were given.
-        stability: In what share of bootstrap samples the feature is selected, or ``None``; see `selection_stability`.
         advice: What to think of before the table is believed; empty if nothing.
     """
 
@@ -32,7 +31,6 @@ class MovedFeatures(eqx.Module):
     low: Float[Array, " d"]
     high: Float[Array, " d"]
     p: Float[Array, " d"]
-    stability: Float[Array, " d"] | None
     advice: str = eqx.field(static=True)
 
     @property
@@ -47,13 +45,11 @@ class MovedFeatures(eqx.Module):
         lines = [f"{len(order)} of {len(self.names)} features may move"]
         width = max([7, *(len(self.names[j]) for j in order[:_MOST_ROWS])])
         if len(order):
-            title = f"{'feature':<{width}}  moved   mean displacement     95 % interval        adjusted p"
-            lines.append(title + ("" if self.stability is None else "  stability"))
+            lines.append(f"{'feature':<{width}}  moved   mean displacement     95 % interval        adjusted p")
         for j in order[:_MOST_ROWS]:
             share, mean, low, high, p = (float(host[name][j]) for name in ("share", "mean", "low", "high", "p"))
             line = f"{self.names[j]:<{width}}  {share:>5.0%}   {mean:>+17.4g}     [{low:>+8.4g}, {high:>+8.4g}]"
-            line += f"  {'given' if np.isnan(p) else f'{p:.2g}':>10}"
-            lines.append(line if self.stability is None else f"{line}  {float(self.stability[j]):>9.0%}")
+            lines.append(f"{line}  {'given' if np.isnan(p) else f'{p:.2g}':>10}")
         if len(order) > _MOST_ROWS:
             lines.append(f"and {len(order) - _MOST_ROWS} more")
         return "\n".join(lines + [self.advice] * bool(self.advice))

@@ -102,7 +102,7 @@ def _whole(
     low, high = mean - _WIDTH * error, mean + _WIDTH * error
     numbers: Any = [to_jax(value, dtype) for value in (moved, mean, low, high, p)]
     advice = "" if found is None else found.advice
-    columns: Any = [names, to_jax(chosen), *numbers, None, advice]
+    columns: Any = [names, to_jax(chosen), *numbers, advice]
     table = MovedFeatures(*columns)
     return dataclasses.replace(inner, map=whole, moved=numbers[0], features=table)
 
