@@ -35,6 +35,7 @@ from ._posteriors.methods.nuts import NUTS as NUTS
 from ._posteriors.methods.svi import SVI as SVI
 from ._posteriors.model import mixture_model as mixture_model, MixtureModel as MixtureModel
 from ._posteriors.posterior import PosteriorFit as PosteriorFit
+from ._potentials.annealing import Annealing as Annealing
 from ._potentials.blend import BlendedPotential as BlendedPotential
 from ._potentials.fit import fit_brenier as fit_brenier
 from ._potentials.fitted import BrenierFit as BrenierFit

@@ -38,6 +38,7 @@ from ._posterior_plans.plan import PosteriorPlan
 from ._posteriors.credible import CredibleInterval
 from ._posteriors.label_free import LabelFree
 from ._posteriors.posterior import PosteriorFit
+from ._potentials.annealing import StrengthPath
 from ._potentials.blend import BlendedPotential
 from ._potentials.certificates import Certificate
 from ._potentials.fitted import BrenierFit
@@ -101,6 +102,7 @@ _CLASSES: dict[str, type] = {
         Stability,
         StackedPlans,
         StraightLine,
+        StrengthPath,
         Sweep,
         Trajectory,
         Transfer,

@@ -16,6 +16,7 @@ from ._plans.transfer import Transfer as Transfer
 from ._posterior_plans.correspondences import PosteriorCorrespondences as PosteriorCorrespondences
 from ._posteriors.credible import CredibleInterval as CredibleInterval
 from ._posteriors.label_free import LabelFree as LabelFree
+from ._potentials.annealing import StrengthPath as StrengthPath
 from ._potentials.certificates import Certificate as Certificate
 from ._potentials.map import ConjugatePoints as ConjugatePoints
 from ._potentials.moved import MovedFeatures as MovedFeatures

@@ -74,6 +74,10 @@ class RESULTS(eqx.Enumeration):
     potential_interrupted = (
         "Training of the potential was interrupted; the map is the best until then. Run it again for all its steps."
     )
+    too_many_moved = (
+        "The map moves more coordinates than `max_moved`, whatever the strength: it is the sparsest that was found. "
+        "Raise `max_moved` or `moved_threshold`, give Annealing more `max_rounds`, or select features by Screen()."
+    )
     approximation_poor = (
         "The approximation is far from the posterior: its draws' importance weights have a Pareto k above 0.7, and "
         "moments and intervals may be off. Use Gibbs() or NUTS(), or fewer components or tighter priors."

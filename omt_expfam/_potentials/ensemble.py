@@ -12,6 +12,7 @@ from .._base.buckets import point_bucket
 from .._base.precision import narrow
 from .._base.results import RESULTS, succeeded
 from .._plans.plan import TransportPlan
+from .annealing import Annealing, as_annealing
 from .blend import BlendedPotential
 from .displacements import displacement_cost, in_whitened_units
 from .evidence import evidence, improves
@@ -24,12 +25,15 @@ from .network import start_network
 from .penalties import AbstractPenalty
 from .recipe import Recipe
 from .samples import make_task, Sample
+from .search import searched
 from .separable import SeparablePotential, start_separable, with_network
 from .tasks import Task
 from .train import Schedule, Sparsity, train, Trained
 
 # Source points whose images say how many coordinates move.
 _LOOKED_AT = 2000
+# Fits more with a larger strength each, where more coordinates move at the end than in the search.
+_MORE_FITS = 5
 
 
 class Job(NamedTuple):
@@ -51,6 +55,7 @@ class Wanted(NamedTuple):
         names: Of coordinates.
         dtype: The precision of results.
         progress: As in `fit_brenier`.
+        max_moved: How many coordinates may move.
     """
 
     potential: AbstractPotential | type | None
@@ -60,6 +65,7 @@ class Wanted(NamedTuple):
     names: tuple[str, ...] | None
     dtype: str
     progress: bool | None
+    max_moved: float | None = None
 
 
 def fit_ensemble(
@@ -73,13 +79,36 @@ def fit_ensemble(
     tasks = [job.task for job in jobs]
     rows = point_bucket(max(len(source.points), len(target.points)))
     held_out = point_bucket(max(len(side.held_out) for task in tasks for side in (task.source, task.target)))
-    sparsity = None if wanted.penalty is None else _sparsity(jobs, wanted.penalty)
+    sparsity = None if wanted.penalty is None else _sparsity(rng, jobs, wanted, schedule)
     alone = eqx.tree_at(lambda one: one.network, begin, None) if wanted.potential is SeparablePotential else None
     trained = train(rng, begin, tasks, schedule, rows, held_out, wanted.progress, sparsity)
     if alone is not None and not improves(begin, trained.potential, tasks, held_out):
         # What the network has learned about coordinates together is noise.
         trained = trained._replace(potential=alone)
-    return _package(jobs, trained, source, target, held_out, wanted)
+    found = _package(jobs, trained, source, target, held_out, wanted)
+    for _ in range(_MORE_FITS):
+        if found.result != RESULTS.too_many_moved or sparsity is None or not _was_met(found, wanted):
+            break
+        # In the search, learning rates are larger and maps less exact.
+        strength = (found.strength or 0.0) * (1 + _annealing(wanted).growth)
+        again = Sparsity(sparsity.cost, in_whitened_units(strength, [job.line for job in jobs]))
+        path, steps = trained.path, trained.num_steps
+        trained = train(rng, trained.potential, tasks, schedule, rows, held_out, wanted.progress, again)
+        trained = trained._replace(strength=strength, path=path, num_steps=steps + trained.num_steps)
+        found = _package(jobs, trained, source, target, held_out, wanted)
+    return found
+
+
+def _was_met(found: BrenierFit, wanted: Wanted) -> bool:
+    """Whether few enough coordinates moved at some point of the search."""
+    return found.path is not None and float(np.min(found.path.moved)) <= (wanted.max_moved or 0.0)
+
+
+def _annealing(wanted: Wanted) -> Annealing:
+    """The search that is wanted; of a strength that is given, where it starts."""
+    assert wanted.penalty is not None  # The caller has looked.
+    strength = wanted.penalty.strength
+    return as_annealing(strength) or Annealing(initial_strength=float(strength) or None)
 
 
 def fit_separable(rng: np.random.Generator, source: Sample, target: Sample, wanted: Wanted) -> BrenierFit:
@@ -140,11 +169,16 @@ def _begin(rng: np.random.Generator, wanted: Wanted, job: Job, chosen: Recipe) -
     return narrow(BlendedPotential.from_plan(wanted.start, job.line, on_target=job.on_target), np.float32)
 
 
-def _sparsity(jobs: list[Job], penalty: AbstractPenalty) -> Sparsity:
+def _sparsity(rng: np.random.Generator, jobs: list[Job], wanted: Wanted, schedule: Schedule) -> Sparsity:
     """What displacements cost all members."""
-    lines = [job.line for job in jobs]
-    cost = displacement_cost(penalty, lines, [job.on_target for job in jobs])
-    return Sparsity(cost, in_whitened_units(float(penalty.strength), lines))
+    assert wanted.penalty is not None  # The caller has looked.
+    lines, strength = [job.line for job in jobs], wanted.penalty.strength
+    cost = displacement_cost(wanted.penalty, lines, [job.on_target for job in jobs])
+    if as_annealing(strength) is None and wanted.max_moved is None:
+        return Sparsity(cost, in_whitened_units(float(strength), lines))
+    settings = _annealing(wanted).with_steps(schedule.num_steps)
+    tasks, rate = [job.task for job in jobs], schedule.learning_rate
+    return searched(rng, cost, lines, tasks, settings, wanted.max_moved, wanted.threshold, rate)
 
 
 def _package(
@@ -167,14 +201,21 @@ def _package(
         potential = narrow(jax.tree.map(lambda leaf, i=index: leaf[i], host), dtype)
         sides.append(Members(potential, stacked([lines[i] for i in index])))
     whole, moved = BrenierMap(*sides), found.moved
+    strength = trained.strength
     if wanted.penalty is not None:
         moved, _ = share_moved(whole, source, wanted.threshold)
+        if strength is None and as_annealing(wanted.penalty.strength) is None:
+            strength = float(wanted.penalty.strength)
+    if wanted.max_moved is not None and succeeded(result):
+        every_point = _annealing(wanted).every_point
+        most = _most_moved(whole, source, wanted.threshold) if every_point else float(np.sum(moved))
+        if most > wanted.max_moved:
+            result = RESULTS.too_many_moved
     numbers = found.value, found.standard_error, found.trace, trained.steps, found.residual, moved
     value, error, trace, steps, residual, moved = (
         to_jax(number, dtype if np.asarray(number).dtype.kind == "f" else None) for number in numbers
     )
     num_rows = len(source.points), len(target.points)
-    strength = None if wanted.penalty is None else float(wanted.penalty.strength)
     return BrenierFit(
         whole,
         value,
@@ -189,14 +230,25 @@ def _package(
         wanted.threshold,
         wanted.names,
         strength,
+        path=trained.path,
     )
 
 
 def share_moved(whole: BrenierMap, source: Sample, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """The share of points that move, and the mean displacement, for each coordinate; some points of many are seen."""
-    index = spread_indices(len(source.points), _LOOKED_AT)
-    points = source.points[index]
+    index, moved = _displacements(whole, source)
     weight = np.ones(len(index)) if source.weight is None else source.weight[index]
     share = weight / weight.sum()
-    moved = np.asarray(whole.push_forward(points), np.float64) - points
     return share @ (np.abs(moved) > threshold), share @ moved
+
+
+def _most_moved(whole: BrenierMap, source: Sample, threshold: float) -> float:
+    """How many coordinates move of the point of which most do."""
+    return float(np.max(np.sum(np.abs(_displacements(whole, source)[1]) > threshold, axis=1)))
+
+
+def _displacements(whole: BrenierMap, source: Sample) -> tuple[np.ndarray, np.ndarray]:
+    """Some of the source points, and their displacements."""
+    index = spread_indices(len(source.points), _LOOKED_AT)
+    points = source.points[index]
+    return index, np.asarray(whole.push_forward(points), np.float64) - points

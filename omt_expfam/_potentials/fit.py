@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .._base.arguments import ArrayLike, as_key, as_scalar, KeyLike
+from .._base.arguments import ArrayLike, as_key, as_scalar, KeyLike, ScalarLike
 from .._base.results import raise_if_failed, RESULTS, succeeded
 from .._plans.plan import TransportPlan
 from .._screening.screen import Features, Screen
@@ -14,7 +14,7 @@ from .blend import BlendedPotential
 from .ensemble import fit_ensemble, Wanted
 from .fitted import BrenierFit
 from .interface import AbstractPotential
-from .penalties import as_penalty
+from .penalties import as_penalty, SmoothedL0
 from .recipe import recipe
 from .samples import read_names, read_samples, Sample
 from .screened import fit_selected
@@ -28,6 +28,7 @@ def fit_brenier(
     start: TransportPlan | None = None,
     potential: AbstractPotential | type | None = None,
     sparsity: Any = None,
+    max_moved: ScalarLike | None = None,
     moved_threshold: float = 1e-2,
     feature_names: Sequence[str] | None = None,
     source_weight: ArrayLike | None = None,
@@ -65,6 +66,8 @@ def fit_brenier(
             `Features`, which select features: all others are left exactly as they are. Those are moved one by one by
             monotone maps; where they depend on each other in another way afterwards, or ``num_steps`` is given, with a
             network beside these, if that improves the dual value of held-out points.
+        max_moved: How many coordinates of a point may move, on average over source points (or each of them, see
+            `Annealing`): the strength of the ``sparsity``, by default `SmoothedL0`, is searched for in training.
         moved_threshold: What counts as moved, in units of the points.
         feature_names: Names of the columns; by default those of ``x`` where it is a table.
         source_weight: Nonnegative weights of the source points, shape ``[n0]``.
@@ -86,16 +89,20 @@ def fit_brenier(
         TypeError: If an argument is not of the stated type.
         ValueError: If samples are not finite, too few, all equal or of different dimensions, or an argument is out of
             range.
-        ConvergenceError: If training met values that are not finite, or held-out points have no conjugate points, and
-            ``throw`` is true.
+        ConvergenceError: If training met values that are not finite, held-out points have no conjugate points, or the
+            map moves more than ``max_moved`` coordinates, and ``throw`` is true.
     """
     key = as_key(key)
     selects = isinstance(sparsity, Screen | Features)
+    if max_moved is not None and sparsity is None:
+        sparsity = SmoothedL0("annealed")
     penalty = None if sparsity is None or selects else as_penalty(sparsity)
     threshold = float(as_scalar("moved_threshold", moved_threshold))
     source, target, dtype = read_samples(key, x, y, start, source_weight, target_weight)
     names = read_names(feature_names, x, source.points.shape[1])
     dim = source.points.shape[1]
+    if max_moved is not None:
+        _check_most(max_moved, dim, selects)
     if potential is BlendedPotential and start is None:
         raise ValueError("`start` must be a plan where `potential` is BlendedPotential; got None.")
     if not (potential is None or potential is BlendedPotential or isinstance(potential, AbstractPotential)):
@@ -119,7 +126,8 @@ def fit_brenier(
     }
     chosen = recipe(min(len(source.points), len(target.points)), dim, **given)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
-    wanted = Wanted(potential, start, penalty, threshold, names, dtype, progress)
+    most = None if max_moved is None else float(max_moved)
+    wanted = Wanted(potential, start, penalty, threshold, names, dtype, progress, most)
     if isinstance(sparsity, Screen | Features):
         _check_selects(sparsity, potential, start, source, target, num_target_members)
         fitted = fit_selected(rng, source, target, sparsity, wanted, given)
@@ -142,6 +150,14 @@ def _check_selects(
                 raise ValueError(f"`{name}` must be None with a Screen, whose tests count points; give Features.")
     if start is not None:
         raise ValueError("`start` must be None where `sparsity` selects features: plans are of all of them.")
+
+
+def _check_most(max_moved: Any, dim: int, selects: bool) -> None:
+    """Refuse a number of coordinates that none, or any, map respects."""
+    if selects:
+        raise ValueError("`max_moved` must be None where `sparsity` selects features; it belongs to a penalty.")
+    if not 0 < float(as_scalar("max_moved", max_moved, strict=True)) < dim:
+        raise ValueError(f"`max_moved` must be less than the {dim} coordinates of a point; got {max_moved:g}.")
 
 
 def _may_return(result: Any) -> bool:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 from .._base.arguments import ArrayLike, KeyLike
 from .._base.results import RESULTS, succeeded
 from .._plans.plan import TransportPlan
+from .annealing import StrengthPath
 from .certificates import Certificate
 from .map import BrenierMap
 from .moved import MovedFeatures
@@ -40,6 +41,7 @@ class BrenierFit(eqx.Module):
         moved_threshold: What counts as moved, in units of the points.
         feature_names: Names of the coordinates, where they are known.
         strength: What the penalty of displacements was multiplied by, if there was one.
+        path: How the strength was found, if it was searched for.
         features: Which features move how, and how certain that is, where they were selected (`Screen`, `Features`).
     """
 
@@ -57,6 +59,7 @@ class BrenierFit(eqx.Module):
     feature_names: tuple[str, ...] | None = eqx.field(static=True, default=None)
     strength: float | None = eqx.field(static=True, default=None)
     features: MovedFeatures | None = None
+    path: StrengthPath | None = None
 
     @property
     def converged(self) -> bool:

@@ -9,12 +9,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._base.arguments import as_scalar
+from .annealing import as_annealing
 
 
 class AbstractPenalty(eqx.Module):
     r"""A penalty $\lambda \tau(z)$ on the displacement z of one point, in the points' own units.
 
-    An own class has a field ``strength`` and gives `value`; or pass any function to `Penalty`.
+    An own class has a field ``strength`` and gives `value`; or pass any function to `Penalty`. The strength is a
+    number, or ``"annealed"``, or an `Annealing` with settings: it is then searched for in training.
     """
 
     strength: eqx.AbstractVar[Any]
@@ -24,7 +26,8 @@ class AbstractPenalty(eqx.Module):
         r"""$\tau$ of one displacement, at least zero; the strength is not part of it."""
 
     def __check_init__(self) -> None:
-        as_scalar("strength", self.strength)
+        if as_annealing(self.strength) is None:
+            as_scalar("strength", self.strength)
 
 
 @final

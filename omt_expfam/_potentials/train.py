@@ -65,7 +65,8 @@ class Trained(NamedTuple):
         steps: The number of steps before each look.
         num_steps: Steps taken.
         result: Why training stopped.
-        path: What the search for a penalty's strength found, if there was one.
+        strength: That of the penalty, where it was searched for.
+        path: How it was found.
     """
 
     potential: AbstractPotential
@@ -73,6 +74,7 @@ class Trained(NamedTuple):
     steps: Int[np.ndarray, " looks"]
     num_steps: int
     result: Any
+    strength: float | None = None
     path: Any = None
 
 
@@ -92,12 +94,14 @@ class Sparsity(NamedTuple):
     Attributes:
         cost: The penalty of all members.
         weight: What it is multiplied by for each, in whitened units; where there is a search, at its end.
-        search: Finds the weight in training: from a trainer, to the weight and the path that led there.
+        search: Finds the weight in training: from a trainer, to the weight, the strength and the path to it.
+        num_steps: Steps that the search takes, more or less.
     """
 
     cost: DisplacementCost
     weight: Float[np.ndarray, " M"]
-    search: Callable[["Trainer"], tuple[Float[np.ndarray, " M"], Any]] | None = None
+    search: Callable[["Trainer"], tuple[Float[np.ndarray, " M"], float, Any]] | None = None
+    num_steps: int = 0
 
 
 class Trainer:
@@ -162,15 +166,17 @@ def train(
         progress: As in `fit_brenier`.
         sparsity: What displacements cost, if they do.
     """
-    rates, done, looked, result, path = schedule.rates(), 0, 0, RESULTS.successful, None
+    rates, done, looked, result = schedule.rates(), 0, 0, RESULTS.successful
+    strength = path = None
     pause = max(_BLOCK, schedule.num_steps // _MOST_LOOKS)
     cost, weight = (None, None) if sparsity is None else (sparsity.cost, sparsity.weight)
-    with relaxed(), progress_bar(schedule.num_steps, "potential", progress) as bar:
+    total = schedule.num_steps + (0 if sparsity is None else sparsity.num_steps)
+    with relaxed(), progress_bar(total, "potential", progress) as bar:
         trainer = Trainer(rng, potential, tasks, schedule, num_rows, cost, bar)
         judge = Judge(trainer.state.average, tasks, num_held_out, cost, weight)
         try:
             if sparsity is not None and sparsity.search is not None:
-                weight, path = sparsity.search(trainer)
+                weight, strength, path = sparsity.search(trainer)
                 judge = Judge(trainer.state.average, tasks, num_held_out, cost, weight)
             while done < schedule.num_steps and succeeded(result):
                 num = min(trainer.block, schedule.num_steps - done)
@@ -184,7 +190,7 @@ def train(
         except KeyboardInterrupt:
             result = RESULTS.potential_interrupted
     steps = np.asarray(judge.steps)
-    return Trained(judge.best, np.stack(judge.values), steps, trainer.num_steps, result, path)
+    return Trained(judge.best, np.stack(judge.values), steps, trainer.num_steps, result, strength, path)
 
 
 def _batches(rng: np.random.Generator, task: Task, schedule: Schedule, block: int) -> Iterator[tuple[Any, Any, Any]]:

@@ -5,7 +5,8 @@ from typing import Any, Optional, TYPE_CHECKING
 import numpy as np
 
 from .._fitting.fit import Fit
-from ._style import axes_or_new, NEUTRAL_COLOR, SOURCE_COLOR
+from .._potentials.fitted import BrenierFit
+from ._style import axes_or_new, NEUTRAL_COLOR, SOURCE_COLOR, TARGET_COLOR
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -39,4 +40,38 @@ def trace(fit: Fit, *, ax: Optional["matplotlib.axes.Axes"] = None, **style: Any
     panel.xaxis.get_major_locator().set_params(integer=True)
     panel.set_xlabel("EM step")
     panel.set_ylabel("mean log-likelihood (nats per point)")
+    return panel
+
+
+def strengths(fit: BrenierFit, *, ax: Optional["matplotlib.axes.Axes"] = None, **style: Any) -> "matplotlib.axes.Axes":
+    """Draw what was found at each strength that was tried for a penalty on displacements.
+
+    What displacements cost, and how far images are from the target, both relative to where the search began; strengths
+    that training went on with are filled, and the one that was taken is marked.
+
+    Args:
+        fit: A fit whose strength was searched for.
+        ax: Axes to draw into.
+        **style: Options passed on to ``scatter``.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: If the strength was given, so that there is no path.
+    """
+    if fit.path is None or fit.strength is None:
+        raise ValueError('`fit` has no path: its strength was given, not "annealed" nor searched for by `max_moved`.')
+    panel, path = axes_or_new(ax), fit.path
+    accepted = np.asarray(path.accepted)
+    rows = (path.spa, SOURCE_COLOR, "penalty of displacements"), (path.err, TARGET_COLOR, "distance to the target")
+    for values, color, label in rows:
+        colors = np.where(accepted, color, "none")
+        options = {"s": 18, "linewidths": 1, "edgecolors": color} | style
+        panel.scatter(path.strength, values, facecolors=colors.tolist(), label=label, **options)
+    panel.axvline(fit.strength, color=NEUTRAL_COLOR, linestyle="--", linewidth=1.2, label="taken")
+    panel.set_xscale("log")
+    panel.set_xlabel("strength")
+    panel.set_ylabel("relative to the straight line")
+    panel.legend(frameon=False)
     return panel
