@@ -23,7 +23,7 @@ class Annealing(eqx.Module):
     points to targets. Training then goes on with the strength whose Eval was least, for all steps of a fit.
 
     With ``max_moved`` the strength grows instead until so few coordinates move, and is then lowered at random for as
-    long as that stays so; no chances are taken. Should more of them move at the end, it grows again.
+    long as that stays so; no chances are taken. Should more of them move later, it grows again.
 
     Attributes:
         tradeoff: a, from 0 (be like the target) to 1 (move little).

@@ -97,7 +97,7 @@ def _anneal(rng: np.random.Generator, settings: Annealing, rounds: list[_Round],
 def _constrain(
     rng: np.random.Generator, settings: Annealing, rounds: list[_Round], go: Callable[..., Look], most: float
 ) -> float:
-    """Algorithm 2; the last strength that met the constraint, or the largest where none did."""
+    """Algorithm 2; the last strength, which met the constraint unless none did."""
     strength = rounds[0].strength
     for _ in range(settings.max_rounds):
         if rounds[-1].look.moved <= most:
@@ -113,8 +113,12 @@ def _constrain(
         rounds.append(_Round(tried, look, accepted))
         if accepted:
             strength = tried
-        else:
-            go(settings.reverting_steps, strength)
+            continue
+        look = go(settings.reverting_steps, strength)
+        if look.moved > most:
+            # Training had not come to rest when the strength met the constraint.
+            strength *= 1 + settings.growth
+            rounds.append(_Round(strength, look, True))
     return strength
 
 
