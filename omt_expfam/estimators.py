@@ -19,6 +19,9 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("The estimators need scikit-learn: pip install 'omt-expfam[estimators]'") from error
 
+# What holds JAX's arrays.
+_FITTED = ("source_fit_", "target_fit_", "plan_")
+
 
 class MixtureTransport(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Fit a mixture to source and target points, couple them, and map source points to the target.
@@ -44,17 +47,18 @@ class MixtureTransport(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         feature_names_in_: Their names, where ``X`` has some.
     """
 
+    # scikit-learn sets parameters to anything; `fit` checks them.
     def __init__(
         self,
         family: Any = None,
-        num_components: int = 5,
+        num_components: Any = 5,
         *,
-        target_num_components: int | None = None,
+        target_num_components: Any = None,
         epsilon_components: Any = "auto",
         epsilon_weights: Any = "auto",
-        epsilon_scale: float = 1.0,
-        source_relaxation: float = math.inf,
-        target_relaxation: float = math.inf,
+        epsilon_scale: Any = 1.0,
+        source_relaxation: Any = math.inf,
+        target_relaxation: Any = math.inf,
         random_state: Any = None,
     ) -> None:
         self.family = family
@@ -120,6 +124,17 @@ class MixtureTransport(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         with jax.enable_x64(source.dtype == np.float64):
             found = self.plan_.transfer(y, source, target)
         return found.labels[found.probabilities.argmax(axis=1)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # JAX reads float64 from a pickle as float32 unless its global flag says otherwise.
+        state: Any = super().__getstate__()
+        return state | {name: jax.tree.map(np.asarray, state[name]) for name in _FITTED if name in state}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        with jax.enable_x64(True):
+            super().__setstate__(
+                state | {name: jax.tree.map(jax.device_put, state[name]) for name in _FITTED if name in state}
+            )
 
     def _points(self, X: Any, **options: Any) -> np.ndarray:
         return np.asarray(validate_data(self, X, dtype=[np.float64, np.float32], **options))
