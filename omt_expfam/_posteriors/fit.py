@@ -214,6 +214,6 @@ def raise_with(posterior: PosteriorFit, result: Any) -> PosteriorFit:
     """The posterior, or a `ConvergenceError` that carries it: draws that took long are not lost."""
     if result == RESULTS.successful:
         return posterior
-    error = ConvergenceError(f"{RESULTS[result]} ({posterior.label_free.in_words()}; `throw=False` returns the draws.)")
+    error = ConvergenceError(f"{RESULTS[result]} ({posterior.in_words()}; `throw=False` returns the draws.)")
     error.value = posterior
     raise error

@@ -173,15 +173,18 @@ class PosteriorFit(eqx.Module):
             raise ValueError("The posterior holds no data. Give `x` to `posterior_from_numpyro`.")
         return self.x
 
+    def in_words(self) -> str:
+        """One phrase on the evidence for the draws."""
+        # Independent draws mix, however far they are from the posterior: of them r-hat says nothing.
+        return f"Pareto k {self.pareto_k:.2f}" if "log_weight" in self.traces else self.label_free.in_words()
+
     def __repr__(self) -> str:
         family = type(self.reference.components).__name__
         chains = f"{self.num_chains} chains, " if self.num_chains > 1 else ""
-        # Independent draws mix, however far they are from the posterior: of them r-hat says nothing.
-        evidence = f"Pareto k {self.pareto_k:.2f}" if "log_weight" in self.traces else self.label_free.in_words()
         state = "" if self.converged else f"\n  NOT TO BE TRUSTED: {RESULTS[self.result]}"
         return (
             f"PosteriorFit({self.num_draws} draws of {self.num_components} {family} components in {self.dim} "
-            f"dimensions by {self.method}, {chains}{evidence}, {self.num_divergences} divergences, "
+            f"dimensions by {self.method}, {chains}{self.in_words()}, {self.num_divergences} divergences, "
             f"{self.num_relabelled} draws relabelled){state}"
         )
 

@@ -113,14 +113,6 @@ class StrengthPath(eqx.Module):
         return tradeoff * np.asarray(self.spa) + (1 - tradeoff) * np.asarray(self.err)
 
 
-class Look(eqx.Module):
-    """What a map does at some point of the search: numbers as those of `StrengthPath`."""
-
-    spa: float
-    err: float
-    moved: float
-
-
 def as_annealing(strength: Any) -> Annealing | None:
     """The search that a strength asks for, if it does."""
     if isinstance(strength, str):

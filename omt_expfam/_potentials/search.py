@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from .._base.arrays import to_jax
 from .._base.xla import program
-from .annealing import Annealing, Look, StrengthPath
+from .annealing import Annealing, StrengthPath
 from .displacements import DisplacementCost, in_whitened_units
 from .interface import AbstractPotential
 from .line import StraightLine
@@ -22,9 +22,17 @@ _NUM_POINTS, _DIRECTIONS = 512, 64
 _PACE = 0.5
 
 
+class _Look(NamedTuple):
+    """What a map does at some point of the search; numbers as those of `StrengthPath`."""
+
+    spa: float
+    err: float
+    moved: float
+
+
 class _Round(NamedTuple):
     strength: float
-    look: Look
+    look: _Look
     accepted: bool
 
 
@@ -56,7 +64,7 @@ def searched(
         strength = settings.initial_strength or 0.1 * seen.balance(trainer.state.average)
         seen.set_units(trainer.state.average)
 
-        def go(num_steps: int | None, strength: float) -> Look:
+        def go(num_steps: int | None, strength: float) -> _Look:
             assert num_steps is not None  # Filled by `with_steps`.
             rates = np.full(num_steps, _PACE * learning_rate)
             trainer.advance(rates, in_whitened_units(strength, lines))
@@ -74,10 +82,10 @@ def searched(
     return Sparsity(cost, np.zeros(len(lines), np.float32), search, num_steps)
 
 
-def _anneal(rng: np.random.Generator, settings: Annealing, rounds: list[_Round], go: Callable[..., Look]) -> float:
+def _anneal(rng: np.random.Generator, settings: Annealing, rounds: list[_Round], go: Callable[..., _Look]) -> float:
     """Algorithm 1; the strength whose Eval was least."""
 
-    def evaluation(look: Look) -> float:
+    def evaluation(look: _Look) -> float:
         return settings.tradeoff * look.spa + (1 - settings.tradeoff) * look.err
 
     strength, value = rounds[0].strength, evaluation(rounds[0].look)
@@ -95,7 +103,7 @@ def _anneal(rng: np.random.Generator, settings: Annealing, rounds: list[_Round],
 
 
 def _constrain(
-    rng: np.random.Generator, settings: Annealing, rounds: list[_Round], go: Callable[..., Look], most: float
+    rng: np.random.Generator, settings: Annealing, rounds: list[_Round], go: Callable[..., _Look], most: float
 ) -> float:
     """Algorithm 2; the last strength, which met the constraint unless none did."""
     strength = rounds[0].strength
@@ -124,7 +132,7 @@ def _constrain(
 
 def _path(rounds: list[_Round]) -> StrengthPath:
     looks = [one.look for one in rounds]
-    columns: Any = [[one.strength for one in rounds], *zip(*((v.spa, v.err, v.moved) for v in looks), strict=True)]
+    columns: Any = [[one.strength for one in rounds], *zip(*looks, strict=True)]
     accepted = to_jax(np.array([one.accepted for one in rounds]))
     strength, spa, err, moved = (to_jax(np.array(column, np.float32)) for column in columns)
     return StrengthPath(strength, spa, err, moved, accepted)
@@ -160,11 +168,11 @@ class _Seen:
         self._spa = max(float(values.mean()), 1e-300)
         self._err = max(self._sliced(points, targets), 1e-300)
 
-    def look(self, potential: AbstractPotential) -> Look:
+    def look(self, potential: AbstractPotential) -> _Look:
         """What the members do now."""
         points, images, targets, values = self._numbers(potential)
         moved = np.sum(np.abs(images - points) > self._threshold, axis=2)
-        return Look(
+        return _Look(
             float(values.mean()) / self._spa,
             self._sliced(images, targets) / self._err,
             float(moved.max() if self._every_point else moved.mean()),

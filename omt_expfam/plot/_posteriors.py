@@ -197,5 +197,5 @@ def posterior_trace(
     name = posterior.label_free.names[0]
     panel.set_xlabel("draw")
     panel.set_ylabel("mean log-likelihood (nats per point)" if name == "log_likelihood" else f"mixture {name}")
-    panel.set_title(posterior.label_free.in_words(), fontsize="small")
+    panel.set_title(posterior.in_words(), fontsize="small")
     return panel

@@ -6,14 +6,21 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from ..._base.buckets import point_bucket
 from ..._base.results import RESULTS
 from ..arviz import JUDGED, pareto_k_of, pareto_smoothed
 from .method import SiteDraws
 
 # Weights with a larger Pareto k have no reliable mean (Vehtari et al., 2024).
 LARGEST_PARETO_K = 0.7
-# Their bound for S draws, 1 - 1 / log10(S), is that from here on: no fewer are weighted, whatever is asked for.
-LEAST_PROPOSALS = JUDGED
+
+
+def num_proposals(num_samples: int) -> int:
+    """How many draws of an approximation are weighted: those that the Pareto k is measured on, or more.
+
+    From there on the bound for S draws of Vehtari et al., 1 - 1 / log10(S), is `LARGEST_PARETO_K`.
+    """
+    return point_bucket(max(num_samples, JUDGED))
 
 
 def corrected(

@@ -7,10 +7,9 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ..._base.arguments import as_count
-from ..._base.buckets import point_bucket
 from ..._base.results import RESULTS
 from ..._base.xla import program, unfused
-from .importance import corrected, LEAST_PROPOSALS
+from .importance import corrected, num_proposals
 from .method import AbstractMethod, PosteriorProblem, SiteDraws, sites_at
 from .mode import find_mode
 from .target import Target
@@ -42,7 +41,7 @@ class LaplaceApproximation(AbstractMethod):
         problem.check_gradients("The Laplace approximation")
         target = problem.target()
         mode = find_mode(target, problem.unconstrained(target), kinked=problem.smoothness == 1)
-        num = point_bucket(max(self.num_samples, LEAST_PROPOSALS))
+        num = num_proposals(self.num_samples)
         drawn = _normal_draws(target, key, mode.center, mode.factor, num)
         sites, log_density, squares = jax.tree.map(np.asarray, drawn)
         result = RESULTS.successful if mode.found else RESULTS.mode_not_found

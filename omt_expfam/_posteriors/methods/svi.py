@@ -18,12 +18,11 @@ from numpyro.infer import autoguide, init_to_value, Trace_ELBO
 
 from ..._base.arguments import as_count, as_scalar
 from ..._base.arrays import split_key
-from ..._base.buckets import point_bucket
 from ..._base.precision import relaxed
 from ..._base.progress import progress_bar
 from ..._base.results import RESULTS
 from ..._base.xla import program, unfused
-from .importance import corrected, LEAST_PROPOSALS
+from .importance import corrected, num_proposals
 from .method import AbstractMethod, PosteriorProblem, SiteDraws, sites_at
 from .mode import find_mode
 from .target import Target
@@ -97,7 +96,7 @@ class SVI(AbstractMethod):
             state, bounds = _optimize(search, init_key, problem.progress)
             # Weights take the density of all points.
             whole = search if batch is None else dataclasses.replace(search, target=problem.target(), batches=False)
-            size = point_bucket(max(self.num_samples, LEAST_PROPOSALS))
+            size = num_proposals(self.num_samples)
             if batch is not None:
                 size = max(_LEAST_WEIGHED, min(size, _MOST_TERMS // num))
             drawn = _draws_of_guide(whole, draw_key, state, size)
