@@ -253,7 +253,7 @@ def test_files_keep_what_moved(tmp_path, soft):
     [
         (lambda: omt.L1(-1.0), "`strength` must be a finite number at least 0; got -1"),
         (lambda: omt.L1(float("nan")), "`strength` must be a finite number"),
-        (lambda: omt.L1("strong"), "`strength` must be an array of real numbers"),
+        (lambda: omt.L1("strong"), "`strength` must be a number, .annealed. or an Annealing; got 'strong'"),
         (lambda: omt.STVS(1.0, 0.0), "`gamma` must be a finite number greater than 0"),
         (lambda: omt.SmoothedL0(1.0, -1.0), "`sigma` must be a finite number greater than 0"),
         (lambda: fitted("l1"), "`sparsity` must be L1, STVS"),
