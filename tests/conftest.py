@@ -4,8 +4,9 @@ from pathlib import Path
 # jaxlib's LAPACK is a threaded OpenBLAS whose idle threads spin; two busy cores make that look like slow code.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# XLA cuts every program into parts and compiles them side by side: for small ones that is a quarter more work.
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_parallel_codegen_split_count=1")
+# XLA cuts every program into parts and compiles them side by side: for small ones that is a quarter more work. Its newer
+# way of emitting loops takes three times as long to compile, and keeps a second core busy.
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false")
 # Workers, subprocesses and the next run share what was compiled. JAX's key holds the program, its options, XLA_FLAGS,
 # the version of jaxlib and the processor, so that only what would be compiled alike is shared.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "d" / "jax"))
@@ -41,17 +42,16 @@ def strict_jax(request):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """With `optimize(False)` programs take a third of the time to compile, but twice to run; fixtures' too."""
-    optimize = _optimizes(item)
+    """Programs that are not `optimized` take a third of the time to compile, but twice to run; fixtures' too."""
+    optimize = _is_optimized(item)
     if optimize == jax.config.read("jax_disable_most_optimizations"):
         # What was compiled otherwise would be found again.
         jax.clear_caches()
         jax.config.update("jax_disable_most_optimizations", not optimize)
 
 
-def _optimizes(item):
-    marker = item.get_closest_marker("optimize")
-    return marker is None or marker.args[0]
+def _is_optimized(item):
+    return item.get_closest_marker("optimized") is not None
 
 
 def pytest_collection_modifyitems(items):
@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(items):
     work = collections.Counter()
     for item in items:
         work[item.path] += 10 if item.get_closest_marker("slow") else 1
-    items.sort(key=lambda item: (-work[item.path], item.path, _optimizes(item)))
+    items.sort(key=lambda item: (-work[item.path], item.path, _is_optimized(item)))
 
 
 def pytest_collection_finish():

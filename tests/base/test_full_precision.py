@@ -37,7 +37,6 @@ def test_compiled_functions_ask_for_full_precision(compiled, products):
     assert not is_full(products[-1])
 
 
-@pytest.mark.optimize(False)
 def test_plans_ask_for_full_precision(products):
     """Of everything between mixtures and mapped points, derivatives included, nothing is rounded to fewer digits."""
     # Shapes of no other test: what is traced already would not be seen.

@@ -8,8 +8,6 @@ import pytest
 from benchmarks.harness.programs import counted
 from omt_expfam.diagnostics import _random, Dropout, GaussianNoise, Outliers, Subsampling
 
-pytestmark = pytest.mark.optimize(False)
-
 
 def key():
     return jax.random.key(3)

@@ -16,7 +16,6 @@ from omt_expfam.families import DiagonalGaussian, LowRankGaussian
 
 from ..cases import components, mixture
 
-pytestmark = pytest.mark.optimize(False)
 RNG = np.random.default_rng(0)
 SOURCE = RNG.standard_normal((60, 2)) + np.repeat([[-4.0, 0.0], [4.0, 0.0]], 30, axis=0)
 TARGET = RNG.standard_normal((50, 2)) + np.repeat([[0.0, 5.0], [0.0, -5.0]], 25, axis=0)

@@ -11,8 +11,6 @@ from omt_expfam._couplings.interface import PairSelection, select_pairs
 from omt_expfam._couplings.solve import solve_block_couplings, solve_couplings
 from omt_expfam.families import DiagonalGaussian, Gaussian
 
-pytestmark = pytest.mark.optimize(False)
-
 
 def gaussians(seed, num):
     rng = np.random.default_rng(seed)

@@ -9,7 +9,6 @@ import pytest
 import omt_expfam as omt
 from omt_expfam._components.covariance import DenseCovariance, DiagonalCovariance
 
-pytestmark = pytest.mark.optimize(False)
 NUM, DIM = 3, 2
 
 

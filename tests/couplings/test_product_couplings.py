@@ -26,8 +26,6 @@ from omt_expfam.families import (
 )
 from tests import lines
 
-pytestmark = pytest.mark.optimize(False)
-
 
 def _row(*values):
     """One component with three equal coordinates."""

@@ -13,7 +13,6 @@ from omt_expfam.diagnostics import _uniqueness
 from omt_expfam.families import DiagonalGaussian, Gaussian, Laplace
 from tests.plans.test_transport import BruteForce, random_pair
 
-pytestmark = pytest.mark.optimize(False)
 EPSILON = {"epsilon_components": 0.4, "epsilon_weights": 0.5}
 
 

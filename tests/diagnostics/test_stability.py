@@ -29,7 +29,6 @@ from omt_expfam.diagnostics._stability import COLUMNS, stability
 from omt_expfam.families import DiagonalGaussian, Gaussian, Laplace
 from omt_expfam.plot import _stability as pictures
 
-pytestmark = pytest.mark.optimize(False)
 EPSILON = 0.3
 
 

@@ -14,7 +14,7 @@ from omt_expfam.estimators import MixtureTransport
 from omt_expfam.families import DiagonalGaussian
 
 # scikit-learn's data and checks are not made for JAX's strict modes.
-pytestmark = [pytest.mark.optimize(False), pytest.mark.loose]
+pytestmark = pytest.mark.loose
 RNG = np.random.default_rng(0)
 INDEX = RNG.integers(0, 3, 150)
 X = np.array([[0.0, 0.0], [6.0, 0.0], [0.0, 6.0]])[INDEX] + RNG.standard_normal((150, 2))

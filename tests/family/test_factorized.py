@@ -11,8 +11,6 @@ import omt_expfam as omt
 from omt_expfam.families import Beta, Gamma, LogNormal
 from tests.cases import components
 
-pytestmark = pytest.mark.optimize(False)
-
 
 class Weibull(omt.extend.AbstractFactorizedFamily):
     """Of shape 3: the density is 3 x^2 / s^3 exp(-(x / s)^3)."""

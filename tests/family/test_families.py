@@ -8,7 +8,6 @@ import pytest
 from omt_expfam._components.exponential_family import AbstractExponentialFamily, AbstractRegularFamily
 from tests.cases import CASES, components, DIM, NUM
 
-pytestmark = pytest.mark.optimize(False)
 FAMILIES = list(CASES)
 EXPONENTIAL = [name for name in FAMILIES if issubclass(CASES[name].family, AbstractExponentialFamily)]
 # Rounding of float32 through a 3 x 3 factorization; float64 to its last digits.

@@ -15,7 +15,6 @@ from families._two_sided import TwoSided
 from omt_expfam.families import AsymmetricLaplace, DiagonalGaussian, Exponential, ExponentialPower, Laplace
 from tests.cases import CASES, components
 
-pytestmark = pytest.mark.optimize(False)
 TEMPLATES = {
     "Laplace": Laplace,
     "AsymmetricLaplace": AsymmetricLaplace,

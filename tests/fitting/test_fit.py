@@ -16,7 +16,6 @@ from omt_expfam._fitting.start import merge
 from omt_expfam.families import DiagonalGaussian, Gaussian, LowRankGaussian, SphericalGaussian
 from tests.cases import CASES, mixture
 
-pytestmark = pytest.mark.optimize(False)
 FAMILIES = {
     "Gaussian": Gaussian,
     "DiagonalGaussian": DiagonalGaussian,
@@ -307,7 +306,7 @@ def test_no_convergence_raises_or_is_returned():
 
 
 @pytest.mark.slow
-@pytest.mark.optimize(True)
+@pytest.mark.optimized
 def test_real_data_at_least_scikit_learns(data_dir):
     """Control cells of Kang et al. 2018, 16 principal components, K = 10: held-out likelihood over five splits."""
     sklearn = pytest.importorskip("sklearn.mixture")

@@ -12,7 +12,6 @@ from omt_expfam._fitting import problem
 from omt_expfam.families import Beta, Exponential, Gamma, Laplace, LogNormal
 from tests.family.test_factorized import InverseGaussian, NATURAL, VonMises, Weibull
 
-pytestmark = pytest.mark.optimize(False)
 PLAIN = {"covariance_prior": 0.0, "regularization": 0.0, "tolerance": 1e-10}
 
 # Two components in two dimensions that overlap a little, and SciPy's estimator.

@@ -8,7 +8,6 @@ import pytest
 import omt_expfam as omt
 from omt_expfam.families import Gaussian, Laplace
 
-pytestmark = pytest.mark.optimize(False)
 RNG = np.random.default_rng(0)
 GROUPS = np.array(["B", "Mono", "NK", "T"])
 CENTERS = np.array([[0.0, 0.0], [6.0, 6.0], [0.0, 6.0], [6.0, 0.0]])

@@ -8,8 +8,6 @@ from numpy.testing import assert_allclose
 import omt_expfam as omt
 from omt_expfam.families import DiagonalGaussian, Gaussian, Laplace
 
-pytestmark = pytest.mark.optimize(False)
-
 
 def _data():
     random = np.random.default_rng(0)

@@ -10,7 +10,6 @@ import omt_expfam as omt
 from omt_expfam.families import DiagonalGaussian, Gamma, Gaussian, SphericalGaussian
 
 # Few points, short loops: compiling costs more than running.
-pytestmark = pytest.mark.optimize(False)
 
 
 def _cases():

@@ -13,7 +13,6 @@ from numpyro.distributions import constraints
 
 from omt_expfam._numerics.quadrature import quadrature
 
-pytestmark = pytest.mark.optimize(False)
 PROBABILITIES = np.array([1e-12, 1e-6, 0.01, 0.3, 0.5, 0.9, 0.999])
 
 # Per law: the log-density without its constant, the support, SciPy's law, and parameters.

@@ -22,8 +22,6 @@ from omt_expfam._posteriors.methods.target import Target
 from omt_expfam._posteriors.model import mixture_model
 from omt_expfam.families import DiagonalGaussian, Exponential, Gamma, Gaussian, Laplace
 
-pytestmark = pytest.mark.optimize(False)
-
 EPSILONS = {"epsilon_components": 0.1, "epsilon_weights": 0.3}
 
 
@@ -106,8 +104,8 @@ def model_plan(model):
         (gaussians, gaussians, 0.1, 2),
         pytest.param(gaussians, diagonals, 0.0, 2, marks=pytest.mark.slow),
         # Tabulated, coordinate by coordinate, which takes long: one is enough.
-        pytest.param(gammas, gammas, 0.2, 1, marks=[pytest.mark.slow, pytest.mark.optimize(True)]),
-        pytest.param(gammas, diagonals, 0.2, 1, marks=[pytest.mark.slow, pytest.mark.optimize(True)]),
+        pytest.param(gammas, gammas, 0.2, 1, marks=[pytest.mark.slow, pytest.mark.optimized]),
+        pytest.param(gammas, diagonals, 0.2, 1, marks=[pytest.mark.slow, pytest.mark.optimized]),
     ],
 )
 def test_its_gradient_is_that_of_finite_differences(left, right, epsilon, dim):
@@ -168,7 +166,7 @@ def test_bad_arguments_of_the_factor_are_named():
 
 
 @pytest.mark.slow
-@pytest.mark.optimize(True)
+@pytest.mark.optimized
 @pytest.mark.loose
 def test_it_works_under_nuts_and_in_svi():
     """NUTS on the coupled program: no divergences, and cheaper transport than without the factor."""

@@ -10,8 +10,6 @@ from numpy.testing import assert_allclose
 import omt_expfam as omt
 from omt_expfam.families import DiagonalGaussian, Gaussian
 
-pytestmark = pytest.mark.optimize(False)
-
 # Few shapes and many values: one program each, and a moment per example.
 QUICK = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 LONG = settings(QUICK, max_examples=400)

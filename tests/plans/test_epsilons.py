@@ -13,7 +13,6 @@ from omt_expfam.diagnostics._problem import as_problem
 from omt_expfam.families import Exponential, Gaussian, Laplace, SphericalGaussian
 from tests.cases import covariances
 
-pytestmark = pytest.mark.optimize(False)
 RNG = np.random.default_rng(0)
 MEANS = [3 * RNG.standard_normal((num, 2)) for num in (4, 3)]
 COVARIANCES = [covariances(RNG, num, 2, 5.0) for num in (4, 3)]

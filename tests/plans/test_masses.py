@@ -7,8 +7,6 @@ import pytest
 import omt_expfam as omt
 from omt_expfam.families import DiagonalGaussian
 
-pytestmark = pytest.mark.optimize(False)
-
 MEAN = np.array([[0.0, 0.0], [8.0, 0.0], [0.0, 8.0], [8.0, 8.0], [16.0, 4.0]])
 SETTINGS = {"epsilon_components": 0.1, "epsilon_weights": 0.1}
 

@@ -9,8 +9,6 @@ from numpy.testing import assert_allclose
 import omt_expfam as omt
 from omt_expfam import families
 
-pytestmark = pytest.mark.optimize(False)
-
 X = np.random.default_rng(5).normal(size=(7, 2))
 
 

@@ -12,8 +12,6 @@ from omt_expfam.families import DiagonalGaussian, Gaussian, LowRankGaussian, Sph
 from tests.cases import covariances, GAUSSIANS as KINDS, mixture
 from tests.lines import log_mean
 
-pytestmark = pytest.mark.optimize(False)
-
 
 def random_pair(seed, k0=4, k1=5, dim=3, condition=30.0, dtype="float64"):
     rng = np.random.default_rng(seed)

@@ -25,8 +25,6 @@ import omt_expfam as omt
 from omt_expfam import plot as typed_plot
 from omt_expfam.families import DiagonalGaussian, Gaussian
 
-pytestmark = pytest.mark.optimize(False)
-
 # Matplotlib's types know little of what a picture holds.
 plot: Any = typed_plot
 

@@ -28,7 +28,6 @@ from tests.cases import covariances
 
 plot: Any = typed_plot
 
-pytestmark = pytest.mark.optimize(False)
 NUM, DRAWS = 3, 6
 EPSILONS = {"epsilon_components": 0.4, "epsilon_weights": 1.0}
 X = np.random.default_rng(5).standard_normal((4, 2))
@@ -200,7 +199,7 @@ def test_the_limit_of_no_regularization_is_solved_draw_by_draw(x64):
             each.log_prob(X, X)
 
 
-@pytest.mark.parametrize("draw", [blocks, pytest.param(laplaces, marks=[pytest.mark.slow, pytest.mark.optimize(True)])])
+@pytest.mark.parametrize("draw", [blocks, pytest.param(laplaces, marks=[pytest.mark.slow, pytest.mark.optimized])])
 def test_other_families_go_draw_by_draw(draw, x64):
     source, target = draw(0, 3), gaussians(1, 3)
     plan = transport_posterior(fitted(source), fitted(target), progress=False, **EPSILONS)

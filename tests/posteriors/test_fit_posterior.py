@@ -31,12 +31,10 @@ from omt_expfam.families import (
 )
 from tests.family.test_factorized import Weibull
 
-pytestmark = pytest.mark.optimize(False)
-
 
 def slow(test):
     """A test that runs long."""
-    return pytest.mark.slow(pytest.mark.optimize(True)(test))
+    return pytest.mark.slow(pytest.mark.optimized(test))
 
 
 NEW_ARVIZ = int(arviz.__version__.split(".")[0]) >= 1

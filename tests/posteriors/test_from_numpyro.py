@@ -16,7 +16,6 @@ import omt_expfam as omt
 from omt_expfam._base.precision import relaxed
 from omt_expfam.families import DiagonalGaussian, Gaussian
 
-pytestmark = pytest.mark.optimize(False)
 NUM, DIM, DRAWS = 60, 2, 200
 
 

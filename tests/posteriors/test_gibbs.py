@@ -28,7 +28,6 @@ from omt_expfam.families import (
     SphericalGaussian,
 )
 
-pytestmark = pytest.mark.optimize(False)
 DIM, NUM_DRAWS = 2, 4000
 # Probability of what is at least as far from uniform as a test statistic; all keys are fixed.
 P_VALUE = 1e-3
@@ -445,7 +444,7 @@ def nuts_draws(x, make, priors):
 
 
 @pytest.mark.slow
-@pytest.mark.optimize(True)
+@pytest.mark.optimized
 @pytest.mark.loose
 @pytest.mark.parametrize("name", ["Gaussian", "SphericalGaussian", "LogNormal", "Gamma"])
 def test_gibbs_agrees_with_nuts(name, x64):
@@ -495,7 +494,7 @@ def test_gibbs_agrees_with_nuts(name, x64):
 
 
 @pytest.mark.slow
-@pytest.mark.optimize(True)
+@pytest.mark.optimized
 def test_the_truth_has_uniform_ranks():
     """Simulation-based calibration (Talts et al., 2018): two components in one dimension, functions without labels."""
     rng, num_sets, num_points, kept = np.random.default_rng(8), 200, 40, 63

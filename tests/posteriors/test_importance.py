@@ -72,7 +72,6 @@ def overlapping():
     return omt.fit_posterior(jax.random.key(0), five_overlapping(150), Gaussian, 5, method=method, throw=False)
 
 
-@pytest.mark.optimize(False)
 def test_overlapping_components_are_flagged(overlapping):
     assert overlapping.pareto_k > 0.7
     assert not overlapping.converged
@@ -83,7 +82,6 @@ def test_overlapping_components_are_flagged(overlapping):
     assert "Use Gibbs() or NUTS()" in printed
 
 
-@pytest.mark.optimize(False)
 def test_separated_components_are_not():
     rng = np.random.default_rng(1)
     x = rng.standard_normal((400, 2)) + rng.choice([-20, -10, 0, 10, 20], size=400)[:, None]

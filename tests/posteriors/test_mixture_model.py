@@ -34,7 +34,6 @@ from omt_expfam.families import (
 from tests.cases import CASES, TwoHalves
 from tests.family.test_factorized import Weibull
 
-pytestmark = pytest.mark.optimize(False)
 K, NUM, DIM, RANK = 2, 12, 2, 1
 POWERS = {"power_left": 1.5, "power_right": 2.5}
 TEMPLATES = {

@@ -11,8 +11,6 @@ from omt_expfam import plot
 
 from .test_sparsity import DIM, fitted, NUM, samples, SHIFT
 
-pytestmark = pytest.mark.optimize(False)
-
 # A round moves an affine map as far as it goes.
 SEARCH = {"initial_steps": 100, "steps": 40, "reverting_steps": 40}
 # Coordinates that move by more than .5 count.

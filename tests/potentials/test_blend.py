@@ -10,8 +10,6 @@ from omt_expfam._potentials.line import straight_line
 from omt_expfam._potentials.members import Members
 from omt_expfam.families import Gaussian
 
-pytestmark = pytest.mark.optimize(False)
-
 # Two groups of the source, one of which is split between two of the target.
 X_MEANS, Y_MEANS = np.array([[-3.0, 0.0], [3.0, 0.0]]), np.array([[-4.0, 1.0], [2.0, 3.0], [4.0, -3.0]])
 

@@ -14,8 +14,6 @@ from omt_expfam.families import Gaussian
 
 from .test_map import DIM, numpy_ramps, Quadratic, ramps
 
-pytestmark = pytest.mark.optimize(False)
-
 NUM = 400
 
 

@@ -15,8 +15,6 @@ from omt_expfam._potentials import held_out
 from omt_expfam._potentials.recipe import recipe
 from omt_expfam.families import Gaussian
 
-pytestmark = pytest.mark.optimize(False)
-
 # A small network and few steps, of one shape: the tests of this file share its programs.
 SMALL = {
     "num_members": 2,

@@ -9,8 +9,6 @@ from omt_expfam._potentials.interface import AbstractPotential
 from omt_expfam._potentials.line import straight_line
 from omt_expfam._potentials.members import Members
 
-pytestmark = pytest.mark.optimize(False)
-
 
 class HalfSquare(AbstractPotential):
     """|x|^2 / 2, the potential of the identity, in three dimensions."""

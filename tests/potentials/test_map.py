@@ -15,8 +15,6 @@ from omt_expfam._potentials.conjugate import conjugate_point
 from omt_expfam._potentials.line import straight_line
 from omt_expfam._potentials.members import Members
 
-pytestmark = pytest.mark.optimize(False)
-
 DIM = 3
 
 

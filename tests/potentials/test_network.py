@@ -10,7 +10,6 @@ import scipy.optimize
 from omt_expfam._potentials.dual import ascend, dual_terms
 from omt_expfam._potentials.network import start_network
 
-pytestmark = pytest.mark.optimize(False)
 NUM, DIM = 32, 2
 
 

@@ -10,8 +10,6 @@ import pytest
 import omt_expfam as omt
 from omt_expfam._potentials.separable import separable_images, start_separable
 
-pytestmark = pytest.mark.optimize(False)
-
 NUM, DIM = 700, 12
 MOVED = np.array([2, 5, 9])
 NAMES = [f"gene {j}" for j in range(DIM)]

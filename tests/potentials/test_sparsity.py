@@ -13,8 +13,6 @@ import scipy.stats
 
 import omt_expfam as omt
 
-pytestmark = pytest.mark.optimize(False)
-
 DIM, NUM = 3, 2000
 SHIFT = np.array([2.0, 0.6, 0.2])
 # One look, at the end: which of several is best, held-out points say no better than their means are known.

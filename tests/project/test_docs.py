@@ -64,7 +64,7 @@ def test_the_comparison_itself():
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(p, marks=[] if p in FIRST else [pytest.mark.slow, pytest.mark.optimize(False)])
+        pytest.param(p, marks=pytest.mark.optimized if p in FIRST else pytest.mark.slow)
         for p in PAGES
         if any(blocks((DOCS / p).read_text()))
     ],

@@ -11,6 +11,7 @@ import omt_expfam as omt
 TEXT = (Path(__file__).parents[2] / "README.md").read_text()
 
 
+@pytest.mark.optimized
 @pytest.mark.loose
 def test_the_example_runs(kept_programs, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -32,8 +32,6 @@ from omt_expfam.families import DiagonalGaussian, Gaussian
 
 from ..cases import CASES, components, DIM, mixture
 
-pytestmark = pytest.mark.optimize(False)
-
 
 def assert_identical(left, right):
     """Same types, same structure, same bits."""

@@ -12,7 +12,6 @@ from matplotlib.patches import PathPatch
 import omt_expfam as omt
 from omt_expfam.families import DiagonalGaussian, Gaussian, Laplace, SphericalGaussian
 
-pytestmark = pytest.mark.optimize(False)
 EPSILON = {"epsilon_components": 0.05, "epsilon_weights": 0.4}
 GROWTH = [[1.0, 3.0], [2.0, 1.0, 0.5]]
 

@@ -11,8 +11,6 @@ from omt_expfam import RESULTS
 from omt_expfam._weights.relaxed import relaxed_coupling
 from omt_expfam._weights.solve import solve_relaxed, solve_weights
 
-pytestmark = pytest.mark.optimize(False)
-
 SHAPE = 4, 5
 
 

@@ -13,7 +13,6 @@ from omt_expfam._weights.exact import exact_coupling
 from omt_expfam._weights.laplacian import solve_laplacian
 from tests.lines import log_mean
 
-pytestmark = pytest.mark.optimize(False)
 K = 12
 
 
@@ -263,7 +262,7 @@ def test_a_slow_last_stage_is_not_given_up(epsilon, x64):
 
 
 # Without optimizations products and sums round twice, and one in 400 problems stops short of what float32 resolves.
-@pytest.mark.optimize(True)
+@pytest.mark.optimized
 @pytest.mark.parametrize("shape", [(4, 4), (3, 8)])
 def test_weights_of_any_size_converge(shape, dtype):
     """Nearly all weight on one component makes any start look good; it must not be trusted for that."""
