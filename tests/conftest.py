@@ -32,11 +32,15 @@ gc.disable()
 
 @pytest.fixture(autouse=True)
 def strict_jax(request):
-    """Run our code under JAX's strict modes, which peer libraries do not satisfy."""
+    """Run our code under JAX's strict modes, which peer libraries do not satisfy.
+
+    Slow tests do not look for keys that are used twice: that is a sixth of their time, and quick ones draw the same.
+    """
     if request.node.get_closest_marker("loose"):
         yield
         return
-    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"), jax.debug_key_reuse(True):
+    quick = request.node.get_closest_marker("slow") is None
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"), jax.debug_key_reuse(quick):
         yield
 
 

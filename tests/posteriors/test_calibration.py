@@ -78,6 +78,7 @@ def ranked():
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_gibbs_ranks_are_uniform(ranked):
     study = ranked
     assert study.converged.mean() > 0.9
@@ -86,6 +87,7 @@ def test_gibbs_ranks_are_uniform(ranked):
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 @pytest.mark.loose
 @pytest.mark.parametrize("method", list(calibration.METHODS))
 def test_intervals_cover(method, x64, monkeypatch):
@@ -100,6 +102,7 @@ def test_intervals_cover(method, x64, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_a_posterior_under_another_prior_is_detected(ranked):
     """The same check refuses ranks of truths that the prior did not draw."""
     shifted = ranked._replace(truth=ranked.truth + 0.7 * ranked.draws.std(axis=2))
