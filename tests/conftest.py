@@ -4,8 +4,8 @@ from pathlib import Path
 # jaxlib's LAPACK is a threaded OpenBLAS whose idle threads spin; two busy cores make that look like slow code.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# XLA cuts every program into parts and compiles them side by side: for small ones that is a quarter more work. Its newer
-# way of emitting loops takes three times as long to compile, and keeps a second core busy.
+# XLA cuts every program into parts and compiles them side by side: for small ones that is a quarter more work. Its
+# newer way of emitting loops takes three times as long to compile, and keeps a second core busy.
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false")
 # Workers, subprocesses and the next run share what was compiled. JAX's key holds the program, its options, XLA_FLAGS,
 # the version of jaxlib and the processor, so that only what would be compiled alike is shared.
