@@ -18,6 +18,7 @@ from ._pipelines.coupled import fit_coupled as fit_coupled
 from ._pipelines.factor import transport_factor as transport_factor
 from ._pipelines.select_plan import select_plan as select_plan
 from ._plans.groups import group_shares as group_shares
+from ._plans.pair_features import pair_features as pair_features
 from ._plans.plan import TransportPlan as TransportPlan
 from ._plans.transport import BlockStart as BlockStart, transport as transport
 from ._posterior_plans.plan import PosteriorPlan as PosteriorPlan

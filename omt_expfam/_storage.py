@@ -42,10 +42,11 @@ from ._potentials.annealing import StrengthPath
 from ._potentials.blend import BlendedPotential
 from ._potentials.certificates import Certificate
 from ._potentials.fitted import BrenierFit
+from ._potentials.gated import GatedMap
 from ._potentials.line import StraightLine
 from ._potentials.map import BrenierMap, ConjugatePoints
 from ._potentials.members import Members
-from ._potentials.moved import MovedFeatures
+from ._potentials.moved import ComponentFeatures, MovedFeatures
 from ._potentials.network import ConvexNetwork
 from ._potentials.selection import Selection
 from ._potentials.separable import SeparablePotential
@@ -66,6 +67,7 @@ _CLASSES: dict[str, type] = {
         BrenierFit,
         BrenierMap,
         Certificate,
+        ComponentFeatures,
         ConjugatePoints,
         Correspondences,
         CoupledFit,
@@ -73,6 +75,7 @@ _CLASSES: dict[str, type] = {
         Displacement,
         Envelope,
         Fit,
+        GatedMap,
         GaussianCouplings,
         GroupFlows,
         GroupShares,

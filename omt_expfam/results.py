@@ -12,13 +12,15 @@ from ._plans.displacement import Displacement as Displacement
 from ._plans.groups import GroupFlows as GroupFlows, GroupShares as GroupShares
 from ._plans.masses import MassChange as MassChange
 from ._plans.objective import BlockTrace as BlockTrace
+from ._plans.pair_features import PairFeatures as PairFeatures
 from ._plans.transfer import Transfer as Transfer
 from ._posterior_plans.correspondences import PosteriorCorrespondences as PosteriorCorrespondences
 from ._posteriors.credible import CredibleInterval as CredibleInterval
 from ._posteriors.label_free import LabelFree as LabelFree
 from ._potentials.annealing import StrengthPath as StrengthPath
 from ._potentials.certificates import Certificate as Certificate
+from ._potentials.gated import GatedMap as GatedMap
 from ._potentials.map import ConjugatePoints as ConjugatePoints
-from ._potentials.moved import MovedFeatures as MovedFeatures
+from ._potentials.moved import ComponentFeatures as ComponentFeatures, MovedFeatures as MovedFeatures
 from ._time_courses.trajectory import Lineage as Lineage
 from ._weights.entropic import WeightCoupling as WeightCoupling

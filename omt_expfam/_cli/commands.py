@@ -17,6 +17,7 @@ from .._plans.plan import TransportPlan
 from .._plans.transport import transport
 from .._potentials.fit import fit_brenier
 from .._potentials.fitted import BrenierFit
+from .._potentials.gated import GatedMap
 from .._potentials.map import BrenierMap
 from .._storage import load
 from .output import save_points, save_result
@@ -139,13 +140,17 @@ def push_command(arguments: argparse.Namespace) -> None:
         sides = [_columns_of(arguments.plan, number) for number in (0, 1)]
         ours, theirs = reversed(sides) if arguments.backward else sides
         held = held.map if isinstance(held, BrenierFit) else held
-        if not isinstance(held, TransportPlan | BrenierMap):
+        if not isinstance(held, TransportPlan | BrenierMap | GatedMap):
             raise ValueError(f"{arguments.plan}: must hold a plan or a map; got {type(held).__name__}.")
-        if isinstance(held, BrenierMap) and arguments.method != "mean":
+        if isinstance(held, GatedMap) and arguments.backward:
+            raise ValueError(f"{arguments.plan}: holds a map gated by components, which has no way back.")
+        if isinstance(held, BrenierMap | GatedMap) and arguments.method != "mean":
             raise ValueError(f"{arguments.plan}: holds a map, which has no --method {arguments.method}; leave it out.")
         held = held.reverse() if arguments.backward else held
         points, labels = read_table(arguments, arguments.data, ours, arguments.plan)
-        kind, dim = ("map", held.num_dimensions) if isinstance(held, BrenierMap) else ("plan", held.source.dim)
+        kind, dim = (
+            ("map", held.num_dimensions) if isinstance(held, BrenierMap | GatedMap) else ("plan", held.source.dim)
+        )
         if points.shape[1] != dim:
             raise ValueError(
                 f"{arguments.data}: must have {dim} columns, as the {kind} {arguments.plan}; got {points.shape[1]}."
@@ -163,8 +168,8 @@ def _labels_of_images(labels: Labels, theirs: Any) -> Labels:
     return Labels(labels.columns if theirs is None else tuple(theirs), labels.rows)
 
 
-def _image_function(held: TransportPlan | BrenierMap, arguments: argparse.Namespace) -> Any:
-    if isinstance(held, BrenierMap) or arguments.method == "mean":
+def _image_function(held: TransportPlan | BrenierMap | GatedMap, arguments: argparse.Namespace) -> Any:
+    if isinstance(held, BrenierMap | GatedMap) or arguments.method == "mean":
         return held.push_forward
     if arguments.method == "most-likely":
         return held.push_forward_most_likely

@@ -17,6 +17,7 @@ from .blend import BlendedPotential
 from .displacements import displacement_cost, in_whitened_units
 from .evidence import evidence, improves
 from .fitted import BrenierFit
+from .gated import GatedMap
 from .interface import AbstractPotential
 from .line import StraightLine
 from .map import BrenierMap
@@ -147,8 +148,8 @@ def _jobs(
         if num == 0:
             continue
         sides = (target, source) if on_target else (source, target)
-        starts = None
-        if start is not None:
+        starts = sides[1].starts
+        if starts is None and start is not None:
             plan = start.reverse() if on_target else start
             starts = np.asarray(plan.pull_back(sides[1].points), np.float64)
         for held_out in zip(*(side.folds(rng, num) for side in sides), strict=True):
@@ -234,7 +235,7 @@ def _package(
     )
 
 
-def share_moved(whole: BrenierMap, source: Sample, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+def share_moved(whole: BrenierMap | GatedMap, source: Sample, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """The share of points that move, and the mean displacement, for each coordinate; some points of many are seen."""
     index, moved = _displacements(whole, source)
     weight = np.ones(len(index)) if source.weight is None else source.weight[index]
@@ -247,7 +248,7 @@ def _most_moved(whole: BrenierMap, source: Sample, threshold: float) -> float:
     return float(np.max(np.sum(np.abs(_displacements(whole, source)[1]) > threshold, axis=1)))
 
 
-def _displacements(whole: BrenierMap, source: Sample) -> tuple[np.ndarray, np.ndarray]:
+def _displacements(whole: BrenierMap | GatedMap, source: Sample) -> tuple[np.ndarray, np.ndarray]:
     """Some of the source points, and their displacements."""
     index = spread_indices(len(source.points), _LOOKED_AT)
     points = source.points[index]

@@ -56,7 +56,7 @@ def fit_brenier(
         x: Source points, shape ``[n0, d]``; or ``None`` with a ``start``.
         y: Target points, shape ``[n1, d]``; or ``None`` with a ``start``.
         start: A plan, whose `pull_back` gives first conjugate points; where ``x`` and ``y`` are ``None``, the points
-            are drawn from its mixtures.
+            are drawn from its mixtures. With `Screen(per_component=True)`, what components there are.
         potential: Where every member starts, in whitened coordinates, in which the identity is the best linear map;
             by default a `ConvexNetwork` near the half square. Or the class `BlendedPotential`, made from
             ``start``: a readable blend of affine maps, which suits few dimensions.
@@ -65,7 +65,8 @@ def fit_brenier(
             points' own units, is added to the semi-dual, which is in units of half a squared distance. Or `Screen` or
             `Features`, which select features: all others are left exactly as they are. Those are moved one by one by
             monotone maps; where they depend on each other in another way afterwards, or ``num_steps`` is given, with a
-            network beside these, if that improves the dual value of held-out points.
+            network beside these, if that improves the dual value of held-out points. With
+            `Screen(per_component=True)` every component of the ``start`` has a map of its own (`GatedMap`).
         max_moved: How many coordinates of a point may move, on average over source points (or each of them, see
             `Annealing`): the strength of the ``sparsity``, by default `SmoothedL0`, is searched for in training.
         moved_threshold: What counts as moved, in units of the points.
@@ -129,7 +130,7 @@ def fit_brenier(
     most = None if max_moved is None else float(max_moved)
     wanted = Wanted(potential, start, penalty, threshold, names, dtype, progress, most)
     if isinstance(sparsity, Screen | Features):
-        _check_selects(sparsity, potential, start, source, target, num_target_members)
+        _check_selects(sparsity, potential, start, source, target, num_target_members, num_steps)
         fitted = fit_selected(rng, source, target, sparsity, wanted, given)
     else:
         fitted = fit_ensemble(rng, source, target, chosen, wanted)
@@ -137,7 +138,13 @@ def fit_brenier(
 
 
 def _check_selects(
-    sparsity: Any, potential: Any, start: Any, source: Sample, target: Sample, num_target_members: int | None
+    sparsity: Any,
+    potential: Any,
+    start: Any,
+    source: Sample,
+    target: Sample,
+    num_target_members: int | None,
+    num_steps: Any,
 ) -> None:
     """Refuse what does not go with a selection of features."""
     if potential is not None:
@@ -148,8 +155,10 @@ def _check_selects(
         for name, side in (("source_weight", source), ("target_weight", target)):
             if side.weight is not None:
                 raise ValueError(f"`{name}` must be None with a Screen, whose tests count points; give Features.")
-    if start is not None:
-        raise ValueError("`start` must be None where `sparsity` selects features: plans are of all of them.")
+        if sparsity.per_component and start is None:
+            raise ValueError("`start` must be a TransportPlan with `Screen(per_component=True)`; got None.")
+        if sparsity.per_component and num_steps is not None:
+            raise ValueError("`num_steps` must be None with `Screen(per_component=True)`, whose maps are not trained.")
 
 
 def _check_most(max_moved: Any, dim: int, selects: bool) -> None:

@@ -11,8 +11,9 @@ from .._base.results import RESULTS, succeeded
 from .._plans.plan import TransportPlan
 from .annealing import StrengthPath
 from .certificates import Certificate
+from .gated import GatedMap
 from .map import BrenierMap
-from .moved import MovedFeatures
+from .moved import ComponentFeatures, MovedFeatures
 
 
 class BrenierFit(eqx.Module):
@@ -23,7 +24,8 @@ class BrenierFit(eqx.Module):
     potential of the optimal map. With a ``sparsity`` it is less, by what moving few coordinates costs.
 
     Attributes:
-        map: The map.
+        map: The map; a `GatedMap` where every component has its own, whose dual value is that of each component, by
+            their shares.
         held_out_value: The dual value on points that the members were not trained with, in units of squared distance:
             the mean over members, each on its own points. They also chose when to stop, so that it is slightly too
             large where they are few.
@@ -43,9 +45,10 @@ class BrenierFit(eqx.Module):
         strength: What the penalty of displacements was multiplied by, if there was one.
         path: How the strength was found, if it was searched for.
         features: Which features move how, and how certain that is, where they were selected (`Screen`, `Features`).
+        component_features: The same for each component of the source, where they were selected within these.
     """
 
-    map: BrenierMap
+    map: BrenierMap | GatedMap
     held_out_value: Float[Array, ""]
     held_out_error: Float[Array, ""]
     trace: Float[Array, " looks"]
@@ -60,6 +63,7 @@ class BrenierFit(eqx.Module):
     strength: float | None = eqx.field(static=True, default=None)
     features: MovedFeatures | None = None
     path: StrengthPath | None = None
+    component_features: ComponentFeatures | None = None
 
     @property
     def converged(self) -> bool:

@@ -21,10 +21,11 @@ _LEAST_FOLDS, _MOST_HELD_OUT = 5, 1000
 
 
 class Sample(NamedTuple):
-    """Points of one side and their weights, on the host."""
+    """Points of one side and their weights, on the host; of targets, first conjugate points where they are known."""
 
     points: np.ndarray
     weight: np.ndarray | None
+    starts: np.ndarray | None = None
 
     def some(self, rng: np.random.Generator) -> "Sample":
         """The sample itself, or as much of it as training looks at."""
@@ -33,7 +34,8 @@ class Sample(NamedTuple):
         if num <= most:
             return self
         index = np.sort(rng.choice(num, most, replace=False))
-        return Sample(self.points[index], None if self.weight is None else self.weight[index])
+        weight, starts = (None if part is None else part[index] for part in (self.weight, self.starts))
+        return Sample(self.points[index], weight, starts)
 
     def folds(self, rng: np.random.Generator, num: int) -> list[np.ndarray]:
         """Disjoint sets of points, one to be held out from each member."""

@@ -15,7 +15,8 @@ from .fitted import BrenierFit
 from .line import axes_line
 from .map import BrenierMap
 from .members import Members
-from .moved import MovedFeatures
+from .moved import INTERVAL, MovedFeatures
+from .per_component import fit_components
 from .recipe import recipe
 from .samples import Sample
 from .selection import Selection
@@ -23,8 +24,6 @@ from .separable import separable_images, SeparablePotential, start_separable
 
 # Level of the test whether more than one-dimensional maps is needed.
 _LEVEL = 0.01
-# Standard errors of a mean in its confidence interval.
-_WIDTH = 1.96
 # How a network beside one-dimensional maps is trained, unless told otherwise.
 _DEFAULTS = {
     "num_layers": 2,
@@ -54,10 +53,12 @@ def fit_selected(
         wanted: What a fit is asked for.
         given: What the user says of the recipe.
     """
+    if isinstance(settings, Screen) and settings.per_component:
+        return fit_components(rng, source, target, settings, wanted)
     dim = source.points.shape[1]
     found = None
     if isinstance(settings, Screen):
-        found = screen(settings, source.points, target.points)
+        found = screen(settings, source.points, target.points, rng)
         index = np.asarray(found.selected)
     else:
         index = settings.index(wanted.names, dim)
@@ -69,6 +70,10 @@ def fit_selected(
     else:
         told = _DEFAULTS | {name: value for name, value in given.items() if value is not None}
         chosen = recipe(min(len(first.points), len(second.points)), len(index), **told)
+        if wanted.start is not None:
+            # Plans are of all features.
+            starts = np.asarray(wanted.start.pull_back(target.points), np.float64)[:, index]
+            second = second._replace(starts=starts)
         inner = fit_ensemble(rng, first, second, chosen, wanted._replace(potential=SeparablePotential))
     return _whole(inner, source, target, index, found, wanted)
 
@@ -99,10 +104,11 @@ def _whole(
     if found is not None:
         p = np.asarray(found.p)
     names = wanted.names or tuple(map(str, range(dim)))
-    low, high = mean - _WIDTH * error, mean + _WIDTH * error
+    low, high = mean - INTERVAL * error, mean + INTERVAL * error
     numbers: Any = [to_jax(value, dtype) for value in (moved, mean, low, high, p)]
     advice = "" if found is None else found.advice
-    columns: Any = [names, to_jax(chosen), *numbers, advice]
+    often = None if found is None or found.frequency is None else to_jax(np.asarray(found.frequency), dtype)
+    columns: Any = [names, to_jax(chosen), *numbers, advice, often]
     table = MovedFeatures(*columns)
     return dataclasses.replace(inner, map=whole, moved=numbers[0], features=table)
 

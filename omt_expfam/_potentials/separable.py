@@ -1,6 +1,6 @@
 """A potential of coordinates one by one, whose map is monotone in each; and a network for what they have in common."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -121,18 +121,60 @@ def start_separable(
     return SeparablePotential(*fields)
 
 
-def separable_images(potential: SeparablePotential, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Images under a potential without a network, on the host."""
+class Line(NamedTuple):
+    """One-dimensional maps on the host, in float64: piecewise linear, with a slope for each end."""
+
+    knots: Float[np.ndarray, "d knots"]
+    values: Float[np.ndarray, "d knots"]
+    ends: Float[np.ndarray, "d 2"]
+
+
+def on_lines(potential: SeparablePotential) -> Line:
+    """The maps of a potential without a network."""
     knots, levels, raw = (np.asarray(a, np.float64) for a in (potential.knots, potential.levels, potential.slopes))
     slopes = np.logaddexp(raw, 0) + potential.curvature
     steps = np.cumsum(slopes[:, 1:-1] * np.diff(knots, axis=1), axis=1)
     values = levels[:, None] + np.column_stack([np.zeros(len(levels)), steps])
+    return Line(knots, values, slopes[:, [0, -1]])
+
+
+def separable_images(potential: SeparablePotential, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    """Images under a potential without a network, on the host."""
+    return _along(on_lines(potential), x)
+
+
+def _along(lines: Line, x: np.ndarray) -> np.ndarray:
+    knots, values, ends = lines
     images = np.empty(x.shape)
     for j, column in enumerate(x.T):
         inside = np.interp(column, knots[j], values[j])
         below, above = np.minimum(column - knots[j, 0], 0), np.maximum(column - knots[j, -1], 0)
-        images[:, j] = inside + slopes[j, 0] * below + slopes[j, -1] * above
+        images[:, j] = inside + ends[j, 0] * below + ends[j, 1] * above
     return images
+
+
+def separable_terms(
+    potential: SeparablePotential, x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]
+) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "m d"]]:
+    """Terms whose means, of x and of y, add up to the dual value of each coordinate, a bound of its W2^2 from below.
+
+    They are x^2 - 2 h(x) and y^2 - 2 h*(y), for a potential without a network.
+    """
+    lines = on_lines(potential)
+    back = _along(Line(lines.values, lines.knots, 1 / lines.ends), y)
+    return x**2 - 2 * _integrals(lines, x), y**2 - 2 * (back * y - _integrals(lines, back))
+
+
+def _integrals(lines: Line, x: np.ndarray) -> np.ndarray:
+    """Integrals of the maps from the first knot."""
+    knots, values, _ = lines
+    images, found = _along(lines, x), np.empty(x.shape)
+    steps = np.cumsum((values[:, 1:] + values[:, :-1]) / 2 * np.diff(knots, axis=1), axis=1)
+    before = np.column_stack([np.zeros(len(knots)), steps])
+    for j, column in enumerate(x.T):
+        at = np.clip(np.searchsorted(knots[j], column) - 1, 0, knots.shape[1] - 1)
+        found[:, j] = before[j, at] + (values[j, at] + images[:, j]) / 2 * (column - knots[j, at])
+    return found
 
 
 def with_network(

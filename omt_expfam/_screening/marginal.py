@@ -10,16 +10,30 @@ from jaxtyping import Float
 _BLOCK = 2**22
 
 
-def marginal_p(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " d"]:
-    """p-values of equal laws, for each feature: twice the smaller of Welch's and Kolmogorov and Smirnov's."""
-    return np.minimum(2 * np.minimum(welch_p(x, y), kolmogorov_p(x, y)), 1.0)
+def marginal_p(
+    x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"], x_weight: Any = None, y_weight: Any = None
+) -> Float[np.ndarray, " d"]:
+    """p-values of equal laws, for each feature: twice the smaller of Welch's and Kolmogorov and Smirnov's.
+
+    Args:
+        x: Source points.
+        y: Target points.
+        x_weight: Weights of the source points, by default equal. Weighted points count as fewer (Kish, 1965).
+        y_weight: Weights of the target points.
+    """
+    given = x, y, x_weight, y_weight
+    return np.minimum(2 * np.minimum(welch_p(*given), kolmogorov_p(*given)), 1.0)
 
 
-def welch_p(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " d"]:
+def welch_p(
+    x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"], x_weight: Any = None, y_weight: Any = None
+) -> Float[np.ndarray, " d"]:
     """p-values of equal means (Welch, 1947); one for features that are constant."""
-    means, errors = zip(*(_mean_and_error(side) for side in (x, y)), strict=True)
+    shares = as_share(x, x_weight), as_share(y, y_weight)
+    means, errors = zip(*(_mean_and_error(*side) for side in zip((x, y), shares, strict=True)), strict=True)
+    num, other = (effective(share) for share in shares)
     total = errors[0] + errors[1]
-    below = errors[0] ** 2 / (len(x) - 1) + errors[1] ** 2 / (len(y) - 1)
+    below = errors[0] ** 2 / (num - 1) + errors[1] ** 2 / (other - 1)
     difference = means[1] - means[0]
     with np.errstate(divide="ignore", invalid="ignore"):
         freedom = np.where(below > 0, total**2 / below, 1.0)
@@ -28,25 +42,43 @@ def welch_p(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> Float[n
 
 
 def mean_difference(
-    x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]
+    x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"], x_weight: Any = None, y_weight: Any = None
 ) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
     """The difference of means, y's less x's, and its standard error."""
-    (mean0, error0), (mean1, error1) = _mean_and_error(x), _mean_and_error(y)
+    mean0, error0 = _mean_and_error(x, as_share(x, x_weight))
+    mean1, error1 = _mean_and_error(y, as_share(y, y_weight))
     return mean1 - mean0, np.sqrt(error0 + error1)
 
 
-def _mean_and_error(points: Any) -> tuple[np.ndarray, np.ndarray]:
+def as_share(points: Any, weight: Any) -> Float[np.ndarray, " n"]:
+    """Weights that sum to one; equal ones by default."""
+    if weight is None:
+        return np.full(len(points), 1 / len(points))
+    share = np.asarray(weight, np.float64)
+    return share / share.sum()
+
+
+def effective(share: Float[np.ndarray, " n"]) -> float:
+    """How many equally weighted points have a mean of the same variance."""
+    return float(1 / np.sum(share**2))
+
+
+def _mean_and_error(points: Any, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean, and its squared standard error."""
-    mean = points.mean(axis=0, dtype=np.float64)
-    variance: Any = np.mean((points - mean) ** 2, axis=0, dtype=np.float64)
-    return mean, variance / (len(points) - 1)
+    mean = share @ points
+    variance: Any = share**2 @ (points - mean) ** 2
+    num = effective(share)
+    return mean, variance * num / (num - 1)
 
 
-def kolmogorov_p(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " d"]:
+def kolmogorov_p(
+    x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"], x_weight: Any = None, y_weight: Any = None
+) -> Float[np.ndarray, " d"]:
     """p-values of equal distribution functions, by their largest gap; too large, if anything, where values are tied."""
-    num, other = len(x), len(y)
-    step = np.concatenate([np.full(num, 1 / num), np.full(other, -1 / other)])
-    width = max(1, _BLOCK // (num + other))
+    shares = as_share(x, x_weight), as_share(y, y_weight)
+    num, other = (effective(share) for share in shares)
+    step = np.concatenate([shares[0], -shares[1]])
+    width = max(1, _BLOCK // len(step))
     gaps = []
     for start in range(0, x.shape[1], width):
         both = np.concatenate([x[:, start : start + width], y[:, start : start + width]])

@@ -1,5 +1,6 @@
 """Which features a sparse map may move: settings, and what screening finds."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, final
 
@@ -7,15 +8,16 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from .._base.arguments import as_scalar
+from .._base.arguments import as_count, as_scalar
 from .._base.arrays import to_jax
 from .composition import adjusted_p
 from .marginal import holm, marginal_p
 from .pairs import pair_p
 
 COMPOSITION = "composition"
-# Where a larger share of the features is found, the answer given what points are like is told too.
-_MANY = 0.1
+# Where a larger share of the features is found, the answer given what points are like is told too: if so many are left
+# to say what points are like.
+_MANY, _LEFT = 0.1, 8
 
 
 @final
@@ -31,16 +33,23 @@ class Screen(eqx.Module):
         adjust: ``"composition"`` tests features given what points are like otherwise, by the leading principal
             components of unselected features: where only the shares of groups change, nothing is selected. A response
             that these components carry is then not seen either, or seen in other features: look at both answers.
+        per_component: Select features within each component of the source of a plan (``start``), each at ``level`` / K,
+            and move a point as its own component's map does.
+        num_resamples: Select again from so many random halves of the points, to say how often a feature is selected
+            (Meinshausen and Bühlmann, 2010). Half of the points find less: what is always found is certain.
     """
 
     level: float = 0.01
     adjust: str | None = None
+    per_component: bool = False
+    num_resamples: int = 0
 
     def __check_init__(self) -> None:
         if not 0 < float(as_scalar("level", self.level)) < 1:
             raise ValueError(f"`level` must lie between 0 and 1; got {self.level:g}.")
         if self.adjust not in (None, COMPOSITION):
             raise ValueError(f'`adjust` must be None or "composition"; got {self.adjust!r}.')
+        as_count("num_resamples", self.num_resamples, minimum=0)
 
 
 @final
@@ -94,6 +103,7 @@ class Screening(eqx.Module):
         num_other: How many features the other choice of ``adjust`` selects by their own laws; ``None`` where it was not
             tried, because few are selected.
         adjust: What p-values are adjusted for besides the number of tests.
+        frequency: The share of halves of the points that select each feature; ``None`` if none were tried.
     """
 
     selected: Int[Array, " s"]
@@ -101,6 +111,7 @@ class Screening(eqx.Module):
     own_p: Float[Array, " d"]
     num_other: int | None = eqx.field(static=True)
     adjust: str | None = eqx.field(static=True)
+    frequency: Float[Array, " d"] | None = None
 
     @property
     def advice(self) -> str:
@@ -112,6 +123,8 @@ class Screening(eqx.Module):
             return ""
         counts = [num, self.num_other]
         plain, given = counts if self.adjust is None else counts[::-1]
+        if len(self.p) - min(counts) < _LEFT:
+            return ""
         why = "shares of groups may have changed" if given < plain else "what they are like may itself respond"
         return (
             f"{plain} of {len(self.p)} features differ by themselves, {given} given what points are like: {why}. "
@@ -120,28 +133,79 @@ class Screening(eqx.Module):
         )
 
 
-def screen(settings: Screen, x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> Screening:
+def screen(
+    settings: Screen,
+    x: Float[np.ndarray, "n d"],
+    y: Float[np.ndarray, "m d"],
+    rng: np.random.Generator | None = None,
+    x_weight: Any = None,
+    y_weight: Any = None,
+) -> Screening:
     """Select features.
 
     Args:
         settings: How.
         x: Source points.
         y: Target points.
+        rng: What halves of the points are drawn by.
+        x_weight: Weights of the source points, by default equal.
+        y_weight: Weights of the target points.
     """
-    level, adjust = float(settings.level), settings.adjust
     x, y = (_centered(side, x) for side in (x, y))
-    own = holm(marginal_p(x, y))
-    others, num_other = (x, y), None
-    if adjust is not None or np.mean(own <= level / 2) > _MANY:
-        given, rest = adjusted_p(x, y, level / 2)
-        num_other = int(np.sum((given if adjust is None else own) <= level / 2))
+    found, like = _select(settings, x, y, x_weight, y_weight)
+    if not settings.num_resamples or rng is None:
+        return found
+    # Correlations are tested again only where they alone select something.
+    pairs = bool(np.any(np.asarray(found.own_p)[np.asarray(found.selected)] > settings.level))
+    count = np.zeros(x.shape[1])
+    for _ in range(settings.num_resamples):
+        first, second = (rng.permutation(len(side))[: len(side) // 2] for side in (x, y))
+        weights = [None if w is None else w[i] for w, i in zip((x_weight, y_weight), (first, second), strict=True)]
+        scores = None if like is None else (like[0][first], like[1][second])
+        again, _ = _select(settings, x[first], y[second], *weights, pairs=pairs, scores=scores, compare=False)
+        count[np.asarray(again.selected)] += 1
+    return dataclasses.replace(found, frequency=to_jax(count / settings.num_resamples))
+
+
+def _select(
+    settings: Screen,
+    x: np.ndarray,
+    y: np.ndarray,
+    x_weight: Any,
+    y_weight: Any,
+    pairs: bool = True,
+    scores: tuple[np.ndarray, np.ndarray] | None = None,
+    compare: bool = True,
+) -> tuple[Screening, tuple[np.ndarray, np.ndarray] | None]:
+    """The features that one pair of samples selects; and what points are like, where that is adjusted for.
+
+    Args:
+        settings: How.
+        x: Source points about zero.
+        y: Target points.
+        x_weight: Weights of the source points.
+        y_weight: Weights of the target points.
+        pairs: Whether features are tested by their correlations too.
+        scores: What points are like, where it is known.
+        compare: Whether the other choice of ``adjust`` is tried where many are selected.
+    """
+    level, adjust, weights = float(settings.level), settings.adjust, (x_weight, y_weight)
+    own, others, like, num_other = np.ones(x.shape[1]), (x, y), None, None
+    if adjust is None or compare:
+        own = holm(marginal_p(x, y, *weights))
+    if adjust is not None or (compare and np.mean(own <= level / 2) > _MANY):
+        given = adjusted_p(x, y, level / 2, *weights, scores=scores)
+        num_other = int(np.sum((given.p if adjust is None else own) <= level / 2)) if compare else None
         if adjust is not None:
-            own, others = given, (rest[: len(x)], rest[len(x) :])
+            own, others, like = given.p, given.rest, given.scores
     # Half of the level is for features by themselves, half for pairs of the rest.
     p = np.minimum(2 * own, 1.0)
     left = np.flatnonzero(p > level)
-    p[left] = np.minimum(p[left], np.minimum(2 * pair_p(*(side[:, left] for side in others)), 1.0))
-    return Screening(to_jax(np.flatnonzero(p <= level)), to_jax(p), to_jax(np.minimum(2 * own, 1.0)), num_other, adjust)
+    if pairs:
+        parts = (side[:, left] for side in others)
+        p[left] = np.minimum(p[left], 2 * pair_p(*parts, x_weight=x_weight, y_weight=y_weight))
+    selected = to_jax(np.flatnonzero(p <= level))
+    return Screening(selected, to_jax(p), to_jax(np.minimum(2 * own, 1.0)), num_other, adjust), like
 
 
 def _centered(side: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from .._base.arguments import ArrayLike, as_floating, as_points
 from .._plans.plan import TransportPlan
 from .._potentials.fitted import BrenierFit
+from .._potentials.gated import GatedMap
 from .._potentials.map import BrenierMap
 
 
@@ -20,7 +21,7 @@ def images_of(result: Any, points: Float[Array, "n d"]) -> np.ndarray:
         ValueError: If the images have another shape than the points, or are not finite.
     """
     result = result.map if isinstance(result, BrenierFit) else result
-    function: Any = result.push_forward if isinstance(result, TransportPlan | BrenierMap) else result
+    function: Any = result.push_forward if isinstance(result, TransportPlan | BrenierMap | GatedMap) else result
     if not callable(function):
         raise TypeError(
             f"`method` must return a TransportPlan, a BrenierFit or a map of points; got {type(result).__name__}."

@@ -9,7 +9,7 @@ from ._diagnostics import (
     uniqueness_histogram as uniqueness_histogram,
     worst_case_curve as worst_case_curve,
 )
-from ._fits import strengths as strengths, trace as trace
+from ._fits import features as features, strengths as strengths, trace as trace
 from ._maps import maps as maps
 from ._mixtures import mixture as mixture
 from ._plans import arrows as arrows, coupling as coupling, interpolation as interpolation, overview as overview

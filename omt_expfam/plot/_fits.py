@@ -4,8 +4,10 @@ from typing import Any, Optional, TYPE_CHECKING
 
 import numpy as np
 
+from .._base.arguments import as_count
 from .._fitting.fit import Fit
 from .._potentials.fitted import BrenierFit
+from .._potentials.moved import MovedFeatures
 from ._style import axes_or_new, NEUTRAL_COLOR, SOURCE_COLOR, TARGET_COLOR
 
 if TYPE_CHECKING:
@@ -74,4 +76,54 @@ def strengths(fit: BrenierFit, *, ax: Optional["matplotlib.axes.Axes"] = None, *
     panel.set_xlabel("strength")
     panel.set_ylabel("relative to the straight line")
     panel.legend(frameon=False)
+    return panel
+
+
+def features(
+    fit: BrenierFit | MovedFeatures,
+    *,
+    most: int = 20,
+    ax: Optional["matplotlib.axes.Axes"] = None,
+    **style: Any,
+) -> "matplotlib.axes.Axes":
+    """Draw the mean displacement of the features that a sparse map moves, with 95 % intervals.
+
+    Beside each: the adjusted p-value, and how often the feature is selected from halves of the points, if that was
+    asked for. Features that move furthest are on top.
+
+    Args:
+        fit: A fit whose features were selected, or its table, such as that of one component
+            (``fit.component_features[0]``).
+        most: Features that are drawn.
+        ax: Axes to draw into.
+        **style: Options passed on to ``errorbar``.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: If features were not selected, or none was.
+    """
+    table = fit.features if isinstance(fit, BrenierFit) else fit
+    if table is None or not len(table.order):
+        what = "no table of features: `sparsity` was no Screen and no Features" if table is None else "no such feature"
+        raise ValueError(f"`fit` must have selected features; it has {what}.")
+    order = table.order[: as_count("most", most)]
+    panel, rows = axes_or_new(ax), np.arange(len(order))
+    mean, low, high, p = (
+        np.asarray(values, np.float64)[order] for values in (table.mean, table.low, table.high, table.p)
+    )
+    options = {"fmt": "o", "color": SOURCE_COLOR, "markersize": 4, "elinewidth": 1.2, "capsize": 2} | style
+    panel.errorbar(mean, rows, xerr=[mean - low, high - mean], **options)
+    panel.axvline(0, color=NEUTRAL_COLOR, linewidth=0.8)
+    often = None if table.frequency is None else np.asarray(table.frequency)[order]
+    for row in rows:
+        words = [] if np.isnan(p[row]) else ["p < 1e-16" if p[row] < 1e-16 else f"p = {p[row]:.1g}"]
+        words += [] if often is None else [f"in {often[row]:.0%} of halves"]
+        panel.text(1.02, row, ", ".join(words), transform=panel.get_yaxis_transform(), va="center", fontsize="small")
+    panel.set_yticks(rows, [table.names[j] for j in order])
+    panel.set_ylim(len(order) - 0.5, -0.5)
+    panel.set_xlabel("mean displacement")
+    rest = len(table.order) - len(order)
+    panel.set_title(f"{len(table.order)} of {len(table.names)} features move" + (f", {rest} not shown" if rest else ""))
     return panel

@@ -9,6 +9,7 @@ from .._base.arguments import ArrayLike, as_floating, as_points
 from .._base.arrays import spread_indices
 from .._plans.plan import TransportPlan
 from .._potentials.fitted import BrenierFit
+from .._potentials.gated import GatedMap
 from .._potentials.map import BrenierMap
 from ._mixtures import draw_points
 from ._plans import arrows, MapLike
@@ -75,7 +76,7 @@ def maps(
 
 def _images(one: Any, points: Any) -> np.ndarray:
     one = one.map if isinstance(one, BrenierFit) else one
-    function = one.push_forward if isinstance(one, TransportPlan | BrenierMap) else one
+    function = one.push_forward if isinstance(one, TransportPlan | BrenierMap | GatedMap) else one
     if callable(function):
         return np.asarray(function(points), np.float64)
     return np.asarray(as_floating("maps", function, "n d"), np.float64)[spread_indices(len(function), MAX_POINTS)]

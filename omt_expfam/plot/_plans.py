@@ -11,6 +11,7 @@ from .._base.arrays import spread_indices
 from .._components.mixture import Mixture
 from .._plans.plan import TransportPlan
 from .._potentials.fitted import BrenierFit
+from .._potentials.gated import GatedMap
 from .._potentials.map import BrenierMap
 from ._mixtures import draw_labels, draw_points, mixture
 from ._style import (
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
 
-    MapLike = TransportPlan | BrenierMap | BrenierFit | Callable[[Any], Any] | ArrayLike
+    MapLike = TransportPlan | BrenierMap | GatedMap | BrenierFit | Callable[[Any], Any] | ArrayLike
 else:
     MapLike = Any
 
@@ -158,7 +159,7 @@ def arrows(
         raise ValueError(f"`x` must have at least one point; got shape {tuple(points.shape)}.")
     chosen = spread_indices(len(points), as_count("max_arrows", max_arrows))
     plan_or_map = plan_or_map.map if isinstance(plan_or_map, BrenierFit) else plan_or_map
-    if isinstance(plan_or_map, TransportPlan | BrenierMap):
+    if isinstance(plan_or_map, TransportPlan | BrenierMap | GatedMap):
         points, images = points[chosen], plan_or_map.push_forward(points[chosen])
     elif callable(plan_or_map):
         points, images = points[chosen], plan_or_map(points[chosen])

@@ -9,6 +9,7 @@ import pytest
 
 import omt_expfam as omt
 from omt_expfam._potentials.separable import separable_images, start_separable
+from omt_expfam.families import Gaussian
 
 NUM, DIM = 700, 12
 MOVED = np.array([2, 5, 9])
@@ -126,14 +127,18 @@ def test_files_keep_selections(tmp_path, fit, images):
     assert repr(again.features) == repr(fit.features)
 
 
-def test_features_that_turn_together_need_the_network():
+@pytest.mark.parametrize("with_plan", [False, True])
+def test_features_that_turn_together_need_the_network(with_plan):
     """A rotation of two features changes nothing of their own laws; the best map follows the Bures map."""
     rng = np.random.default_rng(2)
     x, y = rng.standard_normal((2, 2000, 4)).astype(np.float32)
     x[:, 1] = 0.8 * x[:, 0] + 0.6 * x[:, 1]
     y[:, 1] = -0.8 * y[:, 0] + 0.6 * y[:, 1]
     settings = {"num_members": 1, "num_steps": 300, "width": 8, "learning_rate": 0.02, "progress": False}
-    found = omt.fit_brenier(jax.random.key(0), x, y, sparsity=omt.Screen(), **settings)
+    start = None
+    if with_plan:
+        start = omt.transport(*(omt.fit(jax.random.key(0), side, Gaussian, 1) for side in (x, y)))
+    found = omt.fit_brenier(jax.random.key(0), x, y, start=start, sparsity=omt.Screen(), **settings)
     assert found.features is not None
     np.testing.assert_array_equal(np.flatnonzero(found.features.selected), [0, 1])
     image = np.asarray(found.map.push_forward(x))

@@ -25,6 +25,41 @@ def test_tests_of_one_feature_are_scipys():
     np.testing.assert_allclose(kolmogorov_p(x, y), scipy.special.kolmogorov(np.sqrt(120) * np.array(gap)), rtol=1e-9)
 
 
+def test_weights_of_zero_and_one_choose_points():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((200, 6)), 1.3 * rng.standard_normal((300, 6)) + 0.2
+    weights = [(rng.random(len(side)) < 0.5) * 2.0 for side in (x, y)]
+    parts = [side[weight > 0] for side, weight in zip((x, y), weights, strict=True)]
+    tests: Any = (welch_p, kolmogorov_p, pair_p)
+    for test in tests:
+        np.testing.assert_allclose(test(x, y, *weights), test(*parts), rtol=1e-4)
+    expected = adjusted_p(parts[0], parts[1], 0.01).p
+    np.testing.assert_allclose(adjusted_p(x, y, 0.01, weights[0], weights[1]).p, expected, rtol=1e-6)
+
+
+def test_few_features_give_no_advice():
+    """Four features that all respond leave none to say what points are like."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, 500, 4))
+    found = screen(omt.Screen(), x, y + 0.5)
+    assert len(found.selected) == 4
+    assert found.advice == ""
+
+
+def test_halves_select_weak_effects_less_often():
+    rng = np.random.default_rng(2)
+    x, y = rng.standard_normal((2, 600, 12))
+    y[:, 0] += 2
+    y[:, 1] += 0.32
+    for adjust in (None, "composition"):
+        found = screen(omt.Screen(adjust=adjust, num_resamples=20), x, y, np.random.default_rng(0))
+        assert found.frequency is not None
+        frequency = np.asarray(found.frequency)
+        assert frequency[0] == 1
+        assert 0.05 < frequency[1] < 0.95
+        assert frequency[2:].max() <= 0.2
+
+
 def test_holm_by_hand():
     np.testing.assert_allclose(holm(np.array([0.04, 0.001, 0.03, 0.5])), [0.09, 0.004, 0.09, 0.5])
 
@@ -118,8 +153,7 @@ def test_pairs_of_heavy_tails_give_no_alarm():
 
 def test_given_what_points_are_like_p_is_uniform(groups):
     x, y = groups(400, 0.5), groups(400, 0.5)
-    adjusted, _ = adjusted_p(x, y, 0.05)
-    assert (adjusted > 0.05).all()
+    assert (adjusted_p(x, y, 0.05).p > 0.05).all()
 
 
 @pytest.mark.parametrize(
@@ -127,6 +161,7 @@ def test_given_what_points_are_like_p_is_uniform(groups):
     [
         (lambda: omt.Screen(level=0.0), "`level` must lie between 0 and 1; got 0"),
         (lambda: omt.Screen(level=1.5), "`level` must lie between 0 and 1; got 1.5"),
+        (lambda: omt.Screen(num_resamples=-1), "`num_resamples`"),
         (lambda: omt.Screen(adjust="batch"), '`adjust` must be None or "composition"'),
         (lambda: omt.Features(["a", "z"]).index(("a", "b"), 2), "got 'z', which is none of them"),
         (lambda: omt.Features([0, 2]).index(None, 2), "`selected` must hold numbers from 0 to 1; got 2"),
