@@ -18,10 +18,11 @@ from .fitted import BrenierFit
 from .gated import GatedMap
 from .line import axes_line
 from .members import Members
+from .monotone import fit_monotone
 from .moved import ComponentFeatures, INTERVAL, MovedFeatures
 from .samples import Sample
 from .selection import Selection
-from .separable import separable_terms, SeparablePotential, start_separable
+from .separable import SeparablePotential, start_separable
 
 # Pairs of components with a smaller share of both of them are taken for noise of the weights.
 _LEAST_SHARE = 0.1
@@ -170,8 +171,8 @@ def _value(
         weights = [part.x_weight, part.y_weight]
         out = [rng.permutation(len(points)) < max(len(points) // _FOLD, 1) for points in sides]
         known = [array[~held] for pair in (sides, weights) for array, held in zip(pair, out, strict=True)]
-        fitted = start_separable(known[0], known[1], known[2], known[3])
-        terms = separable_terms(fitted, *(points[held] for points, held in zip(sides, out, strict=True)))
+        lines = fit_monotone(known[0], known[1], known[2], known[3]).lines
+        terms = lines.terms(*(points[held] for points, held in zip(sides, out, strict=True)))
         for each, weight, held in zip(terms, weights, out, strict=True):
             share, sums = weight[held] / weight[held].sum(), each.sum(axis=1)
             part_of_all = members[0][:, k].mean()

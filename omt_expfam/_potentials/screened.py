@@ -7,6 +7,7 @@ import numpy as np
 
 from .._base.arrays import stacked, to_jax
 from .._base.results import RESULTS
+from .._screening.balance import balancing_weights
 from .._screening.marginal import mean_difference
 from .._screening.pairs import pair_p
 from .._screening.screen import Features, Screen, screen, Screening
@@ -20,7 +21,7 @@ from .per_component import fit_components
 from .recipe import recipe
 from .samples import Sample
 from .selection import Selection
-from .separable import separable_images, SeparablePotential, start_separable
+from .separable import on_lines, SeparablePotential, start_separable
 
 # Level of the test whether more than one-dimensional maps is needed.
 _LEVEL = 0.01
@@ -62,7 +63,13 @@ def fit_selected(
         index = np.asarray(found.selected)
     else:
         index = settings.index(wanted.names, dim)
-    first, second = (Sample(side.points[:, index], side.weight) for side in (source, target))
+    weights = source.weight, target.weight
+    if found is not None and len(index):
+        stay = np.setdiff1d(np.arange(dim), index)
+        weights = balancing_weights(source.points[:, stay], target.points[:, stay], found.adjust is not None) or weights
+    first, second = (
+        Sample(side.points[:, index], weight) for side, weight in zip((source, target), weights, strict=True)
+    )
     if not len(index):
         inner = _identity(first, second, wanted)
     elif given["num_steps"] is None and not _depends(first, second):
@@ -83,7 +90,8 @@ def _depends(source: Sample, target: Sample) -> bool:
     points = source.points, target.points
     sizes = [np.where(side.std(axis=0) > 0, side.std(axis=0), 1.0) for side in points]
     scaled = [side / size for side, size in zip(points, sizes, strict=True)]
-    images = separable_images(start_separable(scaled[0], scaled[1], source.weight, target.weight), scaled[0])
+    start = start_separable(scaled[0], scaled[1], source.weight, target.weight, choose=False)
+    images = on_lines(start).images(scaled[0])
     return bool((pair_p(images, scaled[1]) <= _LEVEL).any())
 
 

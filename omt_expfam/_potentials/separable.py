@@ -1,6 +1,6 @@
 """A potential of coordinates one by one, whose map is monotone in each; and a network for what they have in common."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,10 +11,9 @@ from jaxtyping import Array, Float
 from .._base.arrays import to_jax
 from .._base.xla import unfused
 from .interface import AbstractPotential
+from .monotone import fit_monotone, Fitted, Lines
 from .network import ConvexNetwork, start_network
 
-# Segments between knots, quantiles that the start is fitted to, and the levels between which they lie.
-_SEGMENTS, _QUANTILES, _TAIL = 12, 400, 0.01
 # Size of a network's quadratic form and of its output where training starts.
 _QUIET = 1e-2
 
@@ -97,84 +96,24 @@ def start_separable(
     x_weight: Any = None,
     y_weight: Any = None,
     curvature: float = 0.02,
+    choose: bool = True,
 ) -> SeparablePotential:
-    """The potential whose map sends quantiles of each coordinate to quantiles, by least squares, in float32."""
-    grid = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
-    ends = np.linspace(_TAIL, 1 - _TAIL, _SEGMENTS + 1)
-    knots, levels, slopes = [], [], []
-    for j in range(x.shape[1]):
-        source, target = (
-            np.quantile(side[:, j].astype(np.float64), np.concatenate([grid, ends]), **_weighted(weight))
-            for side, weight in ((x, x_weight), (y, y_weight))
-        )
-        at = np.maximum.accumulate(source[_QUANTILES:])
-        level, slope = _monotone(at, source[:_QUANTILES], target[:_QUANTILES], curvature)
-        knots.append(at)
-        levels.append(level)
-        slopes.append(slope)
-    above = np.maximum(np.array(slopes) - curvature, 1e-6)
+    """The potential whose map sends quantiles of each coordinate to quantiles, by least squares, in float32.
+
+    See `fit_monotone`.
+    """
+    fitted = fit_monotone(x, y, x_weight, y_weight, curvature, choose)
+    above = np.maximum(fitted.slopes - curvature, 1e-6)
     raw = above + np.log(-np.expm1(-above))
-    shapes = (-1, _SEGMENTS + 1), (-1,), (-1, _SEGMENTS + 2)
-    arrays = zip((knots, levels, raw), shapes, strict=True)
-    fields: Any = [to_jax(np.reshape(np.array(array), shape), np.float32) for array, shape in arrays]
+    fields: Any = [to_jax(array, np.float32) for array in (fitted.knots, fitted.levels, raw)]
     fields += [None, curvature]
     return SeparablePotential(*fields)
 
 
-class Line(NamedTuple):
-    """One-dimensional maps on the host, in float64: piecewise linear, with a slope for each end."""
-
-    knots: Float[np.ndarray, "d knots"]
-    values: Float[np.ndarray, "d knots"]
-    ends: Float[np.ndarray, "d 2"]
-
-
-def on_lines(potential: SeparablePotential) -> Line:
-    """The maps of a potential without a network."""
+def on_lines(potential: SeparablePotential) -> Lines:
+    """The maps of a potential without a network, on the host, in float64."""
     knots, levels, raw = (np.asarray(a, np.float64) for a in (potential.knots, potential.levels, potential.slopes))
-    slopes = np.logaddexp(raw, 0) + potential.curvature
-    steps = np.cumsum(slopes[:, 1:-1] * np.diff(knots, axis=1), axis=1)
-    values = levels[:, None] + np.column_stack([np.zeros(len(levels)), steps])
-    return Line(knots, values, slopes[:, [0, -1]])
-
-
-def separable_images(potential: SeparablePotential, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Images under a potential without a network, on the host."""
-    return _along(on_lines(potential), x)
-
-
-def _along(lines: Line, x: np.ndarray) -> np.ndarray:
-    knots, values, ends = lines
-    images = np.empty(x.shape)
-    for j, column in enumerate(x.T):
-        inside = np.interp(column, knots[j], values[j])
-        below, above = np.minimum(column - knots[j, 0], 0), np.maximum(column - knots[j, -1], 0)
-        images[:, j] = inside + ends[j, 0] * below + ends[j, 1] * above
-    return images
-
-
-def separable_terms(
-    potential: SeparablePotential, x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]
-) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "m d"]]:
-    """Terms whose means, of x and of y, add up to the dual value of each coordinate, a bound of its W2^2 from below.
-
-    They are x^2 - 2 h(x) and y^2 - 2 h*(y), for a potential without a network.
-    """
-    lines = on_lines(potential)
-    back = _along(Line(lines.values, lines.knots, 1 / lines.ends), y)
-    return x**2 - 2 * _integrals(lines, x), y**2 - 2 * (back * y - _integrals(lines, back))
-
-
-def _integrals(lines: Line, x: np.ndarray) -> np.ndarray:
-    """Integrals of the maps from the first knot."""
-    knots, values, _ = lines
-    images, found = _along(lines, x), np.empty(x.shape)
-    steps = np.cumsum((values[:, 1:] + values[:, :-1]) / 2 * np.diff(knots, axis=1), axis=1)
-    before = np.column_stack([np.zeros(len(knots)), steps])
-    for j, column in enumerate(x.T):
-        at = np.clip(np.searchsorted(knots[j], column) - 1, 0, knots.shape[1] - 1)
-        found[:, j] = before[j, at] + (values[j, at] + images[:, j]) / 2 * (column - knots[j, at])
-    return found
+    return Fitted(knots, levels, np.logaddexp(raw, 0) + potential.curvature).lines
 
 
 def with_network(
@@ -185,31 +124,3 @@ def with_network(
     quiet = network.quadratic * _QUIET, jnp.full_like(network.output, np.log(np.expm1(_QUIET / width)))
     network = eqx.tree_at(lambda one: (one.quadratic, one.output), network, quiet)
     return eqx.tree_at(lambda one: one.network, potential, network, is_leaf=lambda leaf: leaf is None)
-
-
-def _weighted(weight: Any) -> dict[str, Any]:
-    return {} if weight is None else {"weights": weight, "method": "inverted_cdf"}
-
-
-def _monotone(
-    knots: np.ndarray, source: np.ndarray, target: np.ndarray, curvature: float
-) -> tuple[float, Float[np.ndarray, " segments"]]:
-    """Level at the first knot and slopes of the increasing function that is nearest to pairs of quantiles."""
-    import scipy.optimize
-
-    left, right = knots[:-1], knots[1:]
-    point = source[:, None]
-    parts = [
-        np.minimum(source - knots[0], 0),
-        *np.minimum(np.maximum(point - left, 0), right - left).T,
-        np.maximum(source - knots[-1], 0),
-    ]
-    table = np.array(parts).T
-    # The level has either sign; slopes start at the least one. Of segments without points the slope is one.
-    rest = target - table @ np.full(table.shape[1], curvature)
-    prior = 1e-3 * np.eye(table.shape[1])
-    wide = np.block(
-        [[np.ones((len(source), 1)), -np.ones((len(source), 1)), table], [np.zeros((len(prior), 2)), prior]]
-    )
-    found, _ = scipy.optimize.nnls(wide, np.concatenate([rest, np.diag(prior) * (1 - curvature)]))
-    return found[0] - found[1], found[2:] + curvature

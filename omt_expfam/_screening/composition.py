@@ -6,7 +6,7 @@ import numpy as np
 import scipy.special
 from jaxtyping import Float
 
-from .marginal import as_share, effective, holm, kolmogorov_p
+from .marginal import as_share, effective, either, holm, kolmogorov_p
 
 # Leading components of unflagged features that say what a point is like; power iterations; rounds of flagging.
 _MOST_SCORES, _ITERATIONS, _ROUNDS = 10, 6, 4
@@ -16,7 +16,7 @@ class Adjusted(NamedTuple):
     """What differs given what points are like.
 
     Attributes:
-        p: p-values adjusted by Holm.
+        p: p-values.
         rest: Residuals that keep the group's effect, of source and target points.
         scores: What points are like, of both.
     """
@@ -34,11 +34,11 @@ def adjusted_p(
     y_weight: Any = None,
     scores: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Adjusted:
-    """p-values of equal laws given what points are like, adjusted by Holm.
+    """p-values of equal laws of each feature given what points are like.
 
     Each feature is regressed on the leading principal components of the features that are not flagged, and on the
-    group. The p-value is twice the smaller of that of the group's slope, with errors that hold for any variances
-    (HC3), and that of Kolmogorov and Smirnov for residuals.
+    group. The p-value is from the test of the group's slope, with errors that hold for any variances (HC3), and that
+    of Kolmogorov and Smirnov for residuals.
 
     Args:
         x: Source points.
@@ -59,20 +59,19 @@ def adjusted_p(
     group = np.repeat([0.0, 1.0], [num, len(y)])
     if scores is not None:
         p, rest = _conditional(both, group, np.concatenate(scores), weight)
-        return Adjusted(holm(p), (rest[:num], rest[num:]), scores)
+        return Adjusted(p, (rest[:num], rest[num:]), scores)
     flagged = np.zeros(both.shape[1], bool)
-    adjusted, rest, like = np.ones(both.shape[1]), both, np.zeros((len(both), 0))
+    p, rest, like = np.ones(both.shape[1]), both, np.zeros((len(both), 0))
     for _ in range(_ROUNDS):
-        like = _scores(both[:, ~flagged], weight)
+        like = principal_scores(both[:, ~flagged], weight)
         p, rest = _conditional(both, group, like, weight)
-        adjusted = holm(p)
-        before, flagged = flagged, adjusted <= level
+        before, flagged = flagged, holm(p) <= level
         if (flagged == before).all() or flagged.all():
             break
-    return Adjusted(adjusted, (rest[:num], rest[num:]), (like[:num], like[num:]))
+    return Adjusted(p, (rest[:num], rest[num:]), (like[:num], like[num:]))
 
 
-def _scores(points: Float[np.ndarray, "n c"], weight: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n s"]:
+def principal_scores(points: Float[np.ndarray, "n c"], weight: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n s"]:
     """Leading principal components, by power iterations from a start that does not depend on anything random."""
     root = np.sqrt(weight)[:, None]
     weighted = points * root
@@ -107,4 +106,4 @@ def _conditional(
     rest = rest + np.outer(group, slopes[-1])
     first = group == 0
     gap_p = kolmogorov_p(rest[first], rest[~first], weight[first], weight[~first])
-    return np.minimum(2 * np.minimum(slope_p, gap_p), 1.0), rest
+    return either(slope_p, gap_p), rest

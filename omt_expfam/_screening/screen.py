@@ -11,13 +11,16 @@ from jaxtyping import Array, Float, Int
 from .._base.arguments import as_count, as_scalar
 from .._base.arrays import to_jax
 from .composition import adjusted_p
-from .marginal import holm, marginal_p
+from .marginal import benjamini_hochberg, holm, marginal_p
 from .pairs import pair_p
 
 COMPOSITION = "composition"
 # Where a larger share of the features is found, the answer given what points are like is told too: if so many are left
 # to say what points are like.
 _MANY, _LEFT = 0.1, 8
+FAMILY, DISCOVERIES = "family", "discoveries"
+# The part of a level that features by themselves get; the rest is for pairs of the others.
+_OWN = 0.9
 
 
 @final
@@ -26,15 +29,20 @@ class Screen(eqx.Module):
 
     Each feature is tested by Welch's test and by that of Kolmogorov and Smirnov, and features whose own laws agree by
     their correlations with each other. p-values are adjusted for how many tests there are (Holm, 1979): with
-    probability 1 - ``level`` no feature is selected whose law, or law with others, is the same.
+    probability 1 - ``level`` no feature is selected whose law, or law with others, is the same. Four fifths of nine
+    tenths of the level are for means, whose effects can be weak; a tenth is for correlations.
 
     Attributes:
-        level: The probability of selecting any feature by chance.
+        level: The probability of selecting any feature by chance; or the expected share of those that are, see
+            ``control``.
         adjust: ``"composition"`` tests features given what points are like otherwise, by the leading principal
             components of unselected features: where only the shares of groups change, nothing is selected. A response
             that these components carry is then not seen either, or seen in other features: look at both answers.
         per_component: Select features within each component of the source of a plan (``start``), each at ``level`` / K,
             and move a point as its own component's map does.
+        control: ``"family"`` bounds the probability of any false selection, ``"discoveries"`` the expected share of
+            false ones among the selected (Benjamini and Hochberg, 1995), for tests that are independent or positively
+            dependent: more weak effects are found.
         num_resamples: Select again from so many random halves of the points, to say how often a feature is selected
             (Meinshausen and Bühlmann, 2010). Half of the points find less: what is always found is certain.
     """
@@ -43,12 +51,15 @@ class Screen(eqx.Module):
     adjust: str | None = None
     per_component: bool = False
     num_resamples: int = 0
+    control: str = FAMILY
 
     def __check_init__(self) -> None:
         if not 0 < float(as_scalar("level", self.level)) < 1:
             raise ValueError(f"`level` must lie between 0 and 1; got {self.level:g}.")
         if self.adjust not in (None, COMPOSITION):
             raise ValueError(f'`adjust` must be None or "composition"; got {self.adjust!r}.')
+        if self.control not in (FAMILY, DISCOVERIES):
+            raise ValueError(f'`control` must be "family" or "discoveries"; got {self.control!r}.')
         as_count("num_resamples", self.num_resamples, minimum=0)
 
 
@@ -191,21 +202,23 @@ def _select(
     """
     level, adjust, weights = float(settings.level), settings.adjust, (x_weight, y_weight)
     own, others, like, num_other = np.ones(x.shape[1]), (x, y), None, None
+    adjusted = holm if settings.control == FAMILY else benjamini_hochberg
     if adjust is None or compare:
-        own = holm(marginal_p(x, y, *weights))
-    if adjust is not None or (compare and np.mean(own <= level / 2) > _MANY):
-        given = adjusted_p(x, y, level / 2, *weights, scores=scores)
-        num_other = int(np.sum((given.p if adjust is None else own) <= level / 2)) if compare else None
+        own = adjusted(marginal_p(x, y, *weights))
+    if adjust is not None or (compare and np.mean(own <= _OWN * level) > _MANY):
+        given = adjusted_p(x, y, _OWN * level, *weights, scores=scores)
+        given_p = adjusted(given.p)
+        num_other = int(np.sum((given_p if adjust is None else own) <= _OWN * level)) if compare else None
         if adjust is not None:
-            own, others, like = given.p, given.rest, given.scores
-    # Half of the level is for features by themselves, half for pairs of the rest.
-    p = np.minimum(2 * own, 1.0)
+            own, others, like = given_p, given.rest, given.scores
+    own = np.minimum(own / _OWN, 1.0)
+    p = own.copy()
     left = np.flatnonzero(p > level)
     if pairs:
         parts = (side[:, left] for side in others)
-        p[left] = np.minimum(p[left], 2 * pair_p(*parts, x_weight=x_weight, y_weight=y_weight))
+        p[left] = np.minimum(p[left], pair_p(*parts, x_weight=x_weight, y_weight=y_weight) / (1 - _OWN))
     selected = to_jax(np.flatnonzero(p <= level))
-    return Screening(selected, to_jax(p), to_jax(np.minimum(2 * own, 1.0)), num_other, adjust), like
+    return Screening(selected, to_jax(p), to_jax(own), num_other, adjust), like
 
 
 def _centered(side: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import pytest
 
 import omt_expfam as omt
 from omt_expfam import plot
-from omt_expfam._potentials.separable import separable_images, separable_terms, start_separable
+from omt_expfam._potentials.separable import on_lines, start_separable
 from omt_expfam.families import DiagonalGaussian
 
 NUM, DIM = 700, 12
@@ -76,7 +76,7 @@ def test_a_type_moves_as_without_the_other(fit, plan):
         component = int(np.asarray(fit.map.component_of(x[kind == k][:1]))[0])
         arrived = back[:, component] > 0.5
         alone = start_separable(x[kind == k][:, MOVED[k]], y[arrived][:, MOVED[k]])
-        expected = separable_images(alone, x[kind == k][:, MOVED[k]])
+        expected = on_lines(alone).images(x[kind == k][:, MOVED[k]])
         error = np.abs(images[kind == k][:, MOVED[k]] - expected)
         assert np.median(error) < 0.03
 
@@ -124,22 +124,6 @@ def test_the_value_is_that_of_the_types(fit):
     x, _, _, truth = samples(20_000, seed=1)
     exact = np.mean(np.sum((truth - x) ** 2, axis=1))
     assert abs(float(fit.held_out_value) - exact) < 4 * float(fit.held_out_error)
-
-
-def test_dual_values_of_lines_are_the_distance():
-    """Under a potential's own map the dual value is the mean square that points move, whatever the map."""
-    rng = np.random.default_rng(0)
-    x, y = rng.standard_normal((300, 3)), np.exp(rng.standard_normal((300, 3)))
-    potential = start_separable(x, y)
-    images = separable_images(potential, x)
-    first, second = separable_terms(potential, x, images)
-    np.testing.assert_allclose(first.mean(axis=0) + second.mean(axis=0), np.mean((images - x) ** 2, axis=0), rtol=1e-9)
-    # Elsewhere it is a bound from below.
-    first, second = separable_terms(potential, x, y)
-    exact = np.mean((np.sort(x, axis=0) - np.sort(y, axis=0)) ** 2, axis=0)
-    found = first.mean(axis=0) + second.mean(axis=0)
-    assert (found <= exact + 1e-12).all()
-    np.testing.assert_allclose(found, exact, rtol=0.05)
 
 
 def test_all_ways_to_ask_agree(fit):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import omt_expfam as omt
-from omt_expfam._potentials.separable import separable_images, start_separable
+from omt_expfam._potentials.separable import on_lines, start_separable
 from omt_expfam.families import Gaussian
 
 NUM, DIM = 700, 12
@@ -156,7 +156,7 @@ def test_potentials_are_what_their_numbers_say(num):
     x = rng.standard_normal((num, 30)).astype(np.float32)
     y = np.exp(rng.standard_normal((num, 30))).astype(np.float32)
     potential = start_separable(x, y)
-    expected = separable_images(potential, x)
+    expected = on_lines(potential).images(x)
     for function in (potential.gradient, jax.grad(potential.value)):
         np.testing.assert_allclose(jax.jit(jax.vmap(function))(x), expected, atol=1e-4)
     back = jax.jit(jax.vmap(potential.near_conjugate))(expected.astype(np.float32))

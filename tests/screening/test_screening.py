@@ -8,7 +8,7 @@ import scipy.stats
 
 import omt_expfam as omt
 from omt_expfam._screening.composition import adjusted_p
-from omt_expfam._screening.marginal import holm, kolmogorov_p, marginal_p, welch_p
+from omt_expfam._screening.marginal import benjamini_hochberg, holm, kolmogorov_p, marginal_p, welch_p
 from omt_expfam._screening.pairs import pair_p
 from omt_expfam._screening.screen import screen
 
@@ -73,6 +73,27 @@ def test_equal_laws_are_left_alone():
         alarms += len(np.asarray(screen(omt.Screen(level=0.05), x, y).selected)) > 0
     # Of a binomial law with this level, more than six have probability 0.003.
     assert alarms <= 6
+
+
+def test_benjamini_and_hochberg_are_scipys():
+    p = np.random.default_rng(0).random(50) ** 3
+    np.testing.assert_allclose(benjamini_hochberg(p), scipy.stats.false_discovery_control(p), rtol=1e-12)
+
+
+def test_shares_of_false_selections_are_bounded_where_asked():
+    """With half of the features moved a little, more are found, and few of them are false."""
+    rng = np.random.default_rng(0)
+    counts = {"family": np.zeros(2), "discoveries": np.zeros(2)}
+    for _ in range(20):
+        x, y = rng.standard_normal((2, 400, 40))
+        y[:, :20] += 0.25
+        for control, count in counts.items():
+            selected = np.asarray(screen(omt.Screen(level=0.1, control=control), x, y).selected)
+            count += [np.sum(selected < 20), np.sum(selected >= 20)]
+    assert counts["discoveries"][0] > 1.1 * counts["family"][0]
+    # The level's expected share, and three standard deviations of a Poisson number.
+    expected = 0.1 * counts["discoveries"].sum() / 2
+    assert counts["discoveries"][1] < expected + 3 * np.sqrt(expected)
 
 
 def test_constant_features_differ_only_by_value():
@@ -153,7 +174,9 @@ def test_pairs_of_heavy_tails_give_no_alarm():
 
 def test_given_what_points_are_like_p_is_uniform(groups):
     x, y = groups(400, 0.5), groups(400, 0.5)
-    assert (adjusted_p(x, y, 0.05).p > 0.05).all()
+    p = adjusted_p(x, y, 0.05).p
+    assert (holm(p) > 0.05).all()
+    assert 0.3 < np.mean(p) < 0.9
 
 
 @pytest.mark.parametrize(
@@ -162,6 +185,7 @@ def test_given_what_points_are_like_p_is_uniform(groups):
         (lambda: omt.Screen(level=0.0), "`level` must lie between 0 and 1; got 0"),
         (lambda: omt.Screen(level=1.5), "`level` must lie between 0 and 1; got 1.5"),
         (lambda: omt.Screen(num_resamples=-1), "`num_resamples`"),
+        (lambda: omt.Screen(control="fdr"), '`control` must be "family" or "discoveries"; got \'fdr\''),
         (lambda: omt.Screen(adjust="batch"), '`adjust` must be None or "composition"'),
         (lambda: omt.Features(["a", "z"]).index(("a", "b"), 2), "got 'z', which is none of them"),
         (lambda: omt.Features([0, 2]).index(None, 2), "`selected` must hold numbers from 0 to 1; got 2"),
