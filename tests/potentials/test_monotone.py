@@ -40,7 +40,7 @@ def test_values_at_quantiles_are_quantiles(weighted):
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((3000, 2)), np.exp(rng.standard_normal((3000, 2)))
     weights = [rng.random(3000) + 0.5 for _ in range(2)] if weighted else [None, None]
-    found = fit_monotone(x, y, *weights).lines
+    found = fit_monotone(x, y, weights[0], weights[1]).lines
     grid = np.linspace(0.05, 0.85, 17)
     options = [{} if w is None else {"weights": w, "method": "inverted_cdf"} for w in weights]
     for j in range(2):
