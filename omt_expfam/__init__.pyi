@@ -20,6 +20,7 @@ from ._pipelines.select_plan import select_plan as select_plan
 from ._plans.groups import group_shares as group_shares
 from ._plans.pair_features import pair_features as pair_features
 from ._plans.plan import TransportPlan as TransportPlan
+from ._plans.relaxations import Partial as Partial, TotalVariation as TotalVariation
 from ._plans.transport import BlockStart as BlockStart, transport as transport
 from ._posterior_plans.plan import PosteriorPlan as PosteriorPlan
 from ._posterior_plans.transport import transport_posterior as transport_posterior

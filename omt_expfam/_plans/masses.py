@@ -3,12 +3,11 @@
 from typing import Any
 
 import equinox as eqx
-import numpy as np
 from jaxtyping import Array, Float
 
-from .._base.arguments import as_scalar, ScalarLike
-from .._base.arrays import is_traced, on_host
+from .._base.arrays import on_host
 from .._components.mixture import Mixture
+from .._weights.entropic import WeightCoupling
 
 
 class MassChange(eqx.Module):
@@ -26,7 +25,9 @@ class MassChange(eqx.Module):
         log_source_growth: Logarithms of `source_growth`, shape ``[K0]``.
         log_target_growth: Logarithms of `target_growth`, shape ``[K1]``.
         source_relaxation: Price of changing the source masses, units of squared distance; infinite if they are kept.
+            Where a share is moved, both are half of what another unit of mass would cost.
         target_relaxation: Price of changing the target masses.
+        kinds: What changes cost on either side: ``"divergence"``, ``"total variation"``, ``"partial"``, or ``"kept"``.
     """
 
     source: Mixture
@@ -38,6 +39,7 @@ class MassChange(eqx.Module):
     log_target_growth: Float[Array, " K1"]
     source_relaxation: Float[Array, ""]
     target_relaxation: Float[Array, ""]
+    kinds: tuple[str, str] = eqx.field(static=True, default=("divergence", "divergence"))
 
     @property
     def source_growth(self) -> Float[Array, " K0"]:
@@ -61,26 +63,29 @@ class MassChange(eqx.Module):
             -self.log_source_growth,
             self.target_relaxation,
             self.source_relaxation,
+            (self.kinds[1], self.kinds[0]),
         )
 
-    def weights_at(self, weights: Float[Array, "K0 K1"], t: Float[Array, ""]) -> Float[Array, "K0 K1"]:
-        """Masses of the pairs at time t: each grows or decays at a constant rate on its way."""
+    def weights_at(self, coupling: WeightCoupling, t: Float[Array, ""]) -> Float[Array, "K0 K1"]:
+        """Masses of the pairs at time t: each grows or decays at a constant rate on its way.
 
-        def value(xp: Any, weights: Any, mass: Any, left: Any, right: Any, t: Any) -> Any:
-            rate = -(1 - t) * left[:, None] + t * right[None, :]
-            used = weights > 0
-            log = xp.where(used, xp.log(xp.where(used, weights, xp.ones_like(weights))) + xp.log(mass) + rate, -xp.inf)
-            return xp.exp(log)
+        They are read from the shares of what there is, so that components that send or receive next to nothing count.
+        """
 
-        return on_host(value, weights, self.mass, self.log_source_growth, self.log_target_growth, t)
+        def value(xp: Any, rows: Any, columns: Any, a: Any, b: Any, left: Any, right: Any, t: Any) -> Any:
+            rate = left[:, None] + right[None, :]
 
+            def grown(start: Any, share: Any, change: Any) -> Any:
+                used = (share > 0) & (start > 0)
+                return xp.where(used, start * xp.exp(xp.log(xp.where(used, share, xp.ones_like(share))) + change), 0)
 
-def as_relaxation(name: str, value: ScalarLike) -> ScalarLike:
-    """Check a price of changing masses: positive, or infinite for masses that are kept.
+            leaves = grown(a[:, None] * xp.ones_like(rows), rows, t * rate)
+            return xp.maximum(leaves, grown(b[None, :] * xp.ones_like(rows), columns, -(1 - t) * rate))
 
-    Raises:
-        ValueError: If it is not positive.
-    """
-    if not is_traced(value) and np.ndim(value) == 0 and float(value) == np.inf:
-        return value
-    return as_scalar(name, value, strict=True)
+        def scaled(_: Any, weights: Any, mass: Any) -> Any:
+            return weights * mass
+
+        a = on_host(scaled, self.source.weights, self.source_mass)
+        b = on_host(scaled, self.target.weights, self.target_mass)
+        growth = self.log_source_growth, self.log_target_growth
+        return on_host(value, coupling.row_shares, coupling.column_shares, a, b, *growth, t)

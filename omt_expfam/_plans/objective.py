@@ -26,7 +26,7 @@ def objective_of(weights: Array, costs: Array, a: Array, b: Array, epsilon: Arra
     """Sum omega L + eps2 KL(Omega || a b)."""
 
     def value(xp: Any, weights: Any, costs: Any, a: Any, b: Any, epsilon: Any) -> Any:
-        return xp.sum(weights * costs) + epsilon * _divergence(xp, weights, a[:, None] * b[None, :])
+        return xp.sum(weights * costs) + epsilon * divergence(xp, weights, a[:, None] * b[None, :])
 
     return on_host(value, weights, costs, a, b, epsilon)
 
@@ -59,23 +59,7 @@ def _least_objective_jvp(primals: tuple, tangents: tuple) -> tuple:
     return least_objective(*primals), change
 
 
-def relaxed_objective(
-    weights: Array, costs: Array, a: Array, b: Array, epsilon: Array, relaxations: tuple[Array, Array]
-) -> Float[Array, ""]:
-    """The same plus rho0 KL(rows || a) + rho1 KL(columns || b), without the terms whose price is infinite."""
-
-    def value(xp: Any, weights: Any, costs: Any, a: Any, b: Any, epsilon: Any, relaxations: Any) -> Any:
-        total = xp.sum(weights * costs) + epsilon * _divergence(xp, weights, a[:, None] * b[None, :])
-        for axis, wanted, relaxation in ((1, a, relaxations[0]), (0, b, relaxations[1])):
-            kept = xp.isinf(relaxation)
-            price = xp.where(kept, xp.zeros_like(relaxation), relaxation)
-            total = total + price * _divergence(xp, xp.sum(weights, axis=axis), wanted)
-        return total
-
-    return on_host(value, weights, costs, a, b, epsilon, relaxations)
-
-
-def _divergence(xp: Any, p: Any, q: Any) -> Any:
+def divergence(xp: Any, p: Any, q: Any) -> Any:
     """KL of measures of any mass: sum p log(p / q) - p + q."""
     used = p > 0
     safe, reference = xp.where(used, p, xp.ones_like(p)), xp.where(used, q, xp.ones_like(p))
@@ -87,7 +71,7 @@ def independence_of(weights: Array, a: Array, b: Array) -> Float[Array, ""]:
 
     def value(xp: Any, weights: Any, a: Any, b: Any) -> Any:
         most = xp.minimum(*(-xp.sum(p * xp.log(xp.where(p > 0, p, xp.ones_like(p)))) for p in (a, b)))
-        information = _divergence(xp, weights, a[:, None] * b[None, :])
+        information = divergence(xp, weights, a[:, None] * b[None, :])
         some = most > 0
         return xp.where(
             some, xp.clip(1 - information / xp.where(some, most, xp.ones_like(most)), 0, 1), xp.ones_like(most)

@@ -323,13 +323,13 @@ class TransportPlan(eqx.Module):
         time = to_jax(as_scalar("t", t), self.weights.dtype)
         if self.masses is None:
             return self.mass
-        return on_host(lambda xp, table: xp.sum(table), self.masses.weights_at(self.weights, time))
+        return on_host(lambda xp, table: xp.sum(table), self.masses.weights_at(self.weight_coupling, time))
 
     def _pairs_at(self, time: Float[Array, ""]) -> Float[Array, "K0 K1"]:
         """The share of the mass that every pair has at a time."""
         if self.masses is None:
             return self.weights
-        return on_host(lambda xp, table: table / xp.sum(table), self.masses.weights_at(self.weights, time))
+        return on_host(lambda xp, table: table / xp.sum(table), self.masses.weights_at(self.weight_coupling, time))
 
     def correspondences(self, min_weight: float = 1e-3, *, names: Any = None) -> Correspondences:
         """Which source component goes to which target component, with what share and cost; print it to read it.

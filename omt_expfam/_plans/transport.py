@@ -1,7 +1,7 @@
 """Transport between two mixtures: the block iteration over component couplings and weight couplings."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -18,12 +18,11 @@ from .._couplings.interface import moments_of
 from .._couplings.settings import NumericalSettings
 from .._couplings.solve import solve_couplings
 from .._weights.exact import exact_coupling
-from .._weights.relaxed import RelaxedCoupling
-from .._weights.solve import solve_relaxed, solve_weights
+from .._weights.solve import solve_weights
 from .epsilons import choose_epsilons, EpsilonLike
-from .masses import as_relaxation, MassChange
-from .objective import BlockTrace, least_objective, objective_of, potential_of, relaxed_objective
+from .objective import BlockTrace, least_objective, objective_of, potential_of
 from .plan import TransportPlan
+from .relaxations import as_relaxation, RelaxationLike
 
 
 class BlockStart(eqx.Module):
@@ -47,8 +46,8 @@ def transport(
     epsilon_components: EpsilonLike = "auto",
     epsilon_weights: EpsilonLike = "auto",
     epsilon_scale: ScalarLike = 1.0,
-    source_relaxation: ScalarLike = math.inf,
-    target_relaxation: ScalarLike = math.inf,
+    source_relaxation: RelaxationLike = math.inf,
+    target_relaxation: RelaxationLike = math.inf,
     component_relaxation: ScalarLike = math.inf,
     source_mass: ScalarLike = 1.0,
     target_mass: ScalarLike = 1.0,
@@ -89,7 +88,8 @@ def transport(
             together. Derivatives are of what is computed, and pass through ``"auto"``.
         epsilon_scale: Multiplies ``"auto"``.
         source_relaxation: Price rho0 of changing the source masses, units of squared distance; infinite keeps them.
-        target_relaxation: Price rho1 of changing the target masses.
+            Or `TotalVariation`, a price per unit of mass in place of a divergence, or `Partial`, the share to move.
+        target_relaxation: Price rho1 of changing the target masses, likewise.
         component_relaxation: Price of changing masses within components; infinite, the only value so far, keeps them.
         source_mass: Total mass of the source, such as a number of cells; matters where a marginal is relaxed.
         target_mass: Total mass of the target.
@@ -135,7 +135,9 @@ def transport(
             f"`component_relaxation` must be infinite; got {component_relaxation}. Masses change from component to "
             "component, by `source_relaxation` and `target_relaxation`, and not within them."
         )
-    relaxed = _relaxed(source_relaxation, target_relaxation, source_mass, target_mass, exact, dtype)
+    relaxed = as_relaxation(source_relaxation, target_relaxation, source_mass, target_mass, dtype)
+    if relaxed is not None and exact:
+        raise ValueError("`epsilon_weights` must be positive where a marginal is relaxed; got 0.")
     weights, costs = _start_values(start, source, target, epsilon_1, moments.costs)
     a, b = source.weights, target.weights
     if relaxed is not None:
@@ -144,7 +146,7 @@ def transport(
     def objective(weights: Array, costs: Array) -> Float[Array, ""]:
         if relaxed is None:
             return objective_of(weights, costs, a, b, epsilon_2)
-        return relaxed_objective(weights, costs, a, b, epsilon_2, relaxed.relaxations)
+        return relaxed.objective(weights, costs, a, b, epsilon_2)
 
     trace, masses = [objective(weights, costs)], None
     potential = to_jax(np.zeros(b.shape, dtype))
@@ -164,7 +166,7 @@ def transport(
             least = least_objective if is_traced(objectives, a, b, epsilon_2) else least_objective.fun
             value = least(objectives, a, b, epsilon_2, solved)
         else:
-            found = solve_relaxed(objectives, a, b, epsilon_2, relaxed.rigidity, tolerance, potential, max_steps)
+            found = relaxed.solve(objectives, a, b, epsilon_2, tolerance, potential, max_steps)
             coupling, precision = found.coupling, str(dtype) if is_traced(objectives) else "float64"
             weights = on_host(lambda _, values, mass: values * mass, coupling.weights, found.mass)
             value, masses = objective(weights, objectives), relaxed.change(source, target, found)
@@ -179,45 +181,6 @@ def transport(
         source, target = Mixture(rows, source.components), Mixture(columns, target.components)
     plan = TransportPlan(source, target, couplings, coupling, epsilon_2, steps, precision, masses, chosen.rules, names)
     return raise_if_failed(plan, plan.result) if throw else plan
-
-
-class _Relaxed(NamedTuple):
-    """Prices of changing masses, and the masses."""
-
-    relaxations: tuple[Array, Array]
-    masses: tuple[Array, Array]
-
-    @property
-    def rigidity(self) -> tuple[Array, Array]:
-        """One over the prices: zero for masses that are kept."""
-        return on_host(lambda _, *values: tuple(1 / value for value in values), *self.relaxations)
-
-    def change(self, source: Mixture, target: Mixture, found: RelaxedCoupling) -> MassChange:
-        """What became of the masses."""
-        growth = found.mass, found.log_source_growth, found.log_target_growth
-        return MassChange(source, target, *self.masses, *growth, *self.relaxations)
-
-
-def _relaxed(
-    source_relaxation: Any, target_relaxation: Any, source_mass: Any, target_mass: Any, exact: bool, dtype: Any
-) -> _Relaxed | None:
-    """The arguments of unbalanced transport, checked; ``None`` where both masses are kept."""
-    prices = (
-        as_relaxation("source_relaxation", source_relaxation),
-        as_relaxation("target_relaxation", target_relaxation),
-    )
-    masses = as_scalar("source_mass", source_mass, strict=True), as_scalar("target_mass", target_mass, strict=True)
-    if not is_traced(*prices) and all(float(price) == math.inf for price in prices):
-        if is_traced(*masses) or float(masses[0]) != float(masses[1]):
-            raise ValueError(
-                f"`source_mass` and `target_mass` must be equal where both are kept; got {masses[0]} and {masses[1]}. "
-                "Set `source_relaxation` or `target_relaxation`."
-            )
-        return None
-    if exact:
-        raise ValueError("`epsilon_weights` must be positive where a marginal is relaxed; got 0.")
-    prices, masses = (tuple(to_jax(value, dtype) for value in pair) for pair in (prices, masses))
-    return _Relaxed((prices[0], prices[1]), (masses[0], masses[1]))
 
 
 def _marginals(xp: Any, weights: Any) -> Any:

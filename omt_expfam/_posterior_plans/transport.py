@@ -32,6 +32,7 @@ from .._components.relabel import relabel as relabel_draws
 from .._couplings.settings import NumericalSettings
 from .._couplings.solve import route_of
 from .._plans.epsilons import choose_epsilons, EpsilonLike, Epsilons, GIVEN
+from .._plans.relaxations import as_relaxation, RelaxationLike
 from .._plans.transport import transport
 from .._weights.solve import measured_error
 from .draws import ListedPlans, PlanNumbers, StackedPlans
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 else:
     Pairing = Any
 
-_RELAXATIONS, _MASSES = ("source_relaxation", "target_relaxation"), ("source_mass", "target_mass")
 # Numbers that one chunk of draws may hold in float64.
 _CHUNK = 2**24
 # Draws that "auto" looks at.
@@ -57,8 +57,8 @@ def transport_posterior(
     epsilon_components: EpsilonLike = "auto",
     epsilon_weights: EpsilonLike = "auto",
     epsilon_scale: ScalarLike = 1.0,
-    source_relaxation: float = math.inf,
-    target_relaxation: float = math.inf,
+    source_relaxation: RelaxationLike = math.inf,
+    target_relaxation: RelaxationLike = math.inf,
     source_mass: float = 1.0,
     target_mass: float = 1.0,
     pairing: Pairing = "paired",
@@ -86,7 +86,8 @@ def transport_posterior(
             ``"auto"``, which is one number for all draws: the mean, in logarithms, of those of sixteen.
         epsilon_weights: Regularization of the weight coupling, likewise; 0 gives exact linear programs.
         epsilon_scale: Multiplies ``"auto"``.
-        source_relaxation: Price of changing the source masses, see `transport`; infinite keeps them.
+        source_relaxation: Price of changing the source masses, see `transport`; infinite keeps them. Or
+            `TotalVariation` or `Partial`.
         target_relaxation: Price of changing the target masses.
         source_mass: Total mass of the source, the same for all draws.
         target_mass: Total mass of the target.
@@ -125,7 +126,7 @@ def transport_posterior(
         "source_mass": source_mass,
         "target_mass": target_mass,
     }
-    kept = masses == {**dict.fromkeys(_RELAXATIONS, math.inf), **dict.fromkeys(_MASSES, 1.0)}
+    kept = as_relaxation(**masses, dtype=np.float64) is None
     if route_of(one.components, other.components) == "gaussian" and float(epsilons.weights) > 0 and kept:
         plans = _solve_together(left, right, index, epsilons, options, chunk_size, progress)
     else:

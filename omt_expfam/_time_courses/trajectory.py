@@ -30,6 +30,7 @@ from .._plans.displacement import Displacement
 from .._plans.epsilons import EpsilonLike
 from .._plans.groups import flows_between, GroupFlows
 from .._plans.plan import TransportPlan
+from .._plans.relaxations import RelaxationLike
 from .._plans.transport import transport
 
 
@@ -275,7 +276,7 @@ def trajectory(
     epsilon_scale: ScalarLike = 1.0,
     times: ArrayLike | None = None,
     growth: Sequence[ArrayLike] | None = None,
-    source_relaxation: ScalarLike = math.inf,
+    source_relaxation: RelaxationLike = math.inf,
     **options: Any,
 ) -> Trajectory:
     r"""Transport a mixture to the next along a time course, and compose the plans.
@@ -295,7 +296,7 @@ def trajectory(
         growth: For each time but the last, the expected mass of the descendants of a unit of each component at the
             next time, nonnegative, shapes ``[K_t]``; by default equal for all.
         source_relaxation: Price of growth that differs from ``growth``, units of squared distance, as in `transport`;
-            infinite for none. The later mixture of a step keeps its weights.
+            infinite for none; or `TotalVariation`. The later mixture of a step keeps its weights.
         **options: Further options of `transport`.
 
     Returns:

@@ -24,11 +24,10 @@ from .._base.results import RESULTS
 from .._base.xla import program
 from .entropic import WeightCoupling
 from .laplacian import eliminate, solve_laplacian
+from .path import follow, Stop
 from .search import ascend
 
-# How exact a stop on the path is, relative to the mass, and how the regularization shrinks.
-_STAGE, _GUARD, _FIRST_FACTOR, _LEAST_FACTOR, _MOST_FACTOR = 0.02, 0.2, 4.0, 1.5, 64.0
-# Newton steps after which a stop is given up.
+# Newton steps after which a stop on the path is given up.
 _PATIENCE = 12
 # Exponents beyond which a trial point is bad enough.
 _LARGEST = 80.0
@@ -124,21 +123,7 @@ class _Problem(NamedTuple):
         return to_target, to_source
 
 
-class _Stop(NamedTuple):
-    """Where the path is, where it was at its last stop, and how fast it shrinks."""
-
-    tau: Array
-    epsilon: Array
-    error: Array
-    old_tau: Array
-    old_epsilon: Array
-    factor: Array
-    tries: Array
-    stage: Array
-    num_steps: Array
-
-
-def _newton(problem: _Problem, stop: _Stop) -> _Stop:
+def _newton(problem: _Problem, stop: Stop) -> Stop:
     """One damped Newton step at fixed regularization.
 
     Newton's direction for the logarithms of the column sums is tried, and without what changes all of them alike, which
@@ -173,74 +158,10 @@ def _newton(problem: _Problem, stop: _Stop) -> _Stop:
     return stop._replace(tau=moved, error=error, tries=stop.tries + 1, num_steps=stop.num_steps + 1)
 
 
-def _advance(problem: _Problem, stop: _Stop, epsilon: Array) -> _Stop:
-    """The next stop, no farther than masses allow: potentials go on in a straight line where that is nearer."""
-    wanted = jnp.maximum(stop.epsilon / stop.factor, epsilon)
-    wanted = jnp.where(wanted < 1.5 * epsilon, epsilon, wanted)
-    step = stop.old_epsilon - stop.epsilon
-    slope = jnp.where(step > 0, (stop.old_tau - stop.tau) / jnp.where(step > 0, step, jnp.ones_like(step)), 0.0)
-
-    def at(new: Array) -> tuple[Array, Array]:
-        there = problem._replace(epsilon=new)
-        line, same = there.leveled(stop.tau + (new - stop.epsilon) * slope), there.leveled(stop.tau)
-        errors = there.error(line), there.error(same)
-        return jnp.where(errors[0] < errors[1], line, same), jnp.minimum(*errors)
-
-    def too_far(state: tuple[Array, Array]) -> Array:
-        return (at(state[0])[1] > _GUARD) & (state[1] < 6)
-
-    new, shortened = jax.lax.while_loop(
-        too_far, lambda s: (jnp.sqrt(s[0] * stop.epsilon), s[1] + 1), (wanted, jnp.asarray(0))
-    )
-    tau, error = at(new)
-    faster, slower = jnp.minimum(2 * stop.factor, _MOST_FACTOR), jnp.maximum(stop.factor / 2, _LEAST_FACTOR)
-    factor = jnp.where(stop.tries <= 2, faster, jnp.where(stop.tries > 4, slower, stop.factor))
-    factor = jnp.where(shortened > 0, jnp.maximum(stop.epsilon / new, _LEAST_FACTOR), factor)
-    zero = jnp.zeros_like(stop.tries)
-    return _Stop(tau, new, error, stop.tau, stop.epsilon, factor, zero, stop.stage, stop.num_steps + 1)
-
-
-def _retreat(problem: _Problem, stop: _Stop, tolerance: Array) -> _Stop:
-    """Return to the last stop, to leave it again by a shorter step and more exactly."""
-    return stop._replace(
-        tau=stop.old_tau,
-        epsilon=stop.old_epsilon,
-        error=problem._replace(epsilon=stop.old_epsilon).error(stop.old_tau),
-        factor=jnp.clip(jnp.sqrt(stop.old_epsilon / stop.epsilon), 1.2, _FIRST_FACTOR),
-        tries=jnp.zeros_like(stop.tries),
-        stage=jnp.maximum(tolerance, 1e-2 * stop.stage),
-        num_steps=stop.num_steps + 1,
-    )
-
-
 @jax.custom_jvp
 def _potential(problem: _Problem, tolerance: Array, start: Array, max_steps: Array) -> tuple[Array, Array]:
     """The target potential and the number of steps."""
-    epsilon = problem.epsilon
-    top = jnp.maximum(epsilon, 0.5 * (jnp.max(problem.cost) - jnp.min(problem.cost)))
-    near = problem.error(start) < _STAGE
-    first = jnp.where(near, epsilon, top)
-    tau = problem._replace(epsilon=first).leveled(jnp.where(near, start, jnp.zeros_like(start)))
-    error = problem._replace(epsilon=first).error(tau)
-    factor, zero = jnp.full_like(epsilon, _FIRST_FACTOR), jnp.asarray(0)
-    stop = _Stop(tau, first, error, tau, first, factor, zero, jnp.full_like(epsilon, _STAGE), zero)
-
-    def going(stop: _Stop) -> Array:
-        unfinished = (stop.epsilon > epsilon) | ~(stop.error <= tolerance)
-        return unfinished & (stop.num_steps < max_steps) & jnp.isfinite(stop.error)
-
-    def step(stop: _Stop) -> _Stop:
-        arrived = (stop.epsilon > epsilon) & (stop.error <= stop.stage)
-        stuck = (stop.tries >= _PATIENCE) & (stop.old_epsilon > stop.epsilon)
-        steps = [
-            lambda s: _advance(problem, s, epsilon),
-            lambda s: _retreat(problem, s, tolerance),
-            lambda s: _newton(problem._replace(epsilon=s.epsilon), s),
-        ]
-        return jax.lax.switch(jnp.where(arrived, 0, jnp.where(stuck, 1, 2)), steps, stop)
-
-    stop = jax.lax.while_loop(going, step, stop)
-    return stop.tau, stop.num_steps
+    return follow(problem, _newton, tolerance, start, max_steps, _PATIENCE)
 
 
 @_potential.defjvp

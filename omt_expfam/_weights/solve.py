@@ -11,6 +11,7 @@ from .._base.arrays import at_top, is_traced, on_host, to_jax
 from .._base.buckets import component_bucket, cut, pad, pad_zero
 from .._base.precision import in_float64, narrow
 from .._base.results import succeeded
+from .clipped import clipped_coupling
 from .entropic import entropic_coupling, WeightCoupling
 from .relaxed import relaxed_coupling, RelaxedCoupling
 
@@ -61,19 +62,25 @@ def solve_relaxed(
     tolerance: float | None,
     start: Array,
     max_steps: int,
+    clipped: tuple[tuple[Array, Array], Array | None] | None = None,
 ) -> RelaxedCoupling:
-    """Solve the Omega-block with relaxed marginals; in float64 where nothing is traced."""
-    dtype, traced = costs.dtype, is_traced(costs, a, b, epsilon, rigidity)
+    """Solve the Omega-block with relaxed marginals; in float64 where nothing is traced.
+
+    ``clipped`` holds bounds of the potentials and the mass that is moved, see `clipped_coupling`.
+    """
+    solver: Any = relaxed_coupling if clipped is None else clipped_coupling
+    limits: tuple = () if clipped is None else clipped
+    dtype, traced = costs.dtype, is_traced(costs, a, b, epsilon, rigidity, limits)
     if tolerance is None:
         tolerance = 5e-6 if dtype == jnp.float32 and traced else 1e-10
-    arrays = costs, a, b, epsilon, rigidity, to_jax(tolerance, dtype), start
     if traced:
-        return relaxed_coupling(*arrays, to_jax(max_steps))
+        return solver(costs, a, b, epsilon, rigidity, *limits, to_jax(tolerance, dtype), start, to_jax(max_steps))
     (num, other), size = costs.shape, component_bucket(max(costs.shape))
     if size <= _PADDED:
         costs, a, b = pad(pad(costs, size), size, axis=1), pad_zero(a, size), pad_zero(b, size)
-        arrays = costs, a, b, epsilon, rigidity, np.asarray(tolerance, dtype), pad(start, size)
-    wide = in_float64(relaxed_coupling, *arrays, to_jax(max_steps))
+        start = pad(start, size)
+    limit = np.asarray(tolerance, dtype)
+    wide = in_float64(solver, costs, a, b, epsilon, rigidity, *limits, limit, start, to_jax(max_steps))
     found = narrow(wide, dtype)
     # Beside the error of the solve, what rounding takes from the marginals.
     sums = np.asarray(wide.coupling.weights).sum(1), np.asarray(wide.coupling.weights).sum(0)
