@@ -12,11 +12,14 @@ from .._base.arguments import as_scalar, ScalarLike
 from .._base.arrays import is_traced, on_host, to_jax
 from .._components.mixture import Mixture
 from .._weights.relaxed import RelaxedCoupling
+from .._weights.relaxed_exact import CANNOT_TRACE, exact_relaxed_coupling, Side
 from .._weights.solve import solve_relaxed
 from .masses import MassChange
 from .objective import divergence, objective_of
 
 KEPT, DIVERGENCE, VARIATION, PARTIAL = "kept", "divergence", "total variation", "partial"
+# A share of one up to so many units of rounding is all.
+_ROUNDING = 8
 
 
 class TotalVariation(eqx.Module):
@@ -101,7 +104,7 @@ class Relaxation(NamedTuple):
             if moved is None:
                 return rigidity, bounds
             # A side of which all is moved has no bound, and none of another one is passed.
-            least = 1 - 8 * xp.finfo(one.dtype).eps
+            least = 1 - _ROUNDING * xp.finfo(one.dtype).eps
             whole = [moved >= least * mass for mass in masses]
             return rigidity, (xp.where(whole[0], xp.inf, -xp.inf) * one, xp.where(whole[1], xp.inf, 0.0) * one)
 
@@ -109,6 +112,22 @@ class Relaxation(NamedTuple):
         plain = set(self.kinds) <= {KEPT, DIVERGENCE}
         clipped = None if plain else (bounds, self.moved)
         return solve_relaxed(costs, a, b, epsilon, rigidity, tolerance, start, max_steps, clipped)
+
+    def solve_exact(self, costs: Array, a: Array, b: Array, max_steps: int) -> RelaxedCoupling:
+        """The best weights without regularization, on the host, see `solve_exact_relaxed`."""
+        if is_traced(self.prices, self.masses, self.moved, a, b):
+            raise TypeError(CANNOT_TRACE)
+        moved = None if self.moved is None else float(self.moved)
+        sides = []
+        for kind, price, weights in zip(self.kinds, self.prices, (a, b), strict=True):
+            host = np.asarray(weights, np.float64)
+            unit = math.inf if kind in (KEPT, DIVERGENCE) else float(price)
+            if kind == PARTIAL:
+                whole = moved is not None and moved >= (1 - _ROUNDING * np.finfo(price.dtype).eps) * host.sum()
+                unit, host = (math.inf, host * (moved / host.sum())) if whole and moved else (0.0, host)
+            divergence = float(price) if kind == DIVERGENCE else math.inf
+            sides.append(Side(host, divergence, unit, kind == VARIATION))
+        return exact_relaxed_coupling(costs, (sides[0], sides[1]), moved, max_steps)
 
     def change(self, source: Mixture, target: Mixture, found: RelaxedCoupling) -> MassChange:
         """What became of the masses."""

@@ -112,8 +112,7 @@ def transport(
     Raises:
         TypeError: If an argument is not of the stated type.
         ValueError: If the dimensions differ, a regularization is negative, a relaxation or mass is not positive, masses
-            differ that are to be kept, ``epsilon_weights`` is 0 where a marginal is relaxed, or ``epsilon_components``
-            is 0 for components that are coupled numerically.
+            differ that are to be kept, or ``epsilon_components`` is 0 for components that are coupled numerically.
         ConvergenceError: If a solve fails and ``throw`` is true.
     """
     names = getattr(source, "names", None), getattr(target, "names", None)
@@ -136,8 +135,6 @@ def transport(
             "component, by `source_relaxation` and `target_relaxation`, and not within them."
         )
     relaxed = as_relaxation(source_relaxation, target_relaxation, source_mass, target_mass, dtype)
-    if relaxed is not None and exact:
-        raise ValueError("`epsilon_weights` must be positive where a marginal is relaxed; got 0.")
     weights, costs = _start_values(start, source, target, epsilon_1, moments.costs)
     a, b = source.weights, target.weights
     if relaxed is not None:
@@ -156,7 +153,7 @@ def transport(
         trace.append(objective(weights, objectives))
         if len(trace) == 2 and start is not None and start.weights is not None:
             potential = potential_of(weights, objectives, a, b, epsilon_2)
-        if exact:
+        if exact and relaxed is None:
             coupling, value = exact_coupling(objectives, a, b)
             weights, precision = coupling.weights, "float64"
         elif relaxed is None:
@@ -166,7 +163,10 @@ def transport(
             least = least_objective if is_traced(objectives, a, b, epsilon_2) else least_objective.fun
             value = least(objectives, a, b, epsilon_2, solved)
         else:
-            found = relaxed.solve(objectives, a, b, epsilon_2, tolerance, potential, max_steps)
+            if exact:
+                found = relaxed.solve_exact(objectives, a, b, max_steps)
+            else:
+                found = relaxed.solve(objectives, a, b, epsilon_2, tolerance, potential, max_steps)
             coupling, precision = found.coupling, str(dtype) if is_traced(objectives) else "float64"
             weights = on_host(lambda _, values, mass: values * mass, coupling.weights, found.mass)
             value, masses = objective(weights, objectives), relaxed.change(source, target, found)

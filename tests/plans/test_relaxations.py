@@ -101,3 +101,21 @@ def test_draws_and_time_courses_take_them(x64):
 def test_bad_input_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         omt.transport(*pair(np.float32), **(SETTINGS | options))
+
+
+@pytest.mark.parametrize("options", [{"source_relaxation": 5.0, "target_relaxation": 5.0}, VARIATION, SHARE])
+def test_without_regularization(options, x64):
+    """The limit of small regularization: the same masses, and a plan with everything that is read from it."""
+    free = {"epsilon_components": 0.1, **options}
+    plan = omt.transport(*pair(), epsilon_weights=0.0, **free)
+    near = omt.transport(*pair(), epsilon_weights=1e-3, **free)
+    np.testing.assert_allclose(plan.mass * plan.weights, near.mass * near.weights, atol=1e-3)
+    np.testing.assert_allclose(plan.objective, near.objective, atol=1e-2)
+    np.testing.assert_allclose(plan.growth, [2, 1, 1, 1, 0], atol=1e-6)
+    np.testing.assert_allclose(plan.mass_at(0.0), 1, rtol=1e-6)
+    assert plan.converged
+    assert np.isfinite(plan.push_forward(np.zeros((1, 2)))).all()
+    with pytest.raises(TypeError, match="cannot be traced where masses change"):
+        jax.jit(lambda mass: omt.transport(*pair(), epsilon_weights=0.0, **free, source_mass=mass, target_mass=mass))(
+            1.0
+        )
