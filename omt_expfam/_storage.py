@@ -52,7 +52,17 @@ from ._potentials.selection import Selection
 from ._potentials.separable import SeparablePotential
 from ._time_courses.trajectory import Lineage, Trajectory
 from ._weights.entropic import WeightCoupling
-from .diagnostics import Biconvexity, Envelope, Sensitivity, SideSensitivity, Stability, Sweep, Uniqueness, WorstCase
+from .diagnostics import (
+    Biconvexity,
+    Envelope,
+    RelaxationPath,
+    Sensitivity,
+    SideSensitivity,
+    Stability,
+    Sweep,
+    Uniqueness,
+    WorstCase,
+)
 
 # The library's own classes that files may name; component families come from `families.REGISTRY`.
 _CLASSES: dict[str, type] = {
@@ -98,6 +108,7 @@ _CLASSES: dict[str, type] = {
         PosteriorFit,
         PosteriorPlan,
         ProductCouplings,
+        RelaxationPath,
         Selection,
         Sensitivity,
         SeparablePotential,

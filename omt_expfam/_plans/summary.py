@@ -74,18 +74,39 @@ def far_pairs(plan: Any) -> list[str]:
     if float(plan.epsilon_weights) > _LARGE * auto:
         return []
     weights, costs = np.asarray(plan.weights, np.float64), np.asarray(plan.component_costs, np.float64)
-    nearest = np.concatenate([costs.min(axis=1), costs.min(axis=0)])
-    order, half = np.argsort(nearest), np.concatenate([weights.sum(axis=1), weights.sum(axis=0)])
-    typical = float(nearest[order][np.searchsorted(np.cumsum(half[order]), half.sum() / 2)])
-    far = costs > max(_FAR * typical, _ROUNDING * costs.max())
+    typical = typical_cost(weights, costs)
+    far = far_from(typical, costs)
     share = weights[far].sum()
     if share < _MUCH:
         return []
-    price = 0.5 * np.sqrt(max(typical, auto) * (weights[far] @ costs[far]) / share)
+    price = likely_price(weights, costs, auto)
     return [
         f"{share:.0%} of the mass goes over {_FAR} times the typical cost: have shares changed? Then relax the "
         f"masses, with source_relaxation and target_relaxation about {price:.2g}."
     ]
+
+
+def typical_cost(weights: np.ndarray, costs: np.ndarray) -> float:
+    """The median, by mass and over both sides, of the costs from components to their nearest ones."""
+    nearest = np.concatenate([costs.min(axis=1), costs.min(axis=0)])
+    order, half = np.argsort(nearest), np.concatenate([weights.sum(axis=1), weights.sum(axis=0)])
+    return float(nearest[order][np.searchsorted(np.cumsum(half[order]), half.sum() / 2)])
+
+
+def far_from(typical: float, costs: np.ndarray) -> np.ndarray:
+    """The pairs that cost many times what is typical."""
+    return costs > max(_FAR * typical, _ROUNDING * costs.max())
+
+
+def likely_price(weights: np.ndarray, costs: np.ndarray, least: float) -> float:
+    """Half the geometric mean of the typical cost and that of the mass on far pairs; infinite where there is none.
+
+    Mass moves where that costs less than both prices together, which then lie between the two.
+    """
+    typical = typical_cost(weights, costs)
+    far = far_from(typical, costs)
+    share = weights[far].sum()
+    return float(0.5 * np.sqrt(max(typical, least) * (weights[far] @ costs[far]) / share)) if share > 0 else np.inf
 
 
 def _remedy(plan: Any, name: str) -> str:

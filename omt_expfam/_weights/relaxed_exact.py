@@ -100,8 +100,8 @@ def exact_relaxed_coupling(
     shares = to_jax(kept, dtype), to_jax(to_target, dtype), to_jax(to_source, dtype)
     evidence = to_jax(found.source, dtype), to_jax(found.target, dtype), to_jax(error, dtype)
     coupling = WeightCoupling(shares[0], shares[1], shares[2], evidence[0], evidence[1], evidence[2], steps, result)
-    mass, left, right = to_jax(total, dtype), to_jax(total * rows, dtype), to_jax(total * columns, dtype)
-    return RelaxedCoupling(coupling, mass, left, right, to_jax(growth[0], dtype), to_jax(-growth[1], dtype))
+    all_of_it, left, right = to_jax(total, dtype), to_jax(total * rows, dtype), to_jax(total * columns, dtype)
+    return RelaxedCoupling(coupling, all_of_it, left, right, to_jax(growth[0], dtype), to_jax(-growth[1], dtype))
 
 
 class _Program(NamedTuple):

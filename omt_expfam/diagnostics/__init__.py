@@ -12,6 +12,7 @@ from ._perturbations import (
     Reseeding as Reseeding,
     Subsampling as Subsampling,
 )
+from ._relaxations import relaxation_path as relaxation_path, RelaxationPath as RelaxationPath
 from ._sensitivity import Sensitivity as Sensitivity, sensitivity as sensitivity, SideSensitivity as SideSensitivity
 from ._stability import Stability as Stability, stability as stability
 from ._sweep import Sweep as Sweep, sweep as sweep

@@ -5,6 +5,7 @@ source and orange the target throughout. Components and dimensions are numbered 
 """
 
 from ._diagnostics import (
+    relaxation_path as relaxation_path,
     sensitivity_map as sensitivity_map,
     uniqueness_histogram as uniqueness_histogram,
     worst_case_curve as worst_case_curve,

@@ -4,6 +4,7 @@ from typing import Any, Optional, TYPE_CHECKING
 
 import numpy as np
 
+from ..diagnostics._relaxations import RelaxationPath
 from ..diagnostics._sensitivity import Sensitivity
 from ..diagnostics._uniqueness import Uniqueness
 from ..diagnostics._worst_case import WorstCase
@@ -138,4 +139,39 @@ def worst_case_curve(
     panel.set_ylabel("mean displacement of the map")
     panel.spines[["top", "right"]].set_visible(False)
     panel.legend(frameon=False, fontsize="small")
+    return panel
+
+
+def relaxation_path(path: RelaxationPath, *, ax: Optional["matplotlib.axes.Axes"] = None) -> "matplotlib.axes.Axes":
+    """Draw the mass that stays, the part of it on far pairs, and the growth of components, against the price.
+
+    The suggested price is a dashed line. Growth has the axis on the right, one thin line for each component.
+
+    Args:
+        path: The path.
+        ax: Axes to draw into.
+
+    Returns:
+        The axes.
+    """
+    panel = axes_or_new(ax)
+    share = path.kind == "partial"
+    panel.plot(path.relaxation, path.mass, "o-", color=SOURCE_COLOR, markersize=4, label="mass that stays")
+    panel.plot(path.relaxation, path.far_share, "s-", color=TARGET_COLOR, markersize=4, label="of it, over far pairs")
+    if not share:
+        panel.set_xscale("log")
+        if np.isfinite(path.suggested):
+            panel.axvline(path.suggested, color="black", linestyle="--", linewidth=1, label="suggested price")
+    panel.set_xlabel("share that is moved" if share else f"price of changing masses ({path.kind}), squared distance")
+    panel.set_ylabel("share of the mass")
+    # Room for the legend.
+    panel.set_ylim(0, 1.4 * max(1.0, float(path.mass.max())))
+    right = panel.twinx()
+    right.plot(path.relaxation, path.growth, color=NEUTRAL_COLOR, linewidth=0.8, alpha=0.7)
+    right.set_ylabel("growth of source components", color=NEUTRAL_COLOR)
+    right.set_ylim(0, 1.4 * max(1.0, float(path.growth.max())))
+    for one in (panel, right):
+        one.spines["top"].set_visible(False)
+    panel.plot([], [], color=NEUTRAL_COLOR, linewidth=0.8, label="growth of components")
+    panel.legend(frameon=False, fontsize="small", loc="upper left", ncols=2)
     return panel
