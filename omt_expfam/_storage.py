@@ -35,6 +35,7 @@ from ._plans.transport import BlockStart
 from ._posterior_plans.correspondences import PosteriorCorrespondences
 from ._posterior_plans.draws import ListedPlans, PlanNumbers, StackedPlans
 from ._posterior_plans.plan import PosteriorPlan
+from ._posterior_plans.transfer import PosteriorTransfer
 from ._posteriors.credible import CredibleInterval
 from ._posteriors.label_free import LabelFree
 from ._posteriors.posterior import PosteriorFit
@@ -107,6 +108,7 @@ _CLASSES: dict[str, type] = {
         PosteriorCorrespondences,
         PosteriorFit,
         PosteriorPlan,
+        PosteriorTransfer,
         ProductCouplings,
         RelaxationPath,
         Selection,

@@ -15,6 +15,7 @@ from ._plans.objective import BlockTrace as BlockTrace
 from ._plans.pair_features import PairFeatures as PairFeatures
 from ._plans.transfer import Transfer as Transfer
 from ._posterior_plans.correspondences import PosteriorCorrespondences as PosteriorCorrespondences
+from ._posterior_plans.transfer import PosteriorTransfer as PosteriorTransfer
 from ._posteriors.credible import CredibleInterval as CredibleInterval
 from ._posteriors.label_free import LabelFree as LabelFree
 from ._potentials.annealing import StrengthPath as StrengthPath

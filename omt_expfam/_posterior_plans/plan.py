@@ -15,9 +15,11 @@ from .._components.interface import AbstractComponents
 from .._components.mixture import Mixture
 from .._couplings.interface import select_pairs
 from .._plans.plan import TransportPlan
+from .._plans.transfer import Transfer
 from .._posteriors.credible import credible_interval, CredibleInterval, IntervalKind
 from .correspondences import PosteriorCorrespondences
 from .draws import AbstractPlanDraws
+from .transfer import PosteriorTransfer
 
 
 class PosteriorPlan(eqx.Module):
@@ -210,6 +212,27 @@ class PosteriorPlan(eqx.Module):
         limit = float(as_scalar("threshold", threshold))
         return float(np.mean(np.asarray(self.cost) > limit))
 
+    def transfer(self, labels: Any, x: ArrayLike, y: ArrayLike | None = None) -> PosteriorTransfer:
+        """Carry labels that are known for points of the source to the target under every draw, with intervals.
+
+        Args:
+            labels: The label of each source point, or probabilities of labels, see `TransportPlan.transfer`.
+            x: Points of the source, shape ``[n0, d]``.
+            y: Points of the target whose labels are asked for, shape ``[n1, d]``; by default the components.
+
+        Raises:
+            ValueError: If there is not one label for each point.
+        """
+        source = self.plans.map(_source_member, (), self._points("x", x))
+        target = None if y is None else self.plans.map(_target_member, (), self._points("y", y))
+        weights = np.asarray(self.plans.map(_target_weights, ()))
+        columns = np.asarray(self.plans.numbers.weight_coupling.column_shares)
+        source = np.asarray(source)
+        points = [None] * self.num_draws if target is None else list(np.asarray(target))
+        return PosteriorTransfer.of(
+            [Transfer.of(labels, *one) for one in zip(source, points, columns, weights, strict=True)]
+        )
+
     def correspondences(self, min_share: float = 0.05, probability: float = 0.9) -> PosteriorCorrespondences:
         """Which source component goes to which target component, and how certain that is; print it to read it.
 
@@ -256,6 +279,18 @@ def _on_host(function: Callable[..., Any], *arrays: Array) -> Array:
 
 def _mass(plan: TransportPlan) -> Float[Array, ""]:
     return plan.mass
+
+
+def _source_member(plan: TransportPlan, x: Float[Array, "n d"]) -> Float[Array, "n K0"]:
+    return (plan.source if plan.masses is None else plan.masses.source).responsibilities(x)
+
+
+def _target_member(plan: TransportPlan, y: Float[Array, "n d"]) -> Float[Array, "n K1"]:
+    return (plan.target if plan.masses is None else plan.masses.target).responsibilities(y)
+
+
+def _target_weights(plan: TransportPlan) -> Float[Array, " K1"]:
+    return (plan.target if plan.masses is None else plan.masses.target).weights
 
 
 def _growth(plan: TransportPlan) -> Float[Array, " K0"]:
