@@ -1,6 +1,13 @@
 """The public names and where they live; `__init__.py` reads this file."""
 
-from . import diagnostics as diagnostics, extend as extend, metrics as metrics, plot as plot, results as results
+from . import (
+    anndata as anndata,
+    diagnostics as diagnostics,
+    extend as extend,
+    metrics as metrics,
+    plot as plot,
+    results as results,
+)
 from ._base.cache import use_compilation_cache as use_compilation_cache
 from ._base.results import ConvergenceError as ConvergenceError, RESULTS as RESULTS
 from ._components.interface import AbstractComponents as AbstractComponents

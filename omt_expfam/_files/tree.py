@@ -34,6 +34,13 @@ def write_object(
 
     Names of columns of the data may be kept beside it, for `read_columns`.
     """
+    data = encode_object(object, classes, columns)
+    with atomic_file(path, replace=replace) as file:
+        file.write(data)
+
+
+def encode_object(object: Any, classes: Mapping[str, type], columns: Any = None) -> bytes:
+    """What `write_object` writes."""
     writer = _Writer(classes)
     manifest = {
         "format": FORMAT,
@@ -42,9 +49,7 @@ def write_object(
         "object": writer.encode(object, "object"),
         **({} if columns is None else {"columns": columns}),
     }
-    data = archive(json.dumps(manifest, allow_nan=False), writer.arrays)
-    with atomic_file(path, replace=replace) as file:
-        file.write(data)
+    return archive(json.dumps(manifest, allow_nan=False), writer.arrays)
 
 
 def read_columns(path: str) -> Any:
@@ -62,9 +67,19 @@ def read_object(
     dtype: str | None = None,
 ) -> Any:
     """Load an object that `write_object` wrote, of these classes of the library and of the user's own families."""
-    path = os.fspath(path)
     with open(path, "rb") as file:
         data = file.read()
+    return decode_object(os.fspath(path), data, classes, families, dtype)
+
+
+def decode_object(
+    path: str,
+    data: bytes,
+    classes: Mapping[str, type],
+    families: Mapping[str, type] | None = None,
+    dtype: str | None = None,
+) -> Any:
+    """The object in what `encode_object` gave; ``path`` says in errors where it was found."""
     check_integrity(path, data)
     manifest, members = open_archive(path, data)
     tree = manifest["object"]

@@ -35,11 +35,12 @@ PACKAGES = {
     "plot": "_components _fitting _plans _potentials _time_courses _posteriors _posterior_plans diagnostics",
     "_storage": "families _components _fitting _weights _couplings _plans _time_courses _potentials _posteriors "
     "_posterior_plans _pipelines _files diagnostics",
+    "anndata": "_fitting _plans _files _storage",
     "estimators": "families _fitting _plans",
     "_cli": "families _components _family _fitting _plans _potentials metrics _files diagnostics plot _storage",
 }
 # What is loaded only where it is used: heavy, or optional.
-LATE = {"arviz", "matplotlib", "optax", "ott", "scipy", "sklearn", "xarray"}
+LATE = {"arviz", "matplotlib", "optax", "ott", "pandas", "scipy", "sklearn", "xarray"}
 MOST_LINES = 400
 
 
