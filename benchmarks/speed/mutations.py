@@ -57,7 +57,7 @@ FAULTS = {
         "prior or likelihood_rises",
     ),
     "dropped pairs leave a hole": Fault(
-        "omt_expfam/_plans/plan.py",
+        "omt_expfam/_plans/displacement.py",
         "on_host(lambda xp, values: values / xp.sum(values), pairs.weight)",
         "pairs.weight",
         "tests/plans/test_transport.py",
