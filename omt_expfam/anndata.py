@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from ._base.arguments import as_key, KeyLike
 from ._base.labels import as_labels
+from ._files.frames import representation
 from ._files.tree import decode_object, encode_object
 from ._fitting.fit import Fit, fit
 from ._fitting.labeled import mixture_from_labels
@@ -269,11 +270,11 @@ def _check(name: str, adata: Any) -> None:
 
 def _points(name: str, adata: Any, use_rep: str) -> np.ndarray:
     _check(name, adata)
-    if use_rep != "X" and use_rep not in adata.obsm:
+    table = representation(adata, use_rep)
+    if table is None:
         known = ", ".join(["X", *adata.obsm])
         raise ValueError(f"`use_rep` must name a representation of `{name}`, which has {known}; got {use_rep!r}.")
-    table = adata.X if use_rep == "X" else adata.obsm[use_rep]
-    return np.asarray(table.toarray() if hasattr(table, "toarray") else table)
+    return table
 
 
 def _pair(source: Any, target: Any, use_rep: str) -> tuple[np.ndarray, np.ndarray]:

@@ -28,7 +28,7 @@ def read_table(
     arguments: argparse.Namespace, path: str, wanted: Any = None, other: str = ""
 ) -> tuple[np.ndarray, Labels]:
     """Points and their names; columns in the order of others of the same names, which ``other`` has."""
-    chosen = {"header": arguments.header, "columns": arguments.columns, "index": arguments.index}
+    chosen = {name: getattr(arguments, name) for name in ("array", "header", "columns", "index")}
     labels = read_labels(path, **chosen)
     if wanted and labels.columns and set(wanted) & set(labels.columns):
         missing = [name for name in wanted if name not in labels.columns]
@@ -37,7 +37,7 @@ def read_table(
         if list(labels.columns) != list(wanted):
             print(f"{path}: columns taken in the order of {other}: {', '.join(wanted)}")
             chosen["columns"], labels = list(wanted), Labels(tuple(wanted), labels.rows)
-    return read_points(path, array=arguments.array, **chosen), labels
+    return read_points(path, **chosen), labels
 
 
 def _columns_of(path: str, number: int = 0) -> Any:

@@ -18,7 +18,10 @@ FAMILIES = {
     "low-rank": "LowRankGaussian",
 }
 
-_POINTS_HELP = "points: a .npy, .npz (file.npz:name chooses an array), .csv or .csv.gz file, one row per point"
+_POINTS_HELP = (
+    "points: a .npy, .npz (file.npz:name chooses an array), .csv, .csv.gz, .parquet or .h5ad (file.h5ad:X_pca) file, "
+    "one row per point"
+)
 
 _EPSILON_HELP = "in units of squared distance of the data, 0 for none; auto is a share of the data's own distances"
 
@@ -67,14 +70,14 @@ def build_parser() -> argparse.ArgumentParser:
         help="floating-point type of the computation and its results (default: float64)",
     )
     points = argparse.ArgumentParser(add_help=False)
-    points.add_argument("--array", metavar="NAME", help="name of the array in a .npz file of several")
+    points.add_argument("--array", metavar="NAME", help="name of the array in a .npz or .h5ad file of several")
     points.add_argument(
         "--columns",
         type=_names,
         metavar="NAME,...",
-        help="columns of a text file, in this order (default: all)",
+        help="columns of a table, in this order (default: all)",
     )
-    points.add_argument("--index", metavar="NAME", help="column of a text file that labels the rows")
+    points.add_argument("--index", metavar="NAME", help="column of a table that labels the rows")
     header = points.add_mutually_exclusive_group()
     header.add_argument(
         "--header",
@@ -161,7 +164,7 @@ def _add_push(commands: Any, parents: list) -> None:
         "--out",
         metavar="FILE",
         default="mapped.npy",
-        help="the images: .npy, .npz (array x) or .csv (default: %(default)s)",
+        help="the images: .npy, .npz (array x), .csv or .parquet (default: %(default)s)",
     )
     parser.add_argument("--backward", action="store_true", help="map from the target to the source")
     parser.add_argument(
@@ -267,7 +270,7 @@ def check_usage(arguments: argparse.Namespace) -> None:
     if command == "diagnose" and len(arguments.components) > 2:
         arguments.parser.error("-K takes one number, or two for source and target")
     if command == "push":
-        check_extension(out)
+        check_extension(out, output=True)
     if command in ("fit", "transport", "refine", "push"):
         check_folder(out)
     if command != "demo":

@@ -5,7 +5,9 @@ import os
 import shutil
 from collections.abc import Iterator
 
-EXTENSIONS = (".npy", ".npz", ".csv", ".tsv", ".csv.gz", ".tsv.gz")
+EXTENSIONS = (".npy", ".npz", ".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".h5ad")
+# Those that are not written: they hold more than points.
+READ_ONLY = (".h5ad",)
 
 
 # Files and folders that are to be removed, should the process be stopped.
@@ -32,17 +34,19 @@ def remove_unfinished() -> None:
                 os.remove(path)
 
 
-def check_extension(path: str) -> str:
+def check_extension(path: str, *, output: bool = False) -> str:
     """The extension of a file of points, in lower case.
 
     Raises:
-        ValueError: If it is not one that holds points.
+        ValueError: If it is not one that holds points, or, for an output, that is written.
     """
     name = os.path.basename(path).lower()
     extension = next((end for end in sorted(EXTENSIONS, key=len, reverse=True) if name.endswith(end)), None)
     if extension is None:
         extension = os.path.splitext(name)[1]
         raise ValueError(f"{path}: files of points end in {', '.join(EXTENSIONS)}; got {extension or 'no extension'}.")
+    if output and extension in READ_ONLY:
+        raise ValueError(f"{path}: {extension} files are read, not written; see omt_expfam.anndata.annotate.")
     return extension
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .archive import atomic_file, read_array
+from .frames import Labels, place, read_frame, write_parquet
 from .paths import check_extension
 
 # What reading a malformed array raises, and a malformed archive besides.
@@ -19,11 +20,8 @@ _NPY_ERRORS = (ValueError, EOFError, SyntaxError, MemoryError)
 _NPZ_ERRORS = (*_NPY_ERRORS, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
-class Labels(NamedTuple):
-    """Names in a text file: of its columns, and of its rows, where it has them."""
-
-    columns: tuple[str, ...] | None = None
-    rows: tuple[str, ...] | None = None
+# Files that hold several arrays, and those that other libraries read.
+_SEVERAL, _FRAMES = (".npz", ".h5ad"), (".parquet", ".h5ad")
 
 
 def read_points(
@@ -34,18 +32,18 @@ def read_points(
     columns: Sequence[str] | None = None,
     index: str | None = None,
 ) -> np.ndarray:
-    """Read points from a ``.npy``, ``.npz``, ``.csv`` or ``.tsv`` file; text may be compressed (``.csv.gz``).
+    """Read points from a file: ``.npy``, ``.npz``, ``.csv``, ``.tsv``, ``.parquet`` or ``.h5ad``.
 
-    Text may be separated by commas, semicolons or tabs. Labels of rows, as pandas and R write them, are left out;
-    `read_labels` reads them.
+    Text may be compressed (``.csv.gz``), and separated by commas, semicolons or tabs. Labels of rows, as pandas and R
+    write them, are left out; `read_labels` reads them.
 
     Args:
-        source: The file; ``file.npz:name`` chooses one array of several.
-        array: The name of the array in a ``.npz`` file.
+        source: The file; ``file.npz:name`` chooses one array of several, ``file.h5ad:name`` one representation.
+        array: The name of the array in a ``.npz`` or ``.h5ad`` file.
         header: Whether the first line of a text file holds names; by default it does if none of its cells is a number,
             or its first cell is empty.
-        columns: Names of the columns of a text file to read, in this order; by default all but labels.
-        index: Name of the column of a text file that labels the rows.
+        columns: Names of the columns of a table to read, in this order; by default all but labels.
+        index: Name of the column of a table that labels the rows.
 
     Returns:
         Real, finite numbers, shape ``[n, d]``.
@@ -57,11 +55,13 @@ def read_points(
     path, name = _split_name(source)
     name = array if name is None else name
     extension = check_extension(path)
-    if name is not None and extension != ".npz":
-        raise ValueError(f"{path}: only .npz files hold named arrays; got the name {name!r}.")
+    if name is not None and extension not in _SEVERAL:
+        raise ValueError(f"{path}: only {' and '.join(_SEVERAL)} files hold named arrays; got the name {name!r}.")
+    if extension in _FRAMES:
+        return _as_table(source, read_frame(path, name, columns, index)[0])
     text = extension.removesuffix(".gz") in (".csv", ".tsv")
     if not text and (columns is not None or index is not None):
-        raise ValueError(f"{path}: only text files have columns with names; choose those of an array beforehand.")
+        raise ValueError(f"{path}: only tables have columns with names; choose those of an array beforehand.")
     if text:
         with _open_text(path) as file:
             points = _read_numbers(file, _layout(path, file, header, columns, index))
@@ -71,11 +71,11 @@ def read_points(
 
 
 def write_points(path: str, points: np.ndarray, labels: Labels | None = None, *, replace: bool = True) -> None:
-    """Write points to a ``.npy``, ``.npz`` (array ``x``) or text file that appears only when complete.
+    """Write points to a ``.npy``, ``.npz`` (array ``x``), text or ``.parquet`` file that appears only when complete.
 
-    Text files also hold names of columns and rows.
+    Tables also hold names of columns and rows.
     """
-    extension = check_extension(path)
+    extension = check_extension(path, output=True)
     with atomic_file(path, replace=replace) as file:
         if extension.endswith(".gz"):
             # Without a date: equal points give equal files.
@@ -83,6 +83,8 @@ def write_points(path: str, points: np.ndarray, labels: Labels | None = None, *,
                 _write_text(packed, extension.removesuffix(".gz"), points, labels)
         elif extension in (".csv", ".tsv"):
             _write_text(file, extension, points, labels)
+        elif extension == ".parquet":
+            write_parquet(file, points, labels or Labels())
         elif extension == ".npy":
             np.lib.format.write_array(file, points, allow_pickle=False)
         else:
@@ -91,10 +93,11 @@ def write_points(path: str, points: np.ndarray, labels: Labels | None = None, *,
 
 def _split_name(source: str) -> tuple[str, str | None]:
     """Split ``file.npz:name``."""
-    path, mark, name = source.rpartition(".npz:")
-    if not mark or os.path.exists(source):
-        return source, None
-    return f"{path}.npz", name
+    for extension in _SEVERAL:
+        path, mark, name = source.rpartition(f"{extension}:")
+        if mark and not os.path.exists(source):
+            return f"{path}{extension}", name
+    return source, None
 
 
 def _read_npy(path: str) -> Any:
@@ -127,10 +130,17 @@ class _Choice(Exception):
 
 
 def read_labels(
-    source: str, *, header: bool | None = None, columns: Sequence[str] | None = None, index: str | None = None
+    source: str,
+    *,
+    array: str | None = None,
+    header: bool | None = None,
+    columns: Sequence[str] | None = None,
+    index: str | None = None,
 ) -> Labels:
-    """The names in a text file; none of others. Arguments as for `read_points`."""
-    path, _ = _split_name(source)
+    """The names in a table; none of others. Arguments as for `read_points`."""
+    path, name = _split_name(source)
+    if check_extension(path) in _FRAMES:
+        return read_frame(path, array if name is None else name, columns, index)[1]
     if check_extension(path).removesuffix(".gz") not in (".csv", ".tsv"):
         return Labels()
     with _open_text(path) as file:
@@ -183,20 +193,13 @@ def _layout(path: str, file: Any, header: bool | None, columns: Sequence[str] | 
     # With one name fewer than cells, as R writes it, the first cell has none.
     cells = ["", *first] if len(second) == len(first) + 1 else [cell.strip() for cell in first]
     if index is not None:
-        label = _place(path, cells, index)
+        label = place(path, cells, index)
     if columns is None and index is None:
         names = tuple(cell for place, cell in enumerate(cells) if place != label)
         return _Layout(path, delimiter, True, names, None, label)
     chosen = [cell for place, cell in enumerate(cells) if place != label] if columns is None else list(columns)
-    places = tuple(_place(path, cells, name) for name in chosen)
+    places = tuple(place(path, cells, name) for name in chosen)
     return _Layout(path, delimiter, True, tuple(chosen), places, label)
-
-
-def _place(path: str, cells: list[str], name: str) -> int:
-    if cells.count(name) != 1:
-        number = "several columns" if name in cells else "no column"
-        raise ValueError(f"{path}: has {number} {name!r}; its columns are {', '.join(cells)}.")
-    return cells.index(name)
 
 
 def _read_numbers(file: Any, layout: _Layout) -> np.ndarray:

@@ -238,7 +238,7 @@ def test_names_are_kept_and_put_in_order(capsys):
     assert_error(run(capsys, "push", "plan.omt", "less.csv", "-o", "x.csv"), 1, "has no column 'CD4', as plan.omt has")
     wrong = run(capsys, "fit", "a.csv", "-K", 1, "-o", "c.omt", "--columns", "CD3,CD8")
     assert_error(wrong, 1, "a.csv: has no column 'CD8'; its columns are ")
-    assert_error(run(capsys, "fit", "source.npy", "-K", 1, "-o", "c.omt", "--columns", "a"), 1, "only text files have")
+    assert_error(run(capsys, "fit", "source.npy", "-K", 1, "-o", "c.omt", "--columns", "a"), 1, "only tables have")
 
 
 def write_bytes(name, content):
@@ -264,7 +264,7 @@ def write_npy(array):
         (lambda: "absent.csv", (), r"absent\.csv: No such file"),
         (lambda: "absent.npz:x", (), r"absent\.npz: No such file"),
         (lambda: "points.txt", (), r"points\.txt: files of points end in \.npy, \.npz, \.csv"),
-        (lambda: "source.npy", ("--array", "x"), "only .npz files hold named arrays"),
+        (lambda: "source.npy", ("--array", "x"), "only .npz and .h5ad files hold named arrays"),
         (write_csv("a,b\n1,2\n3,x4\n"), (), r"points\.csv: line 3, column 2: 'x4' is not a number"),
         (write_csv("1,2\n\n3,\n"), (), r"line 3, column 2: '' is not a number"),
         (write_csv("1,b\n3,4\n"), (), r"line 1, column 2: 'b' is not a number"),

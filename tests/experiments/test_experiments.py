@@ -18,6 +18,7 @@ import pytest
 
 from benchmarks import __main__
 from benchmarks.harness import data as _data, experiment as _experiment
+from benchmarks.speed.mutations import FAULTS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(p for p in (ROOT / "docs" / "experiments").glob("*.md") if p.stem != "index")
@@ -168,3 +169,11 @@ def test_a_benchmark_that_fails_is_shown():
     lines = sorted(re.findall(r"^(\w+) .* s( FAILED)?$", done.stdout, re.MULTILINE))
     assert lines == [("__init__", ""), ("absent", " FAILED")]
     assert "No module named benchmarks.absent" in done.stdout
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_faults_can_be_put_in(name):
+    """The text that a hand-made fault changes is where it is looked for, and so are its tests."""
+    fault = FAULTS[name]
+    assert fault.changed(ROOT) != (ROOT / fault.file).read_text()
+    assert (ROOT / fault.tests).is_file()
