@@ -1,5 +1,6 @@
 """Fitting a mixture to data by expectation-maximization."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -11,6 +12,7 @@ from .._base.arguments import ArrayLike, as_count, as_key, KeyLike
 from .._base.precision import narrow
 from .._base.results import raise_if_failed, RESULTS, succeeded
 from .._base.samples import refuse_constant
+from .._base.tables import column_names
 from .._components.mixture import Mixture
 from .._family.em_family import AbstractEMFamily, verify
 from .._family.template import as_template, Template
@@ -35,6 +37,7 @@ class Fit(eqx.Module):
         num_parameters: Number of free parameters.
         result: Why the fit stopped.
         names: Names of the components, where they are known groups (see `mixture_from_labels`).
+        feature_names: Names of the columns, where the points came in a data frame.
     """
 
     mixture: Mixture
@@ -47,6 +50,7 @@ class Fit(eqx.Module):
     num_parameters: int = eqx.field(static=True)
     result: Any
     names: tuple[str, ...] | None = eqx.field(static=True, default=None)
+    feature_names: tuple[str, ...] | None = eqx.field(static=True, default=None)
 
     @property
     def converged(self) -> bool:
@@ -169,7 +173,7 @@ def fit(
         result = _result(state, tolerance)
         if succeeded(result):
             verify(mixture.components)
-    fitted = package(problem, state, mixture, result, data)
+    fitted = dataclasses.replace(package(problem, state, mixture, result, data), feature_names=column_names(x))
     if fitted.converged and not all(np.isfinite(np.asarray(v)).all() for v in jax.tree.leaves(fitted.mixture)):
         raise ValueError(f"`x` has values whose squares overflow {data.precision}. Rescale the data, or enable x64.")
     if throw and not np.isfinite(fitted.log_likelihood):

@@ -12,6 +12,7 @@ from .._base.arguments import ArrayLike
 from .._base.arrays import log_share
 from .._base.labels import as_memberships
 from .._base.results import RESULTS
+from .._base.tables import column_names
 from .._base.xla import program
 from .._family.em_family import AbstractEMFamily, AbstractRegularEMFamily, verify
 from .._family.template import as_template, Template
@@ -87,7 +88,8 @@ def mixture_from_labels(
         verify(mixture.components)
     fitted = package(problem, state, mixture, RESULTS.successful, data)
     sizes = jax.device_put(weighted.sum(axis=0).astype(fitted.effective_sizes.dtype))
-    return dataclasses.replace(fitted, effective_sizes=sizes, names=tuple(map(str, names)))
+    known = {"names": tuple(map(str, names)), "feature_names": column_names(x)}
+    return dataclasses.replace(fitted, effective_sizes=sizes, **known)
 
 
 @program

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 from .._base.arguments import ArrayLike, as_count, as_key, as_points, as_scalar, KeyLike, ScalarLike
 from .._base.arrays import at_top, is_traced, kept, on_host, split_key, to_jax
 from .._base.buckets import cut, pad, point_bucket
-from .._base.methods import jittable
 from .._base.results import RESULTS, succeeded
+from .._base.tables import in_order, maps_tables, reads_tables
 from .._components.mixture import check_inside, Mixture, responsibilities
 from .._couplings.interface import AbstractComponentMaps, AbstractCouplings, select_pairs
 from .._weights.entropic import WeightCoupling
@@ -43,9 +43,9 @@ class TransportPlan(eqx.Module):
         weights_precision: The floating-point type that the weights were solved in.
         masses: What became of the masses where a marginal was relaxed, else ``None``. The plan is then that of the
             mass that stays: `source`, `target` and `weights` are shares of `mass`, and so is everything read from them.
-        epsilon_rules: How the regularization of the components and that of the weights were chosen: ``"given"``,
-            ``"auto"``, or a multiple of it.
+        epsilon_rules: How both regularizations were chosen: ``"given"``, ``"auto"``, or a multiple of it.
         component_names: Names of the components of the source and of the target, ``None`` where they have none.
+        feature_names: Names of the columns, where a side was fitted to a data frame: maps take theirs by name.
     """
 
     source: Mixture
@@ -58,6 +58,7 @@ class TransportPlan(eqx.Module):
     masses: MassChange | None = None
     epsilon_rules: tuple[str, str] = eqx.field(static=True, default=(GIVEN, GIVEN))
     component_names: Any = eqx.field(static=True, default=(None, None))
+    feature_names: tuple[str, ...] | None = eqx.field(static=True, default=None)
 
     # -- numbers --------------------------------------------------------------------------------------------------
 
@@ -170,7 +171,7 @@ class TransportPlan(eqx.Module):
 
     # -- maps -----------------------------------------------------------------------------------------------------
 
-    @jittable
+    @maps_tables
     def push_forward(self, x: ArrayLike) -> Float[Array, "n d"]:
         r"""The barycentric map T(x) = E[y | x] under the plan.
 
@@ -209,12 +210,12 @@ class TransportPlan(eqx.Module):
         check_inside("x", member, num)
         return cut(wide(filled, member), num)
 
-    @jittable
+    @maps_tables
     def pull_back(self, y: ArrayLike) -> Float[Array, "n d"]:
         """The backward barycentric map E[x | y] under the same plan, at points ``y[n, d]``."""
         return self._reversed().push_forward(as_points("y", y, self.target.dim))
 
-    @jittable
+    @maps_tables
     def push_forward_most_likely(self, x: ArrayLike) -> Float[Array, "n d"]:
         """The conditional mean under the most likely pair of components only, at points ``x[n, d]``."""
         points = as_points("x", x, self.source.dim, self.source.components.dtype)
@@ -226,13 +227,12 @@ class TransportPlan(eqx.Module):
 
         return self.couplings.conditional_mean(points, *on_host(largest, member, self.weight_coupling.row_shares))
 
-    @jittable
+    @reads_tables
     def target_probabilities(self, x: ArrayLike) -> Float[Array, "n K1"]:
         """The probability that each point ``x[n, d]`` is sent to each target component."""
-        member, shares = self.source.responsibilities(x), self.weight_coupling.row_shares
-        return blend(member, shares)
+        return blend(self.source.responsibilities(x), self.weight_coupling.row_shares)
 
-    @jittable
+    @reads_tables
     def survival(self, x: ArrayLike) -> Float[Array, " n"]:
         """Mass that is sent from each point ``x[n, d]``, over the mass there; above one where mass is created.
 
@@ -241,7 +241,7 @@ class TransportPlan(eqx.Module):
         given = self.source if self.masses is None else self.masses.source
         return on_host(lambda _, member, growth: member @ growth, given.responsibilities(x), self.source_growth)
 
-    @jittable
+    @reads_tables
     def conditional_covariance(self, x: ArrayLike) -> Float[Array, "n d d"]:
         """The total covariance of y given x under the plan: within pairs and between them."""
         points = as_points("x", x, self.source.dim, self.source.components.dtype)
@@ -249,7 +249,7 @@ class TransportPlan(eqx.Module):
         shares = select_pairs(self.weight_coupling.row_shares, 0.0)
         return self.couplings.conditional_covariance(points, center, self.source.responsibilities(points), shares)
 
-    @jittable
+    @maps_tables
     def sample(self, key: KeyLike, x: ArrayLike) -> Float[Array, "n d"]:
         """One draw of y from the conditional law of the plan, for each point ``x[n, d]``."""
         points = as_points("x", x, self.source.dim, self.source.components.dtype)
@@ -263,7 +263,7 @@ class TransportPlan(eqx.Module):
         x = self.source.sample(x_key, as_count("num_samples", num_samples))
         return x, self.sample(y_key, x)
 
-    @jittable
+    @reads_tables
     def log_prob(self, x: ArrayLike, y: ArrayLike) -> Float[Array, " n"]:
         """Log-density of the plan at pairs ``(x[n, d], y[n, d])``, in nats.
 
@@ -292,6 +292,7 @@ class TransportPlan(eqx.Module):
             None if self.masses is None else self.masses.reverse(),
             self.epsilon_rules,
             self.component_names[::-1],
+            self.feature_names,
         )
 
     def interpolate(self, t: ScalarLike, *, min_weight: float = 1e-6) -> Mixture | Displacement:
@@ -381,6 +382,7 @@ class TransportPlan(eqx.Module):
             ValueError: If there is not one label for each point.
         """
         source, target = (self.source, self.target) if self.masses is None else (self.masses.source, self.masses.target)
+        x, y = in_order("x", x, self.feature_names), in_order("y", y, self.feature_names)
         member = source.responsibilities(x), None if y is None else target.responsibilities(y)
         return Transfer.of(labels, *member, self.weight_coupling.column_shares, target.weights)
 

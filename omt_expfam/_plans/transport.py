@@ -115,7 +115,7 @@ def transport(
             differ that are to be kept, or ``epsilon_components`` is 0 for components that are coupled numerically.
         ConvergenceError: If a solve fails and ``throw`` is true.
     """
-    names = getattr(source, "names", None), getattr(target, "names", None)
+    names, features = tuple(getattr(side, "names", None) for side in (source, target)), _features(source, target)
     source, target = as_pair(source, target)
     dtype = jnp.result_type(source.components.dtype, target.components.dtype)
     source, target = (cast_mixture(mixture, dtype) for mixture in (source, target))
@@ -179,8 +179,24 @@ def transport(
     if masses is not None:
         rows, columns = on_host(_marginals, coupling.weights)
         source, target = Mixture(rows, source.components), Mixture(columns, target.components)
-    plan = TransportPlan(source, target, couplings, coupling, epsilon_2, steps, precision, masses, chosen.rules, names)
+    known = chosen.rules, names, features
+    plan = TransportPlan(source, target, couplings, coupling, epsilon_2, steps, precision, masses, *known)
     return raise_if_failed(plan, plan.result) if throw else plan
+
+
+def _features(source: Any, target: Any) -> tuple[str, ...] | None:
+    """The names of the columns that fits know.
+
+    Raises:
+        ValueError: If the two know different ones, or in another order.
+    """
+    first, second = (getattr(side, "feature_names", None) for side in (source, target))
+    if first is not None and second is not None and first != second:
+        raise ValueError(
+            f"`target` must be fitted to the columns of `source`, in their order, {', '.join(first)}; got "
+            f"{', '.join(second)}."
+        )
+    return second if first is None else first
 
 
 def _marginals(xp: Any, weights: Any) -> Any:

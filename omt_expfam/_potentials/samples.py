@@ -7,6 +7,7 @@ import numpy as np
 
 from .._base.arguments import ArrayLike, as_host_or_traced, check_finite
 from .._base.arrays import default_dtype, is_traced, split_key
+from .._base.tables import column_names
 from .._plans.plan import TransportPlan
 from .line import axes_line, straight_line, StraightLine
 from .tasks import Side, Task
@@ -81,8 +82,8 @@ def read_names(names: Any, x: Any, dim: int) -> tuple[str, ...] | None:
         ValueError: If they are not one for each column, or not all different.
     """
     if names is None:
-        columns = getattr(x, "columns", None)
-        return None if columns is None or len(columns) != dim else tuple(str(name) for name in columns)
+        columns = column_names(x)
+        return columns if columns is not None and len(columns) == dim else None
     if isinstance(names, str) or not hasattr(names, "__iter__"):
         raise TypeError(f"`feature_names` must be a list of names; got {names!r}.")
     found = tuple(str(name) for name in names)

@@ -40,7 +40,7 @@ PACKAGES = {
     "_cli": "families _components _family _fitting _plans _potentials metrics _files diagnostics plot _storage",
 }
 # What is loaded only where it is used: heavy, or optional.
-LATE = {"anndata", "arviz", "matplotlib", "optax", "ott", "pandas", "pyarrow", "scipy", "sklearn", "xarray"}
+LATE = {"anndata", "arviz", "matplotlib", "narwhals", "optax", "ott", "pandas", "pyarrow", "scipy", "sklearn", "xarray"}
 MOST_LINES = 400
 
 
