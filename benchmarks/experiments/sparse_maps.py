@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 import omt_expfam as omt
+from omt_expfam.families import DiagonalGaussian
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,19 +44,54 @@ class Cells:
         return x.astype(np.float32), images[1], moved, images[0]
 
 
+@dataclasses.dataclass(frozen=True)
+class Types:
+    """Two types of cells that lie far apart; each responds in genes of its own, or only their shares change.
+
+    Attributes:
+        num_points: Cells before and after.
+        dim: Genes.
+        num_moved: Genes that move in each type.
+        share: The share of the second type after; it is a half before.
+    """
+
+    num_points: int
+    dim: int
+    num_moved: int
+    share: float = 0.5
+
+    def draw(self, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Cells before and after, and what cells before would be after."""
+        rng = np.random.default_rng([self.dim, seed])
+        factors, kinds = 0.3 * rng.standard_normal((10, self.dim)), 0.8 * rng.standard_normal((2, self.dim))
+        moved = [rng.choice(self.dim, self.num_moved, replace=False) for _ in kinds]
+        shifts = rng.choice([-1, 1], (2, self.num_moved)) * rng.uniform(1.0, 2.5, (2, self.num_moved))
+        sides = []
+        for share in (0.5, self.share):
+            kind = (rng.random(self.num_points) < share).astype(int)
+            noise = rng.standard_normal((self.num_points, self.dim))
+            points = rng.standard_normal((self.num_points, 10)) @ factors + kinds[kind] + noise
+            image = points.copy()
+            for k in (0, 1):
+                image[np.ix_(kind == k, moved[k])] += shifts[k]
+            sides.append((points.astype(np.float32), image.astype(np.float32)))
+        return sides[0][0], sides[1][1], sides[0][1]
+
+
 FULL = (
     Cells("strong", 4000, 3000, 100, (1.0, 2.5)),
     Cells("half", 4000, 3000, 100, (0.4, 1.0)),
     Cells("weak", 3000, 300, 20, (0.1, 0.3)),
 )
+MORE = omt.Screen(adjust="composition", control="discoveries")
 SMALL = (Cells("strong", 300, 30, 3, (1.0, 2.5)),)
 
 
-def run_one(cells: Cells, adjust: str | None, seed: int) -> dict[str, Any]:
+def run_one(cells: Cells, settings: omt.Screen, seed: int) -> dict[str, Any]:
     """What a screened map moves."""
     x, y, moved, truth = cells.draw(seed)
     begin = time.process_time()
-    fit = omt.fit_brenier(jax.random.key(seed), x, y, sparsity=omt.Screen(adjust=adjust), progress=False)
+    fit = omt.fit_brenier(jax.random.key(seed), x, y, sparsity=settings, progress=False)
     images = np.asarray(fit.map.push_forward(x))
     seconds = time.process_time() - begin
     each = np.abs(images - x) > 1e-2
@@ -70,18 +106,72 @@ def run_one(cells: Cells, adjust: str | None, seed: int) -> dict[str, Any]:
     }
 
 
+def run_types(types: Types, seed: int) -> dict[str, float]:
+    """Which genes a map by component moves in each cell, and a map of all cells beside it."""
+    x, y, truth = types.draw(seed)
+    fits = [omt.fit(jax.random.key(seed), side, DiagonalGaussian, 2) for side in (x, y)]
+    plan, moves, numbers = omt.transport(*fits), np.abs(truth - x) > 1e-2, {}
+    for name, per_component in (("one map", False), ("by component", True)):
+        sparsity, start = omt.Screen(per_component=per_component), plan if per_component else None
+        fit = omt.fit_brenier(jax.random.key(seed), x, y, start=start, sparsity=sparsity, progress=False)
+        found = np.abs(np.asarray(fit.map.push_forward(x)) - x) > 1e-2
+        numbers[f"{name}: precision"] = np.sum(found & moves) / max(np.sum(found), 1)
+        numbers[f"{name}: recall"] = np.sum(found & moves) / np.sum(moves)
+    return numbers
+
+
+def run_nothing(seed: int, dim: int) -> dict[str, float]:
+    """How many genes are selected where only shares change, where correlations do, and where nothing does."""
+    x, y, _ = Types(2000, dim, 0, 0.65).draw(seed)
+    plain, given = (screened(x, y, adjust) for adjust in (None, "composition"))
+    advice = plain.features is not None and "shares of groups may have changed" in plain.features.advice
+    rng = np.random.default_rng(seed)
+    x, y = rng.standard_normal((2, 2000, dim)).astype(np.float32)
+    numbers = {"shares": plain.mean_moved, "shares, composition": given.mean_moved, "advice given": float(advice)}
+    numbers["nothing"] = screened(x, y, None).mean_moved
+    for first, second in ((0, 1), (2, 3), (4, 5)):
+        y[:, second] = 0.6 * y[:, first] + 0.8 * y[:, second]
+    table = screened(x, y, None).features
+    chosen = np.zeros(dim, bool) if table is None else np.asarray(table.selected)
+    return numbers | {"correlations: 6 are true, found": chosen[:6].sum(), "others": chosen[6:].sum()}
+
+
+def screened(x: np.ndarray, y: np.ndarray, adjust: str | None) -> omt.BrenierFit:
+    return omt.fit_brenier(jax.random.key(0), x, y, sparsity=omt.Screen(adjust=adjust), progress=False)
+
+
 def experiment(options: argparse.Namespace, results: Results) -> None:
     studies = SMALL if options.quick else FULL
     seeds = options.seeds or (1 if options.quick else 5)
     form = {"moved": ".1f", "precision": ".3f", "recall": ".3f", "error": ".2f", "seconds": ".0f"}
     lines = []
     for cells in studies:
-        for adjust in (None, "composition"):
-            rows = [run_one(cells, adjust, seed) for seed in tqdm(range(seeds), desc=cells.name, disable=None)]
+        for settings in (omt.Screen(), omt.Screen(adjust="composition"), MORE)[: 3 if cells.name == "weak" else 2]:
+            rows = [run_one(cells, settings, seed) for seed in tqdm(range(seeds), desc=cells.name, disable=None)]
             texts = [mean_and_deviation([row[name] for row in rows], text) for name, text in form.items()]
-            lines.append([cells.name, cells.dim, cells.num_moved, adjust or "none", *texts])
-    header = ["effects", "d", "genes that respond", "adjust", "moved", "precision", "recall", "error, %", "CPU s"]
+            asked = [settings.adjust or "none", settings.control]
+            lines.append([cells.name, cells.dim, cells.num_moved, *asked, *texts])
+    header = [
+        "effects",
+        "d",
+        "genes that respond",
+        "adjust",
+        "control",
+        "moved",
+        "precision",
+        "recall",
+        "error, %",
+        "CPU s",
+    ]
     results.table("", header, lines)
+    dim = 40 if options.quick else 300
+    types = Types(300 if options.quick else 3000, dim, 4 if options.quick else 20)
+    rows = [run_types(types, seed) for seed in range(seeds)]
+    results.table(
+        "types", list(rows[0]), [[mean_and_deviation([row[name] for row in rows], ".3f") for name in rows[0]]]
+    )
+    rows = [run_nothing(seed, dim) for seed in range(seeds)]
+    results.table("null", list(rows[0]), [[mean_and_deviation([row[name] for row in rows], ".1f") for name in rows[0]]])
 
 
 if __name__ == "__main__":

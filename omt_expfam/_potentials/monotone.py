@@ -121,7 +121,7 @@ def _chosen(x: np.ndarray, y: np.ndarray, weights: Any, curvature: float) -> np.
         parts = [side[own != fold] for side, own in zip((x, y), folds, strict=True)]
         known = [None if w is None else w[own != fold] for w, own in zip(weights, folds, strict=True)]
         held = [side[own == fold].astype(np.float64) for side, own in zip((x, y), folds, strict=True)]
-        fits = [_fit(*parts, known, np.full(dim, one), curvature).lines.terms(*held) for one in _FIRMNESS]
+        fits = [_fit(parts[0], parts[1], known, np.full(dim, one), curvature).lines.terms(*held) for one in _FIRMNESS]
         for side in (0, 1):
             weight = weights[side]
             share = np.ones(len(held[side])) if weight is None else weight[folds[side] == fold]
