@@ -61,7 +61,7 @@ class Elastic:
     def _penalty(self, points: np.ndarray) -> np.ndarray:
         if self.name == "L1":
             return cdist(points, self.y, "cityblock")
-        function = jax.jit(jax.vmap(jax.vmap(self.operator, (None, 0)), (0, None)))
+        function = jax.jit(jax.vmap(jax.vmap(lambda a, b: self.operator(a - b), (None, 0)), (0, None)))
         return np.concatenate([np.asarray(function(points[i : i + 8], self.y)) for i in range(0, len(points), 8)])
 
     def map(self, multiple: float) -> Callable[[np.ndarray], np.ndarray]:
