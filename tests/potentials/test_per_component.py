@@ -8,6 +8,7 @@ import pytest
 
 import omt_expfam as omt
 from omt_expfam import plot
+from omt_expfam._cli.main import main
 from omt_expfam._potentials.separable import on_lines, start_separable
 from omt_expfam.families import DiagonalGaussian
 
@@ -149,6 +150,18 @@ def test_files_keep_gated_maps(tmp_path, fit):
     again = omt.load(tmp_path / "fit.omt")
     np.testing.assert_array_equal(again.map.push_forward(x), fit.map.push_forward(x))
     assert repr(again.component_features) == repr(fit.component_features)
+
+
+def test_the_command_line_pushes_points_by_gated_maps(tmp_path, monkeypatch, capsys, fit):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("omt_expfam.use_compilation_cache", lambda: None)
+    x = samples()[0]
+    omt.save("fit.omt", fit)
+    np.save("x.npy", x)
+    assert main(["push", "fit.omt", "x.npy", "--out", "images.npy"]) == 0
+    np.testing.assert_allclose(np.load("images.npy"), fit.map.push_forward(x), atol=1e-5)
+    assert main(["push", "fit.omt", "x.npy", "--backward"]) == 1
+    assert "holds a map gated by components, which has no way back" in capsys.readouterr().err
 
 
 def test_what_needs_one_potential_is_refused_in_one_line(fit):
