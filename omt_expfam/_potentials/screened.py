@@ -92,7 +92,7 @@ def _depends(source: Sample, target: Sample) -> bool:
     scaled = [side / size for side, size in zip(points, sizes, strict=True)]
     start = start_separable(scaled[0], scaled[1], source.weight, target.weight, choose=False)
     images = on_lines(start).images(scaled[0])
-    return bool((pair_p(images, scaled[1]) <= _LEVEL).any())
+    return bool((pair_p(images, scaled[1], source.weight, target.weight) <= _LEVEL).any())
 
 
 def _whole(
