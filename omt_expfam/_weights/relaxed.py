@@ -86,16 +86,18 @@ class _Problem(NamedTuple):
 
     def error(self, tau: Float[Array, " K1"]) -> Float[Array, ""]:
         """The L1 error of the column sums over their mass, whatever that is; infinite where it is not a number."""
-        sums = jnp.stack(self.sums(tau))
-        wanted, there = jnp.exp(sums - jnp.max(sums))
-        error = jnp.sum(jnp.abs(wanted - there)) / jnp.maximum(jnp.sum(wanted), jnp.sum(there))
-        return jnp.where(jnp.isnan(error), jnp.inf, error)
+        return _error_of(*self.sums(tau))
 
     def leveled(self, tau: Float[Array, " K1"]) -> Float[Array, " K1"]:
         """The potential moved by the constant at which both masses are equal: the best along that line."""
-        wanted, there = (logsumexp(value) for value in self.sums(tau))
-        give = self.rigidity_b + self.rigidity_a / (1 + self.epsilon * self.rigidity_a)
-        return tau + (wanted - there) / give
+        return self.leveled_error(tau)[0]
+
+    def leveled_error(self, tau: Float[Array, " K1"]) -> tuple[Float[Array, " K1"], Float[Array, ""]]:
+        """The same, and its error: along that line the logarithms of all sums move alike, and need no second look."""
+        wanted, there = self.sums(tau)
+        gives = self.rigidity_b, self.rigidity_a / (1 + self.epsilon * self.rigidity_a)
+        level = (logsumexp(wanted) - logsumexp(there)) / (gives[0] + gives[1])
+        return tau + level, _error_of(wanted - gives[0] * level, there + gives[1] * level)
 
     def solve(self, tau: Float[Array, " K1"], rhs: Float[Array, "K1 m"]) -> Float[Array, "K1 m"]:
         """Solve with minus epsilon times the derivative of `gap`: a graph Laplacian, grounded where masses may change.
@@ -123,6 +125,13 @@ class _Problem(NamedTuple):
         return to_target, to_source
 
 
+def _error_of(log_wanted: Float[Array, " K1"], log_there: Float[Array, " K1"]) -> Float[Array, ""]:
+    sums = jnp.stack([log_wanted, log_there])
+    wanted, there = jnp.exp(sums - jnp.max(sums))
+    error = jnp.sum(jnp.abs(wanted - there)) / jnp.maximum(jnp.sum(wanted), jnp.sum(there))
+    return jnp.where(jnp.isnan(error), jnp.inf, error)
+
+
 def _newton(problem: _Problem, stop: Stop) -> Stop:
     """One damped Newton step at fixed regularization.
 
@@ -140,7 +149,7 @@ def _newton(problem: _Problem, stop: Stop) -> Stop:
     directions = jnp.concatenate([directions, (epsilon * gap / (1 + epsilon * problem.rigidity_b))[None]])
 
     def outcome(d: Array) -> Array:
-        return jnp.where(jnp.dot(gradient, d) > 0, problem.error(problem.leveled(tau + d)), jnp.inf)
+        return jnp.where(jnp.dot(gradient, d) > 0, problem.leveled_error(tau + d)[1], jnp.inf)
 
     errors = jax.vmap(outcome)(directions)
     best = jnp.argmin(errors)
@@ -152,9 +161,9 @@ def _newton(problem: _Problem, stop: Stop) -> Stop:
     cautious = jnp.minimum(1.0, 30 * epsilon / jnp.maximum(jnp.max(jnp.abs(direction)), epsilon))
     t = ascend(lambda t: jnp.dot(problem.residual(tau + t * direction, unit), direction), slope, cautious, quick)
     # Where the search met numbers that are none, Sinkhorn's step.
-    found, other = problem.leveled(tau + t * direction), problem.leveled(tau + directions[4])
-    moved = jnp.where(jnp.isfinite(problem.error(found)), found, other)
-    error = problem.error(moved)
+    (found, error), (other, its) = (problem.leveled_error(tau + d) for d in (t * direction, directions[4]))
+    fine = jnp.isfinite(error)
+    moved, error = jnp.where(fine, found, other), jnp.where(fine, error, its)
     return stop._replace(tau=moved, error=error, tries=stop.tries + 1, num_steps=stop.num_steps + 1)
 
 
