@@ -122,6 +122,9 @@ def axes_line(x: Any, y: Any, x_weight: Any = None, y_weight: Any = None, dtype:
         size = np.sqrt(share @ (points - mean) ** 2)
         sides.append((mean, np.maximum(size, _FLATTEST * size.max(initial=0.0) or 1.0)))
     (mean0, size0), (mean1, size1) = sides
+    # Of a coordinate with one value on one side alone, lengths stay as they are.
+    flat0, flat1 = (size <= _FLATTEST * size.max(initial=0.0) for size in (size0, size1))
+    size0, size1 = np.where(flat0, size1, size0), np.where(flat1, size0, size1)
     scale = np.sqrt(np.mean(size0 * size1)) if len(size0) else np.ones(())
     root = np.sqrt(size1 / size0)
     variances = size0 * size1 / scale**2

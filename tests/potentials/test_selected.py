@@ -181,3 +181,14 @@ def test_bad_arguments_are_refused_in_one_line(change, message):
     with pytest.raises((ValueError, TypeError), match=message) as caught:
         omt.fit_brenier(**{"key": jax.random.key(0), "x": x, "y": y, "sparsity": omt.Screen()} | change)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_feature_of_one_value_moves_by_a_shift():
+    """A gene that no source cell expresses: a new cell that does is moved as far as the others, not stretched."""
+    x, y = samples()
+    x[:, 2] = 0
+    found = omt.fit_brenier(jax.random.key(0), x, y, sparsity=omt.Features([2, 5, 9]))
+    points = np.repeat(x[:1], 2, axis=0)
+    points[1, 2] = 3
+    images = np.asarray(found.map.push_forward(points))[:, 2]
+    np.testing.assert_allclose(images, [y[:, 2].mean(), y[:, 2].mean() + 3], atol=0.1)
