@@ -19,6 +19,8 @@ from typing import IO, NoReturn
 
 from jax._src.xla_bridge import backends_are_initialized
 
+from benchmarks.harness.xla_flags import xla_flags
+
 PATHS = {
     f"{folder}.{path.stem}": path
     for folder in ("experiments", "speed")
@@ -70,6 +72,7 @@ def run_small(names: list[str], slots: int = 2) -> int:
     """Run benchmarks side by side, print the seconds of each and the output of those that fail; how many do."""
     # What small sizes run is not worth optimizing.
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    os.environ.setdefault("XLA_FLAGS", xla_flags())
     for name in SHARED:
         # Some of it is optional.
         with contextlib.suppress(ImportError):

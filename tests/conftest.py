@@ -1,12 +1,12 @@
 import os
 from pathlib import Path
 
+from benchmarks.harness.xla_flags import xla_flags
+
 # jaxlib's LAPACK is a threaded OpenBLAS whose idle threads spin; two busy cores make that look like slow code.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# XLA cuts every program into parts and compiles them side by side: for small ones that is a quarter more work. Its
-# newer way of emitting loops takes three times as long to compile, and keeps a second core busy.
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", xla_flags())
 # Workers, subprocesses and the next run share what was compiled. JAX's key holds the program, its options, XLA_FLAGS,
 # the version of jaxlib and the processor, so that only what would be compiled alike is shared.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "d" / "jax"))

@@ -1,5 +1,6 @@
 import numpy as np
 
+import omt_expfam as omt
 from benchmarks.experiments.sparse_maps import Cells, run_one
 
 SMALL = Cells("strong", 200, 12, 3, (1.0, 2.5))
@@ -19,7 +20,7 @@ def test_responses_are_increasing_shifts_of_the_genes_named():
 
 
 def test_what_is_measured_is_of_the_genes_that_respond():
-    row = run_one(SMALL, None, 0)
+    row = run_one(SMALL, omt.Screen(), 0)
     assert row["moved"] == 3
     assert row["precision"] == row["recall"] == 1
     assert row["error"] < 3

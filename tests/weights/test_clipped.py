@@ -136,8 +136,9 @@ def hard_shares(num, seed=0):
         yield cost, a, b, epsilon, np.zeros(2), np.where(whole, np.inf, [-np.inf, 0.0]), mass
 
 
-@pytest.mark.parametrize("problems", [hard_prices, hard_shares])
-@pytest.mark.parametrize("num", [60, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("problems", "num"), [(hard_prices, 60), (hard_shares, 60), pytest.param(hard_prices, 300, marks=pytest.mark.slow)]
+)
 def test_hard_problems(problems, num, x64):
     arrays = [jnp.asarray(np.stack(v)) for v in zip(*problems(num, num), strict=True)]
 
