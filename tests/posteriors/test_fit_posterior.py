@@ -626,7 +626,7 @@ def test_arviz(name):
 
 @pytest.mark.loose
 def test_arviz_files(tmp_path):
-    pytest.importorskip("h5py")
+    pytest.importorskip("h5netcdf")
     tree = posterior("Gibbs").to_arviz(log_likelihood=True)
     tree.to_netcdf(tmp_path / "posterior.nc")
     again = arviz.from_netcdf(tmp_path / "posterior.nc")
