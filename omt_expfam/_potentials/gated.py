@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from .._base.arguments import ArrayLike, as_points, as_scalar, ScalarLike
-from .._base.arrays import at_top, is_traced, on_host, to_jax
+from .._base.arguments import ArrayLike, as_points, ScalarLike
+from .._base.arrays import at_top, on_host, to_jax
 from .._base.buckets import cut, pad, point_bucket
 from .._base.methods import jittable
 from .._base.xla import program
 from .._components.mixture import Mixture
 from .members import Members
+from .paths import on_the_way
 from .selection import Selection
 
 # What a `BrenierMap` has and a gated map cannot have, as its pieces may overlap.
@@ -94,11 +95,7 @@ class GatedMap(eqx.Module):
         Raises:
             ValueError: If ``t`` lies outside [0, 1].
         """
-        points, time = self._points(x), as_scalar("t", t)
-        if not is_traced(time) and float(time) > 1:
-            raise ValueError(f"`t` must lie between 0 and 1; got {float(time):g}.")
-        time = jnp.asarray(time, points.dtype) if is_traced(time) else to_jax(time, points.dtype)
-        return on_host(lambda _, time, x, image: (1 - time) * x + time * image, time, points, self.push_forward(points))
+        return on_the_way(t, self._points(x), self.push_forward)
 
     @jittable
     def jacobian(self, x: ArrayLike) -> Float[Array, "n d d"]:

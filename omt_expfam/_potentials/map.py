@@ -22,6 +22,7 @@ from .conjugate import default_tolerance, MAX_STEPS
 from .interface import AbstractPotential
 from .line import StraightLine
 from .members import Members
+from .paths import on_the_way
 from .selection import Selection
 
 # Numbers in a block of points: they should stay in the processor's cache.
@@ -174,11 +175,7 @@ class BrenierMap(eqx.Module):
         Raises:
             ValueError: If ``t`` lies outside [0, 1].
         """
-        points, time = self._points("x", x), as_scalar("t", t)
-        if not is_traced(time) and float(time) > 1:
-            raise ValueError(f"`t` must lie between 0 and 1; got {float(time):g}.")
-        time = jnp.asarray(time, points.dtype) if is_traced(time) else to_jax(time, points.dtype)
-        return on_host(lambda _, time, x, image: (1 - time) * x + time * image, time, points, self.push_forward(points))
+        return on_the_way(t, self._points("x", x), self.push_forward)
 
     # -- potentials -----------------------------------------------------------------------------------------------
 
