@@ -276,9 +276,7 @@ def _newton(problem: _Problem, stop: Stop) -> Stop:
     last = len(directions) - 1
     order = errors.at[last].set(jnp.where(jnp.isinf(errors[:last]).all() | (stop.tries % 4 == 3), -1.0, jnp.inf))
     direction = jnp.where(quick, directions[best], directions[jnp.argmin(order)])
-    slope = jnp.dot(gradient, direction)
-    cautious = jnp.minimum(1.0, 30 * epsilon / jnp.maximum(jnp.max(jnp.abs(direction)), epsilon))
-    t = ascend(lambda t: jnp.dot(problem.residual(tau + t * direction, unit), direction), slope, cautious, quick)
+    t = ascend(lambda step: problem.residual(tau + step, unit), gradient, direction, epsilon, quick)
     found, other = moved(t * direction, ~quick | level[best]), problem.leveled(tau + sinkhorn)
     found = jnp.where(jnp.isfinite(problem.error(found)), found, other)
     error = problem.error(found)

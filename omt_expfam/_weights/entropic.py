@@ -169,10 +169,8 @@ def _newton(path: _Path, directions: _Directions, a: Array, b: Array) -> _Path:
     # The diagonal direction (Sinkhorn's) always ascends.
     direction = jnp.where(jnp.dot(plan.residual, direction) > 0, direction, directions.diagonal)
     direction = direction - jnp.dot(direction, b)
-    slope = jnp.dot(plan.residual, direction)
-
-    cautious = jnp.minimum(1.0, 30 / jnp.maximum(jnp.max(jnp.abs(direction)), 1.0)).astype(b.dtype)
-    t = ascend(lambda t: jnp.dot(moved(t * direction).residual, direction), slope, cautious, quick)
+    one = jnp.ones((), direction.dtype)
+    t = ascend(lambda step: moved(step).residual, plan.residual, direction, one, quick)
     reduced = plan.reduced - epsilon * t * direction[None, :]
     return path._replace(plan=plan._replace(reduced=reduced), tries=path.tries + 1)
 

@@ -157,9 +157,7 @@ def _newton(problem: _Problem, stop: Stop) -> Stop:
     # Newton's directions, where they ascend, else Sinkhorn's, which always does.
     order = jnp.where(jnp.arange(5) < 4, errors, jnp.where(jnp.isinf(errors[:4]).all(), -1.0, jnp.inf))
     direction = jnp.where(quick, directions[best], directions[jnp.argmin(order)])
-    slope = jnp.dot(gradient, direction)
-    cautious = jnp.minimum(1.0, 30 * epsilon / jnp.maximum(jnp.max(jnp.abs(direction)), epsilon))
-    t = ascend(lambda t: jnp.dot(problem.residual(tau + t * direction, unit), direction), slope, cautious, quick)
+    t = ascend(lambda step: problem.residual(tau + step, unit), gradient, direction, epsilon, quick)
     # Where the search met numbers that are none, Sinkhorn's step.
     (found, error), (other, its) = (problem.leveled_error(tau + d) for d in (t * direction, directions[4]))
     fine = jnp.isfinite(error)

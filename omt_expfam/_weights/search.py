@@ -11,16 +11,23 @@ _TRIES = 13
 
 
 def ascend(
-    derivative: Callable[[Array], Array], slope: Float[Array, ""], first: Float[Array, ""], quick: Bool[Array, ""]
+    residual: Callable[[Array], Array],
+    here: Float[Array, " K"],
+    direction: Float[Array, " K"],
+    unit: Float[Array, ""],
+    quick: Bool[Array, ""],
 ) -> Float[Array, ""]:
     """Bracket the zero of the derivative along a direction until it has dropped to half.
 
     Args:
-        derivative: The derivative at a step along the direction.
-        slope: The derivative at zero, positive.
-        first: The first step that is tried.
+        residual: The gradient after a step, given that step.
+        here: The gradient before it.
+        direction: The direction, along which the objective ascends.
+        unit: The unit of the potentials: the first step that is tried is at most 30 of them.
         quick: Whether a step of length one is already known to do.
     """
+    slope = jnp.dot(here, direction)
+    first = jnp.minimum(1.0, 30 * unit / jnp.maximum(jnp.max(jnp.abs(direction)), unit))
 
     def searching(state: tuple[Array, ...]) -> Array:
         value, tries = state[4:]
@@ -28,7 +35,7 @@ def ascend(
 
     def search(state: tuple[Array, ...]) -> tuple[Array, ...]:
         low, high, _, t, _, tries = state
-        value = derivative(t)
+        value = jnp.dot(residual(t * direction), direction)
         low, high = jnp.where(value > 0, t, low), jnp.where(value > 0, high, t)
         inside = jnp.where(low > 0, 0.5 * (low + high), 0.3 * high)
         return low, high, t, jnp.where(jnp.isinf(high), 2 * t, inside), value, tries + 1
