@@ -6,13 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
-import families
-
-from .._components.mixture import Mixture
-from .._family.template import template
-from .._files.points import Labels, read_labels, read_points
-from .._files.tree import read_columns
+from .._files.frames import Labels
 from .._fitting.fit import Fit, fit
+from .._fitting.labeled import mixture_from_labels
 from .._plans.plan import TransportPlan
 from .._plans.transport import transport
 from .._potentials.fit import fit_brenier
@@ -20,72 +16,77 @@ from .._potentials.fitted import BrenierFit
 from .._potentials.gated import GatedMap
 from .._potentials.map import BrenierMap
 from .._storage import load
-from .output import save_points, save_result
-from .parser import FAMILIES
+from .inputs import check_width, columns_of, family_of, load_kind, load_mixture, read_table
+from .output import Document, save_points, save_result, say_saved
 
 
-def read_table(
-    arguments: argparse.Namespace, path: str, wanted: Any = None, other: str = ""
-) -> tuple[np.ndarray, Labels]:
-    """Points and their names; columns in the order of others of the same names, which ``other`` has."""
-    chosen = {name: getattr(arguments, name) for name in ("array", "header", "columns", "index")}
-    labels = read_labels(path, **chosen)
-    if wanted and labels.columns and set(wanted) & set(labels.columns):
-        missing = [name for name in wanted if name not in labels.columns]
-        if missing:
-            raise ValueError(f"{path}: has no column {missing[0]!r}, as {other} has; choose others with --columns.")
-        if list(labels.columns) != list(wanted):
-            print(f"{path}: columns taken in the order of {other}: {', '.join(wanted)}")
-            chosen["columns"], labels = list(wanted), Labels(tuple(wanted), labels.rows)
-    return read_points(path, **chosen), labels
-
-
-def _columns_of(path: str, number: int = 0) -> Any:
-    """The names that one side of a saved object has kept."""
-    sides = read_columns(path)
-    return sides[number] if sides else None
-
-
-def fit_command(arguments: argparse.Namespace) -> None:
+def fit_command(arguments: argparse.Namespace) -> Document:
     """Fit a mixture to a file of points."""
-    points, labels = read_table(arguments, arguments.data)
-    chosen = getattr(families, FAMILIES[arguments.family])
-    if arguments.rank is not None:
-        chosen = template(chosen, rank=arguments.rank)
-    limits = {"tolerance": arguments.tolerance, "max_steps": arguments.max_steps}
-    limits = {name: value for name, value in limits.items() if value is not None}
+    points, labels = read_table(arguments, arguments.data, groups=arguments.labels)
     with jax.enable_x64(arguments.precision == "float64"):
-        key = jax.random.key(arguments.seed)
-        result = fit(key, points.astype(arguments.precision), chosen, arguments.components, **limits)
+        result = fit_points(arguments, points, labels)
         saved = save_result(arguments, result, labels.columns)
         print(f"{arguments.data}: {points.shape[0]} points in {points.shape[1]} dimensions")
         print(result)
         print(f"BIC {float(result.bic):.6g}, smaller is better")
-        print(_components_table(np.asarray(result.mixture.weights), np.asarray(result.mixture.components.mean())))
-        print(saved)
+        print(components_table(result))
+        say_saved(arguments, saved)
+        return {
+            "out": saved,
+            "points": len(points),
+            "columns": labels.columns,
+            **fit_document(result),
+        }
 
 
-def _components_table(weights: Any, means: Any) -> str:
+def fit_points(arguments: argparse.Namespace, points: np.ndarray, labels: Labels) -> Fit:
+    """The mixture of points: of known groups where they have labels."""
+    points, family = points.astype(arguments.precision), family_of(arguments)
+    if labels.groups is not None:
+        return mixture_from_labels(points, np.asarray(labels.groups, object), family)
+    limits = {name: getattr(arguments, name, None) for name in ("tolerance", "max_steps")}
+    limits = {name: value for name, value in limits.items() if value is not None}
+    return fit(jax.random.key(arguments.seed), points, family, arguments.components, **limits)
+
+
+def fit_document(result: Fit) -> Document:
+    """What programs want to know of a fit."""
+    return {
+        "family": type(result.mixture.components).__name__,
+        "dimensions": result.mixture.dim,
+        "components": result.mixture.num_components,
+        "names": result.names,
+        "weights": result.mixture.weights,
+        "means": result.mixture.components.mean(),
+        "effective_sizes": result.effective_sizes,
+        "log_likelihood": result.log_likelihood,
+        "bic": result.bic,
+        "aic": result.aic,
+        "steps": result.num_steps,
+    }
+
+
+def components_table(result: Fit) -> str:
     """Weight and mean of every component, the heaviest first."""
-    lines = ["component  weight  mean"]
+    weights, means = np.asarray(result.mixture.weights), np.asarray(result.mixture.components.mean())
+    names = [str(k) if result.names is None else result.names[k] for k in range(len(weights))]
+    width = max(9, *map(len, names))
+    lines = [f"{'component':>{width}}  weight  mean"]
     for k in (-weights).argsort(kind="stable"):
         numbers = "  ".join(f"{value:.4g}" for value in means[k][:6])
-        lines.append(f"{k:>9}  {weights[k]:.4f}  {numbers}{'  ...' if len(means[k]) > 6 else ''}")
+        lines.append(f"{names[k]:>{width}}  {weights[k]:.4f}  {numbers}{'  ...' if len(means[k]) > 6 else ''}")
     return "\n".join(lines)
 
 
-def transport_command(arguments: argparse.Namespace) -> None:
+def transport_command(arguments: argparse.Namespace) -> Document:
     """Transport one saved mixture to another."""
-    sides = [_columns_of(path) for path in (arguments.source, arguments.target)]
-    if all(sides) and sides[0] != sides[1] and set(sides[0]) & set(sides[1]):
-        raise ValueError(
-            f"{arguments.target}: was fitted to the columns {', '.join(sides[1])}, and {arguments.source} to "
-            f"{', '.join(sides[0])}: fit it again with --columns {','.join(sides[0])}."
-        )
+    paths = arguments.source, arguments.target
     with jax.enable_x64(arguments.precision == "float64"):
+        mixtures = [load_mixture(path, arguments.precision) for path in paths]
+        sides = [columns_of(*pair)[0] for pair in zip(paths, mixtures, strict=True)]
+        check_columns(arguments.source, sides[0], arguments.target, sides[1])
         plan = transport(
-            _load_mixture(arguments.source, arguments.precision),
-            _load_mixture(arguments.target, arguments.precision),
+            *mixtures,
             epsilon_components=arguments.epsilon_components,
             epsilon_weights=arguments.epsilon_weights,
             epsilon_scale=arguments.epsilon_scale,
@@ -94,50 +95,77 @@ def transport_command(arguments: argparse.Namespace) -> None:
         print(plan)
         print("cost: mean squared distance, in squared units of the data")
         print(plan.correspondences(arguments.min_weight))
-        print(saved)
+        say_saved(arguments, saved)
+        return {"out": saved, "columns": sides, **plan_document(plan, arguments.min_weight)}
 
 
-def _load_mixture(path: str, precision: str) -> Any:
-    held = load(path, dtype=precision)
-    mixture = held.mixture if isinstance(held, Fit) else held
-    if not isinstance(mixture, Mixture):
-        raise ValueError(f"{path}: must hold a mixture or a fit; got {type(held).__name__}.")
-    # Weights that were rounded to float32 miss one by too much for float64: the constructor normalizes them.
-    rounded = abs(float(mixture.weights.sum()) - 1) > 1e-12
-    return Mixture(mixture.weights, mixture.components) if rounded else mixture
+def check_columns(first: str, ours: Any, second: str, theirs: Any) -> None:
+    """Raise ValueError if saved fits know the same columns in another order."""
+    if ours and theirs and ours != theirs and set(ours) & set(theirs):
+        raise ValueError(
+            f"{second}: was fitted to the columns {', '.join(theirs)}, and {first} to {', '.join(ours)}: fit it again "
+            f"with --columns {','.join(ours)}."
+        )
 
 
-def refine_command(arguments: argparse.Namespace) -> None:
+def plan_document(plan: TransportPlan, min_weight: float) -> Document:
+    """What programs want to know of a plan."""
+    table = plan.correspondences(min_weight)
+    columns = table.to_dict()
+    return {
+        "dimensions": plan.source.dim,
+        "components": [plan.source.num_components, plan.target.num_components],
+        "names": plan.component_names,
+        "cost": plan.cost,
+        "objective": plan.objective,
+        "epsilon_components": plan.epsilon_components,
+        "epsilon_weights": plan.epsilon_weights,
+        "epsilon_rules": plan.epsilon_rules,
+        "independence": plan.independence,
+        "marginal_error": plan.marginal_error,
+        "weights": plan.weights,
+        "component_costs": plan.component_costs,
+        "correspondences": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)],
+        "dropped_weight": table.dropped_weight,
+        "advice": str(plan).splitlines()[1:],
+    }
+
+
+def refine_command(arguments: argparse.Namespace) -> Document:
     """Fit the optimal map between two files of points."""
     with jax.enable_x64(arguments.precision == "float64"):
-        plan = None
+        plan, names, first, sides = None, [], arguments.source, []
         if arguments.plan is not None:
-            plan = load(arguments.plan, dtype=arguments.precision)
-            if not isinstance(plan, TransportPlan):
-                raise ValueError(f"{arguments.plan}: must hold a plan; got {type(plan).__name__}.")
-        sides, names, first = [], [], arguments.source
-        if arguments.plan is not None:
-            names, first = [_columns_of(arguments.plan)], arguments.plan
+            plan = load_kind(arguments.plan, arguments.precision, TransportPlan, "a plan")
+            names, first = [columns_of(arguments.plan, plan)[0]], arguments.plan
         for path in (arguments.source, arguments.target):
             points, labels = read_table(arguments, path, names[0] if names else None, first)
             names.append(labels.columns)
-            width = sides[0].shape[1] if sides else plan.source.dim if plan is not None else points.shape[1]
-            if points.shape[1] != width:
-                other = arguments.source if sides else f"the plan {arguments.plan}"
-                raise ValueError(f"{path}: must have {width} columns, as {other}; got {points.shape[1]}.")
+            if sides:
+                check_width(path, points, sides[0].shape[1], arguments.source)
+            elif plan is not None:
+                check_width(path, points, plan.source.dim, f"the plan {arguments.plan}")
             sides.append(points.astype(arguments.precision))
             print(f"{path}: {points.shape[0]} points in {points.shape[1]} dimensions")
         result = fit_brenier(jax.random.key(arguments.seed), *sides, start=plan, num_steps=arguments.steps)
         saved = save_result(arguments, result, *names[-2:])
         print(result)
-        print(saved)
+        say_saved(arguments, saved)
+        return {
+            "out": saved,
+            "points": [len(side) for side in sides],
+            "dimensions": sides[0].shape[1],
+            "columns": names[-2:],
+            "steps": result.num_steps,
+            "summary": str(result).splitlines(),
+        }
 
 
-def push_command(arguments: argparse.Namespace) -> None:
+def push_command(arguments: argparse.Namespace) -> Document:
     """Map a file of points by a saved plan or map."""
     with jax.enable_x64(arguments.precision == "float64"):
         held = load(arguments.plan, dtype=arguments.precision)
-        sides = [_columns_of(arguments.plan, number) for number in (0, 1)]
+        sides = columns_of(arguments.plan, held)
         ours, theirs = reversed(sides) if arguments.backward else sides
         held = held.map if isinstance(held, BrenierFit) else held
         if not isinstance(held, TransportPlan | BrenierMap | GatedMap):
@@ -151,14 +179,20 @@ def push_command(arguments: argparse.Namespace) -> None:
         kind, dim = (
             ("map", held.num_dimensions) if isinstance(held, BrenierMap | GatedMap) else ("plan", held.source.dim)
         )
-        if points.shape[1] != dim:
-            raise ValueError(
-                f"{arguments.data}: must have {dim} columns, as the {kind} {arguments.plan}; got {points.shape[1]}."
-            )
+        check_width(arguments.data, points, dim, f"the {kind} {arguments.plan}")
         images = np.asarray(_image_function(held, arguments)(points.astype(arguments.precision)))
-    saved = save_points(arguments, images, _labels_of_images(labels, theirs))
+    labels = _labels_of_images(labels, theirs)
+    saved = save_points(arguments, images, labels)
     print(f"mapped {images.shape[0]} points in {images.shape[1]} dimensions")
-    print(saved)
+    say_saved(arguments, saved)
+    return {
+        "out": saved,
+        "points": images.shape[0],
+        "dimensions": images.shape[1],
+        "columns": labels.columns,
+        "method": arguments.method,
+        "backward": arguments.backward,
+    }
 
 
 def _labels_of_images(labels: Labels, theirs: Any) -> Labels:

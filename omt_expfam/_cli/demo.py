@@ -16,6 +16,7 @@ from .._fitting.fit import fit
 from .._plans.plan import TransportPlan
 from .._plans.transport import transport
 from .._storage import save
+from .output import Document
 
 SOURCE_DIGIT, TARGET_DIGIT = 4, 9
 NUM_FEATURES, NUM_COMPONENTS, RANK = 10, 4, 3
@@ -46,13 +47,13 @@ class Sides(NamedTuple):
     target: np.ndarray
 
 
-def demo_command(arguments: argparse.Namespace) -> None:
+def demo_command(arguments: argparse.Namespace) -> Document:
     """Run the demo."""
-    run_demo(arguments.out, arguments.seed)
+    return run_demo(arguments.out, arguments.seed)
 
 
-def run_demo(folder: str, seed: int) -> None:
-    """Fit, transport, measure on held-out images, and draw; print what happens.
+def run_demo(folder: str, seed: int) -> Document:
+    """Fit, transport, measure on held-out images, and draw; print what happens, and give the files and distances.
 
     Raises:
         ModuleNotFoundError: If scikit-learn, which ships the images, is not installed.
@@ -77,13 +78,16 @@ def run_demo(folder: str, seed: int) -> None:
         new_x, new_y = (features.encode(images) for images in held_out)
         mapped, drawn = np.asarray(plan.push_forward(new_x)), np.asarray(plan.sample(draw_key, new_x))
         candidates = {"no transport": new_x, "T(x)": mapped, "a draw per x": drawn, f"training {TARGET_DIGIT}s": y}
-        print(measure(candidates, new_y, DIVERGENCE_SHARE * float(x.var(axis=0).sum())))
+        epsilon = DIVERGENCE_SHARE * float(x.var(axis=0).sum())
+        found = measure(candidates, new_y, epsilon)
+        print(distance_table(found, len(new_y), epsilon))
         paths = [os.path.join(folder, name) for name in ("overview.png", "coupling.png", "digits.png", "plan.omt")]
         draw_overview(paths[0], plan, x, y)
         draw_coupling(paths[1], plan)
         draw_digits(paths[2], held_out.source, *(features.decode(z) for z in (new_x, mapped, drawn)))
         save(paths[3], plan)
     print("\n".join(["", *(f"saved {path}" for path in paths)]))
+    return {"out": folder, "files": paths, "distances": found}
 
 
 def load_images(seed: int) -> tuple[Sides, Sides]:
@@ -122,17 +126,28 @@ def solve(source_key: jax.Array, target_key: jax.Array, x: np.ndarray, y: np.nda
     return plan
 
 
-def measure(candidates: dict[str, np.ndarray], truth: np.ndarray, epsilon: float) -> str:
-    """A table of distances between each candidate and held-out images of the target class."""
+def measure(candidates: dict[str, np.ndarray], truth: np.ndarray, epsilon: float) -> Document:
+    """Distances between each candidate and held-out images of the target class."""
+    return {
+        name: {
+            "sinkhorn_divergence": float(metrics.sinkhorn_divergence(points, truth, epsilon)),
+            "frechet_distance": float(metrics.frechet_distance(points, truth)),
+            "mmd": float(metrics.mmd(points, truth)),
+        }
+        for name, points in candidates.items()
+    }
+
+
+def distance_table(found: Document, num: int, epsilon: float) -> str:
+    """What `measure` found, as a table."""
     lines = [
-        f"\nDistance to the {len(truth)} held-out {TARGET_DIGIT}s; smaller is better. "
+        f"\nDistance to the {num} held-out {TARGET_DIGIT}s; smaller is better. "
         f"The training {TARGET_DIGIT}s show what sampling noise alone leaves.",
         f"{'':>16}  {'Sinkhorn divergence':>19}  {'Frechet distance':>16}  {'MMD^2':>9}",
         f"{'':>16}  {'gray levels^2':>19}  {'gray levels^2':>16}  {'no unit':>9}",
     ]
-    for name, points in candidates.items():
-        divergence = float(metrics.sinkhorn_divergence(points, truth, epsilon))
-        frechet, mmd = float(metrics.frechet_distance(points, truth)), float(metrics.mmd(points, truth))
+    for name, numbers in found.items():
+        divergence, frechet, mmd = numbers.values()
         lines.append(f"{name:>16}  {divergence:>19.1f}  {frechet:>16.1f}  {mmd:>9.4f}")
     lines.append(f"epsilon of the Sinkhorn divergence: {epsilon:.3g} gray levels^2")
     return "\n".join(lines)

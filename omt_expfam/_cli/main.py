@@ -1,28 +1,34 @@
-"""The command line: fit mixtures to files of points, transport them, and push points through the plan or a map.
+"""The command line: fit mixtures to files of points, transport them, and read off what the plan says.
 
 The library itself is loaded with the module of a command, so that help and usage errors come at once.
 """
 
+import argparse
 import contextlib
 import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import omt_expfam
 
 from .._files.paths import remove_unfinished
-from .parser import build_parser, check_usage, PROG
+from .arguments import check_usage
+from .parser import build_parser, PROG
 
 # The module of each command.
 _HOMES = {
     "demo": "demo",
+    "select": "selection",
     "fit": "commands",
     "transport": "commands",
     "push": "commands",
     "refine": "commands",
+    "labels": "labels",
+    "trajectory": "courses",
+    "interpolate": "courses",
     "diagnose": "report",
 }
 
@@ -51,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             # What earlier runs compiled is found.
             omt_expfam.use_compilation_cache()
         home = importlib.import_module(f".{_HOMES[arguments.command]}", __package__)
-        getattr(home, f"{arguments.command}_command")(arguments)
+        _run(getattr(home, f"{arguments.command}_command"), arguments)
         sys.stdout.flush()
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
@@ -68,6 +74,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{PROG}: error: {_one_line(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _run(command: Callable[[argparse.Namespace], Any], arguments: argparse.Namespace) -> None:
+    """Run a command; for programs, only its document goes to standard output."""
+    if not arguments.json:
+        command(arguments)
+        return
+    with contextlib.redirect_stdout(sys.stderr):
+        document = command(arguments)
+    # Loaded by every command; help does without.
+    output = importlib.import_module(".output", __package__)
+    output.write_document(arguments.command, document)
 
 
 def _open_closed_streams() -> None:

@@ -1,13 +1,12 @@
-"""Usage: what the commands take, and errors in it, without loading the library."""
+"""Usage: what the commands take, without loading the library."""
 
 import argparse
 import math
-import os
 from typing import Any, NoReturn
 
 import omt_expfam
 
-from .._files.paths import check_extension, check_folder
+from .arguments import candidate, count, epsilon, names, nonnegative, number, positive, seed
 
 PROG = "omt-expfam"
 
@@ -19,9 +18,10 @@ FAMILIES = {
 }
 
 _POINTS_HELP = (
-    "points: a .npy, .npz (file.npz:name chooses an array), .csv, .csv.gz, .parquet or .h5ad (file.h5ad:X_pca) file, "
-    "one row per point"
+    "points: a .npy, .npz (file.npz:name chooses an array), .csv, .tsv, .csv.gz, .parquet or .h5ad (file.h5ad:X_pca) "
+    "file, one row per point"
 )
+_IMAGES_HELP = ".npy (numbers alone), .npz (x, and names), .csv, .tsv, .csv.gz, .parquet or .h5ad"
 
 _EPSILON_HELP = "in units of squared distance of the data, 0 for none; auto is a share of the data's own distances"
 
@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = _Parser(
         prog=PROG,
-        description="Entropic optimal transport between mixture models: fit, transport, refine, push.",
+        description="Entropic optimal transport between mixture models: fit, transport, push, and what they show.",
         epilog=f"Example: {PROG} fit a.csv -K 5 -o a.omt; {PROG} fit b.csv -K 5 -o b.omt; "
         f"{PROG} transport a.omt b.omt; "
         f"{PROG} push plan.omt a.csv",
@@ -54,6 +54,11 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show where an error comes from")
+    common.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON document for programs, and all else to standard error",
+    )
     common.add_argument(
         "--no-cache",
         action="store_false",
@@ -73,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     points.add_argument("--array", metavar="NAME", help="name of the array in a .npz or .h5ad file of several")
     points.add_argument(
         "--columns",
-        type=_names,
+        type=names,
         metavar="NAME,...",
         help="columns of a table, in this order (default: all)",
     )
@@ -89,10 +94,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--no-header", action="store_false", dest="header", help="the first line of a .csv file holds numbers"
     )
     _add_demo(commands, [common])
+    _add_select(commands, [points, saving, common])
     _add_fit(commands, [points, saving, common])
     _add_transport(commands, [saving, common])
-    _add_refine(commands, [points, saving, common])
     _add_push(commands, [points, saving, common])
+    _add_refine(commands, [points, saving, common])
+    _add_labels(commands, [points, saving, common])
+    _add_trajectory(commands, [points, saving, common])
+    _add_interpolate(commands, [saving, common])
     _add_diagnose(commands, [points, saving, common])
     return parser
 
@@ -111,23 +120,60 @@ def _add_demo(commands: Any, parents: list) -> None:
         default="omt-demo",
         help="folder of the results (default: %(default)s); files of an earlier demo in it are replaced",
     )
-    parser.add_argument("--seed", type=_seed, default=0, help="seed of the split, the fits and the draws (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the split, the fits and the draws (default: 0)")
+
+
+def _add_select(commands: Any, parents: list) -> None:
+    summary = "choose the number of components of a mixture, or of both sides of a plan"
+    parser = _add(commands, "select", summary, parents)
+    parser.add_argument("data", metavar="DATA", help=_POINTS_HELP)
+    parser.add_argument("target", metavar="TARGET", nargs="?", help="points of the target: choose those of a plan")
+    parser.add_argument(
+        "-K",
+        "--components",
+        type=candidate,
+        nargs="+",
+        required=True,
+        metavar="K",
+        help="numbers to try; K0:K1 for different ones of source and target",
+    )
+    _add_family(parser)
+    parser.add_argument(
+        "--criterion",
+        choices=("bic", "held-out"),
+        default="bic",
+        help="of one data set: the BIC, or the likelihood of left-out fifths (default: %(default)s); plans are "
+        "compared by the distance between images and targets that were held out",
+    )
+    parser.add_argument("--splits", type=count, default=1, help="of a plan: splits to average over (default: 1)")
+    _add_epsilons(parser)
+    parser.add_argument("-o", "--out", metavar="FILE", help="the fit or plan (default: mixture.omt or plan.omt)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of splits and starts (default: 0)")
 
 
 def _add_fit(commands: Any, parents: list) -> None:
     parser = _add(commands, "fit", "fit a mixture to points", parents)
     parser.add_argument("data", metavar="DATA", help=_POINTS_HELP)
-    parser.add_argument("-K", "--components", type=_count, required=True, help="number of components")
+    parser.add_argument("-K", "--components", type=count, help="number of components")
+    _add_labels_option(parser, "labels: a mixture of these groups, with no need for -K")
+    _add_family(parser)
+    parser.add_argument("-o", "--out", metavar="FILE", default="mixture.omt", help="the fit (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the start (default: 0)")
+    parser.add_argument(
+        "--tolerance", type=nonnegative, help="stop when the objective per point, in nats, changes by less"
+    )
+    parser.add_argument("--max-steps", type=count, metavar="N", help="limit on the steps of EM")
+
+
+def _add_family(parser: Any) -> None:
     parser.add_argument(
         "--family", choices=FAMILIES, default="gaussian", help="component family (default: %(default)s)"
     )
-    parser.add_argument("--rank", type=_count, metavar="R", help="number of factors of low-rank components")
-    parser.add_argument("-o", "--out", metavar="FILE", default="mixture.omt", help="the fit (default: %(default)s)")
-    parser.add_argument("--seed", type=_seed, default=0, help="seed of the start (default: 0)")
-    parser.add_argument(
-        "--tolerance", type=_nonnegative, help="stop when the objective per point, in nats, changes by less"
-    )
-    parser.add_argument("--max-steps", type=_count, metavar="N", help="limit on the steps of EM")
+    parser.add_argument("--rank", type=count, metavar="R", help="number of factors of low-rank components")
+
+
+def _add_labels_option(parser: Any, what: str) -> None:
+    parser.add_argument("--labels", metavar="NAME", help=f"column of the table, or key of obs, that holds {what}")
 
 
 def _add_transport(commands: Any, parents: list) -> None:
@@ -136,9 +182,13 @@ def _add_transport(commands: Any, parents: list) -> None:
     parser.add_argument("target", metavar="TARGET.omt", help="target: a saved fit or mixture")
     _add_epsilons(parser)
     parser.add_argument("-o", "--out", metavar="FILE", default="plan.omt", help="the plan (default: %(default)s)")
+    _add_min_weight(parser)
+
+
+def _add_min_weight(parser: Any) -> None:
     parser.add_argument(
         "--min-weight",
-        type=_nonnegative,
+        type=nonnegative,
         default=1e-3,
         metavar="W",
         help="leave lighter pairs of components out of the printed table (default: %(default)s)",
@@ -151,8 +201,8 @@ def _add_refine(commands: Any, parents: list) -> None:
     parser.add_argument("target", metavar="TARGET", help="points of the target, likewise")
     parser.add_argument("--plan", metavar="PLAN.omt", help="a saved plan of the two, where the search starts")
     parser.add_argument("-o", "--out", metavar="FILE", default="map.omt", help="the map (default: %(default)s)")
-    parser.add_argument("--seed", type=_seed, default=0, help="seed of the training (default: 0)")
-    parser.add_argument("--steps", type=_count, metavar="N", help="steps of the training (default: by sizes)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the training (default: 0)")
+    parser.add_argument("--steps", type=count, metavar="N", help="steps of the training (default: by sizes)")
 
 
 def _add_push(commands: Any, parents: list) -> None:
@@ -164,7 +214,7 @@ def _add_push(commands: Any, parents: list) -> None:
         "--out",
         metavar="FILE",
         default="mapped.npy",
-        help="the images: .npy, .npz (array x), .csv or .parquet (default: %(default)s)",
+        help=f"the images: {_IMAGES_HELP} (default: %(default)s)",
     )
     parser.add_argument("--backward", action="store_true", help="map from the target to the source")
     parser.add_argument(
@@ -174,7 +224,79 @@ def _add_push(commands: Any, parents: list) -> None:
         help="of a plan: the mean of the images, one random image per point, or the mean under the most likely pair "
         "of components (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=_seed, default=0, help="seed of --method sample (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of --method sample (default: 0)")
+
+
+def _add_labels(commands: Any, parents: list) -> None:
+    summary = "carry labels over a plan, and read off what becomes of groups"
+    parser = _add(commands, "labels", summary, parents)
+    parser.add_argument("plan", metavar="PLAN.omt", help="a saved plan of the two")
+    parser.add_argument("source", metavar="SOURCE", help=_POINTS_HELP)
+    parser.add_argument("target", metavar="TARGET", help="points of the target, likewise")
+    what = (
+        "a column of the table, a key of obs, or a file of its own (.csv, .tsv, .csv.gz, .parquet; FILE:COLUMN for one "
+        "of several): in the order of the points, or beside their names"
+    )
+    parser.add_argument("--labels", metavar="NAME", help=f"labels of the source: {what}")
+    parser.add_argument("--target-labels", metavar="NAME", help="labels of the target, likewise")
+    parser.add_argument(
+        "--backward",
+        action="store_true",
+        help="carry the target's labels to the source (default: if they alone are given)",
+    )
+    parser.add_argument(
+        "-o",
+        "--out",
+        metavar="FILE",
+        default="labels.csv",
+        help="likeliest label and probabilities of every point: .csv, .tsv, .csv.gz, .npz, .parquet or .h5ad "
+        "(default: %(default)s)",
+    )
+
+
+def _add_trajectory(commands: Any, parents: list) -> None:
+    parser = _add(commands, "trajectory", "transport along a time course, from each snapshot to the next", parents)
+    parser.add_argument("data", metavar="SNAPSHOT", nargs="+", help=f"saved fits (.omt), or {_POINTS_HELP}")
+    parser.add_argument(
+        "--times", type=number, nargs="+", metavar="T", help="their times, increasing (default: 0, 1, 2, ...)"
+    )
+    parser.add_argument("-K", "--components", type=count, help="number of components of snapshots that are points")
+    _add_labels_option(parser, "states, which are then the components")
+    _add_family(parser)
+    _add_epsilons(parser)
+    parser.add_argument(
+        "--source-relaxation",
+        type=positive,
+        metavar="R",
+        default=math.inf,
+        help="price of growth, in units of squared distance (default: none grows)",
+    )
+    parser.add_argument(
+        "-o", "--out", metavar="FILE", default="trajectory.omt", help="the trajectory (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the fits (default: 0)")
+    _add_min_weight(parser)
+
+
+def _add_interpolate(commands: Any, parents: list) -> None:
+    parser = _add(commands, "interpolate", "find the law at a time in between", parents)
+    parser.add_argument("path", metavar="FILE.omt", help="a saved plan or trajectory")
+    parser.add_argument(
+        "-t",
+        "--time",
+        type=number,
+        required=True,
+        help="of a plan, from 0 (source) to 1 (target); of a trajectory, among its times",
+    )
+    parser.add_argument(
+        "-o",
+        "--out",
+        metavar="FILE",
+        default="between.omt",
+        help=f"the law (.omt), or points drawn from it: {_IMAGES_HELP} (default: %(default)s)",
+    )
+    parser.add_argument("-n", "--points", type=count, default=1000, help="how many points to draw (default: 1000)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the draws (default: 0)")
 
 
 def _add_diagnose(commands: Any, parents: list) -> None:
@@ -183,7 +305,7 @@ def _add_diagnose(commands: Any, parents: list) -> None:
     parser.add_argument("source", metavar="SOURCE", help=_POINTS_HELP)
     parser.add_argument("target", metavar="TARGET", help="points of the target, likewise")
     parser.add_argument(
-        "-K", "--components", type=_count, nargs="+", required=True, metavar="K", help="number of components, or two"
+        "-K", "--components", type=count, nargs="+", required=True, metavar="K", help="number of components, or two"
     )
     _add_epsilons(parser)
     parser.add_argument(
@@ -192,8 +314,8 @@ def _add_diagnose(commands: Any, parents: list) -> None:
         default="gaussian",
         help="component family (default: %(default)s)",
     )
-    parser.add_argument("--repeats", type=_count, default=3, help="repeats of each disturbance (default: 3)")
-    parser.add_argument("--seed", type=_seed, default=0, help="seed of everything random (default: 0)")
+    parser.add_argument("--repeats", type=count, default=3, help="repeats of each disturbance (default: 3)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of everything random (default: 0)")
     parser.add_argument(
         "-o", "--out", metavar="DIR", default="omt-report", help="folder of the report (default: %(default)s)"
     )
@@ -203,77 +325,11 @@ def _add_epsilons(parser: Any) -> None:
     for name, what in (("components", "the couplings of components"), ("weights", "the coupling of their weights")):
         parser.add_argument(
             f"--epsilon-{name}",
-            type=_epsilon,
+            type=epsilon,
             metavar="E",
             default="auto",
             help=f"entropic regularization of {what}, {_EPSILON_HELP} (default: auto)",
         )
     parser.add_argument(
-        "--epsilon-scale", type=_positive, metavar="S", default=1.0, help="multiplies auto (default: %(default)g)"
+        "--epsilon-scale", type=positive, metavar="S", default=1.0, help="multiplies auto (default: %(default)g)"
     )
-
-
-def _whole_number(text: str, minimum: int) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a whole number; got {text!r}") from None
-    if not minimum <= number < 2**31:
-        raise argparse.ArgumentTypeError(f"must be at least {minimum} and below 2^31; got {text}")
-    return number
-
-
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    if not all(names) or len(set(names)) < len(names):
-        raise argparse.ArgumentTypeError(f"must be different names separated by commas; got {text!r}")
-    return names
-
-
-def _count(text: str) -> int:
-    return _whole_number(text, 1)
-
-
-def _seed(text: str) -> int:
-    return _whole_number(text, 0)
-
-
-def _nonnegative(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number; got {text!r}") from None
-    if not (math.isfinite(number) and number >= 0):
-        raise argparse.ArgumentTypeError(f"must be finite and at least 0; got {text}")
-    return number
-
-
-def _epsilon(text: str) -> float | str:
-    return text if text == "auto" else _nonnegative(text)
-
-
-def _positive(text: str) -> float:
-    number = _nonnegative(text)
-    if not number:
-        raise argparse.ArgumentTypeError("must be greater than 0; got 0")
-    return number
-
-
-def check_usage(arguments: argparse.Namespace) -> None:
-    """Refuse what argparse cannot see, and, before the work, to replace a file by accident."""
-    command, out = arguments.command, arguments.out
-    if command == "fit" and (arguments.rank is not None) != (arguments.family == "low-rank"):
-        arguments.parser.error("--family low-rank and --rank R go together")
-    if command in ("transport", "diagnose") and arguments.epsilon_scale != 1:
-        if "auto" not in (arguments.epsilon_components, arguments.epsilon_weights):
-            arguments.parser.error("--epsilon-scale multiplies auto, and both epsilons are numbers")
-    if command == "diagnose" and len(arguments.components) > 2:
-        arguments.parser.error("-K takes one number, or two for source and target")
-    if command == "push":
-        check_extension(out, output=True)
-    if command in ("fit", "transport", "refine", "push"):
-        check_folder(out)
-    if command != "demo":
-        saved = os.path.join(out, "report.md") if command == "diagnose" else out
-        if os.path.lexists(saved) and not arguments.force:
-            raise FileExistsError(f"{saved}: the file exists already; replace it with --force.")

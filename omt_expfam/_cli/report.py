@@ -17,7 +17,8 @@ from .._base.results import ConvergenceError
 from .._files.archive import atomic_file
 from .._files.paths import unfinished
 from .._plans.plan import TransportPlan
-from .commands import read_table
+from .inputs import check_width, read_table
+from .output import Document
 from .parser import FAMILIES
 
 REPORT = "report.md"
@@ -38,15 +39,12 @@ class Study(NamedTuple):
     seed: int
 
 
-def diagnose_command(arguments: argparse.Namespace) -> None:
+def diagnose_command(arguments: argparse.Namespace) -> Document:
     """Report on two files of points."""
     x, labels = read_table(arguments, arguments.source)
     y, _ = read_table(arguments, arguments.target, labels.columns, arguments.source)
     x, y = x.astype(arguments.precision), y.astype(arguments.precision)
-    if x.shape[1] != y.shape[1]:
-        raise ValueError(
-            f"{arguments.target}: must have {x.shape[1]} columns, as {arguments.source}; got {y.shape[1]}."
-        )
+    check_width(arguments.target, y, x.shape[1], arguments.source)
     method = diagnostics.MixtureTransport(
         getattr(families, FAMILIES[arguments.family]),
         tuple(arguments.components) if len(arguments.components) == 2 else arguments.components[0],
@@ -58,9 +56,19 @@ def diagnose_command(arguments: argparse.Namespace) -> None:
     with jax.enable_x64(arguments.precision == "float64"):
         study = Study(names, x, y, method, arguments.repeats, arguments.seed)
         failed = run_diagnose(arguments.out, study, debug=arguments.debug)
-    print(f"saved {os.path.join(arguments.out, REPORT)}")
+    saved = os.path.join(arguments.out, REPORT)
+    print(f"saved {saved}")
     if failed:
         raise ConvergenceError(f"{arguments.out}: the report has no results on {', '.join(failed)}; it says why.")
+    with open(saved, encoding="utf-8") as file:
+        parts = [part.partition("\n\n") for part in file.read().split("\n## ")[1:]]
+    return {
+        "out": saved,
+        "points": [len(x), len(y)],
+        "columns": labels.columns,
+        "components": method.num_components,
+        "sections": {title: text for title, _, text in parts},
+    }
 
 
 def run_diagnose(folder: str, study: Study, say: Callable[[str], None] = print, *, debug: bool = False) -> list[str]:

@@ -6,8 +6,6 @@ import shutil
 from collections.abc import Iterator
 
 EXTENSIONS = (".npy", ".npz", ".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".h5ad")
-# Those that are not written: they hold more than points.
-READ_ONLY = (".h5ad",)
 
 
 # Files and folders that are to be removed, should the process be stopped.
@@ -34,19 +32,17 @@ def remove_unfinished() -> None:
                 os.remove(path)
 
 
-def check_extension(path: str, *, output: bool = False) -> str:
+def check_extension(path: str) -> str:
     """The extension of a file of points, in lower case.
 
     Raises:
-        ValueError: If it is not one that holds points, or, for an output, that is written.
+        ValueError: If it is not one that holds points.
     """
     name = os.path.basename(path).lower()
     extension = next((end for end in sorted(EXTENSIONS, key=len, reverse=True) if name.endswith(end)), None)
     if extension is None:
         extension = os.path.splitext(name)[1]
         raise ValueError(f"{path}: files of points end in {', '.join(EXTENSIONS)}; got {extension or 'no extension'}.")
-    if output and extension in READ_ONLY:
-        raise ValueError(f"{path}: {extension} files are read, not written; see omt_expfam.anndata.annotate.")
     return extension
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import omt_expfam as omt
 from omt_expfam._cli.main import main
+from omt_expfam._files.frames import Labels
 from omt_expfam._storage import load, save
 from omt_expfam.families import DiagonalGaussian, LowRankGaussian
 
@@ -297,7 +298,7 @@ def test_unreadable_points(write, options, message, capsys, small_plan):
     [
         ((), "required: COMMAND"),
         (("fly",), "invalid choice: 'fly'"),
-        (("fit", "source.npy"), "required: -K"),
+        (("fit", "source.npy"), "one of -K and --labels is required"),
         (("fit", "source.npy", "-K", "0"), "-K/--components: must be at least 1"),
         (("fit", "source.npy", "-K", "two"), "must be a whole number; got 'two'"),
         (("fit", "source.npy", "-K", "2", "--family", "cauchy"), "invalid choice: 'cauchy'.*low-rank"),
@@ -353,9 +354,9 @@ def test_existing_files_are_replaced_only_by_force(capsys, small_plan):
 def test_what_another_process_wrote_meanwhile_is_not_replaced(capsys, monkeypatch, small_plan):
     def read(*args, **options):
         Path("mapped.npy").write_text("theirs")
-        return SOURCE
+        return SOURCE, Labels()
 
-    monkeypatch.setattr("omt_expfam._cli.commands.read_points", read)
+    monkeypatch.setattr("omt_expfam._cli.inputs.read_points", read)
     status, text, _ = run(capsys, "push", "plan.omt", "source.npy")
     assert status == 0
     assert "saved mapped-2.npy; mapped.npy was written meanwhile by another process" in text
@@ -414,7 +415,7 @@ def test_interruption(capsys, monkeypatch):
     def interrupt(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("omt_expfam._cli.commands.read_points", interrupt)
+    monkeypatch.setattr("omt_expfam._cli.inputs.read_points", interrupt)
     assert run(capsys, "fit", "source.npy", "-K", 2)[::2] == (130, "omt-expfam: interrupted\n")
 
 

@@ -37,10 +37,24 @@ PACKAGES = {
     "_posterior_plans _pipelines _files diagnostics",
     "anndata": "_fitting _plans _files _storage",
     "estimators": "families _fitting _plans",
-    "_cli": "families _components _family _fitting _plans _potentials metrics _files diagnostics plot _storage",
+    "_cli": "families _components _family _fitting _plans _time_courses _potentials _pipelines metrics _files "
+    "diagnostics plot _storage",
 }
 # What is loaded only where it is used: heavy, or optional.
-LATE = {"anndata", "arviz", "matplotlib", "narwhals", "optax", "ott", "pandas", "pyarrow", "scipy", "sklearn", "xarray"}
+LATE = {
+    "anndata",
+    "arviz",
+    "h5py",
+    "matplotlib",
+    "narwhals",
+    "optax",
+    "ott",
+    "pandas",
+    "pyarrow",
+    "scipy",
+    "sklearn",
+    "xarray",
+}
 MOST_LINES = 400
 
 

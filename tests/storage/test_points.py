@@ -37,7 +37,7 @@ WRITERS = {
 def test_tables_are_read_as_they_were_meant(writer, ending, tmp_path):
     path = tmp_path / f"points.{ending}"
     WRITERS[writer](path)
-    np.testing.assert_allclose(read_points(str(path)), POINTS, rtol=1e-12)
+    np.testing.assert_allclose(read_points(str(path))[0], POINTS, rtol=1e-12)
 
 
 def test_numbers_of_columns_are_not_taken_for_a_point(tmp_path):
@@ -45,8 +45,8 @@ def test_numbers_of_columns_are_not_taken_for_a_point(tmp_path):
     pd.DataFrame(POINTS).to_csv(path, index=False)
     with pytest.raises(ValueError, match=r"points\.csv: the first line is 0,1: a point, or numbers of columns"):
         read_points(str(path))
-    np.testing.assert_allclose(read_points(str(path), header=True), POINTS, rtol=1e-12)
-    assert len(read_points(str(path), header=False)) == len(POINTS) + 1
+    np.testing.assert_allclose(read_points(str(path), header=True)[0], POINTS, rtol=1e-12)
+    assert len(read_points(str(path), header=False)[0]) == len(POINTS) + 1
 
 
 @pytest.mark.parametrize(

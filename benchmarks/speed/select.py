@@ -1,0 +1,74 @@
+"""Choosing the number of components and the plan on four snapshots of 7,000 cells, beside scikit-learn's loop.
+
+Both compilers' work and ours is counted: CPU seconds and wall time of five numbers of components, for one snapshot
+after another. The first snapshot compiles; the others have other numbers of points, and should compile nothing.
+"""
+
+from benchmarks.harness.measure import parse, report  # isort: skip  (sets the thread count first)
+
+import time
+
+import jax
+import numpy as np
+from sklearn.mixture import GaussianMixture
+
+import omt_expfam as omt
+from benchmarks.harness.programs import counted
+from omt_expfam.families import Gaussian
+
+_SNAPSHOTS, _CELLS, _CANDIDATES = 4, 7000, (2, 4, 6, 8, 10)
+
+
+def snapshots(num: int, dim: int, seed: int = 0) -> list[np.ndarray]:
+    """Points of six groups that move from snapshot to snapshot, a few less each time."""
+    rng = np.random.default_rng(seed)
+    means, drift = 3 * rng.standard_normal((6, dim)), rng.standard_normal((6, dim))
+    shapes = rng.standard_normal((6, dim, dim)) / np.sqrt(dim)
+    found = []
+    for step in range(_SNAPSHOTS):
+        labels = rng.choice(6, num - 7 * step, p=[0.3, 0.2, 0.2, 0.15, 0.1, 0.05])
+        noise = np.einsum("nd,nde->ne", rng.standard_normal((len(labels), dim)), shapes[labels])
+        found.append(means[labels] + step * drift[labels] + noise)
+    return found
+
+
+def timed(call) -> tuple[object, float, float, int]:
+    """What a call gives, its CPU seconds, wall time, and the programs it compiled."""
+    with counted() as programs:
+        cpu, wall = time.process_time(), time.perf_counter()
+        found = call()
+        return found, time.process_time() - cpu, time.perf_counter() - wall, programs.count
+
+
+def scikit_learn(x: np.ndarray) -> GaussianMixture:
+    """scikit-learn's usual loop over the BIC."""
+    fits = [GaussianMixture(num, random_state=0).fit(x) for num in _CANDIDATES]
+    return min(fits, key=lambda fit: fit.bic(x))
+
+
+def main() -> None:
+    options = parse(__doc__)
+    num, dims = (500, (2,)) if options.quick else (_CELLS, (6, 10))
+    rows = []
+    for dim in dims:
+        points = snapshots(num, dim)
+        for index, x in enumerate(points):
+            peer, peer_cpu, peer_wall, _ = timed(lambda x=x: scikit_learn(x))
+            ours, cpu, wall, programs = timed(
+                lambda x=x, index=index: omt.select_num_components(jax.random.key(index), x, Gaussian, _CANDIDATES)
+            )
+            chosen = f"{ours.num_components} / {peer.n_components}"
+            gain = float(np.mean(np.asarray(ours.fit.mixture.log_prob(x)))) - peer.score(x)
+            rows.append([f"d = {dim}, snapshot {index}", cpu, peer_cpu, wall, peer_wall, programs, chosen, gain])
+        for index, (x, y) in enumerate(zip(points, points[1:], strict=False)):
+            two = lambda x=x, y=y, index=index: omt.select_plan(jax.random.key(index), x, y, Gaussian, _CANDIDATES)
+            peer, peer_cpu, peer_wall, _ = timed(lambda x=x, y=y: (scikit_learn(x), scikit_learn(y)))
+            ours, cpu, wall, programs = timed(two)
+            chosen = f"{ours.num_components[0]} / {peer[0].n_components}"
+            rows.append([f"d = {dim}, plan {index}", cpu, peer_cpu, wall, peer_wall, programs, chosen, np.nan])
+    head = ["step", "CPU s", "scikit-learn", "wall s", "scikit-learn", "programs", "K ours / theirs", "nats per point"]
+    report(head, rows, options.csv)
+
+
+if __name__ == "__main__":
+    main()
