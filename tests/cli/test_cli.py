@@ -439,15 +439,18 @@ def test_status_of_the_module():
     assert_error((done.returncode, done.stdout, done.stderr), 1, "No such file")
 
 
-@pytest.mark.parametrize("command", ["demo", "fit", "transport", "refine", "push"])
+@pytest.mark.parametrize("command", ["demo", "fit", "transport", "refine", "push", "labels", "trajectory", "select"])
 def test_help(command, capsys):
     status, text, error = run(capsys, command, "--help")
     assert (status, error) == (0, "")
     assert "default" in text
-    assert ("squared distance" in text) == (command == "transport")
+    assert ("squared distance" in text) == (command in ("transport", "trajectory", "select"))
+    assert "--json" in text
 
 
-@pytest.mark.parametrize("arguments", [(), ("--help",), ("fit", "--help"), ("--version",), ("fit", "x.npy", "-K", "0")])
+@pytest.mark.parametrize(
+    "arguments", [(), ("--help",), ("labels", "--help"), ("--version",), ("fit", "x.npy", "-K", "0")]
+)
 def test_usage_comes_at_once(arguments):
     """Help, the version and wrong usage do not wait for JAX."""
     code = (
