@@ -1,9 +1,11 @@
 """Pictures of mixtures, plans, maps and fits, with matplotlib.
 
 Functions draw into the given axes, or into a new figure, and return them; none of them calls ``plt.show``. Blue is the
-source and orange the target throughout. Components and dimensions are numbered from 0.
+source and orange the target throughout. Components and dimensions are numbered from 0. Where points or maps are drawn,
+``embedding=`` draws them in coordinates of your own, such as a UMAP.
 """
 
+from ._arrows import arrows as arrows
 from ._diagnostics import (
     relaxation_path as relaxation_path,
     sensitivity_map as sensitivity_map,
@@ -13,7 +15,7 @@ from ._diagnostics import (
 from ._fits import features as features, strengths as strengths, trace as trace
 from ._maps import maps as maps
 from ._mixtures import mixture as mixture
-from ._plans import arrows as arrows, coupling as coupling, interpolation as interpolation, overview as overview
+from ._plans import coupling as coupling, interpolation as interpolation, overview as overview
 from ._posteriors import (
     posterior_trace as posterior_trace,
     uncertain_map as uncertain_map,

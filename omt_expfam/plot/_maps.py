@@ -11,9 +11,10 @@ from .._plans.plan import TransportPlan
 from .._potentials.fitted import BrenierFit
 from .._potentials.gated import GatedMap
 from .._potentials.map import BrenierMap
+from ._arrows import draw_arrows, MapLike
+from ._embedding import as_places, coordinates
 from ._mixtures import draw_points
-from ._plans import arrows, MapLike
-from ._style import check_dims, MAX_POINTS, NEUTRAL_COLOR, TARGET_COLOR
+from ._style import equal_aspect, MAX_POINTS, NEUTRAL_COLOR, same_limits, TARGET_COLOR
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -24,7 +25,8 @@ def maps(
     x: ArrayLike,
     y: ArrayLike | None = None,
     *,
-    dims: ArrayLike = (0, 1),
+    dims: ArrayLike | None = None,
+    embedding: Any = None,
     max_arrows: int = 100,
 ) -> "matplotlib.figure.Figure":
     """Draw maps side by side: displacements above, and below the images of all points over the target.
@@ -35,7 +37,9 @@ def maps(
         maps: What `arrows` takes, by title: ``{"Barycentric": plan, "Brenier": fit.map}``.
         x: Source points, shape ``[n, d]``.
         y: Target points, shape ``[m, d]``, drawn behind the images.
-        dims: The two dimensions to show; ignored in one dimension.
+        dims: The two dimensions to show; by default the first two that vary and are not nearly the same.
+        embedding: Coordinates of ``x`` and of ``y`` to draw them at, a pair of shapes ``[n, 2]`` and ``[m, 2]``, or a
+            function from points to such; see `arrows`.
         max_arrows: Of more points than this, as many displacements are shown, evenly spaced.
 
     Returns:
@@ -49,28 +53,26 @@ def maps(
     if not maps:
         raise ValueError("`maps` must hold at least one map; got none.")
     points = as_floating("x", x, "n d")
-    pair = check_dims(dims, points.shape[1])
     targets = None if y is None else np.asarray(as_points("y", y, points.shape[1]), np.float64)
-    rows = 1 if points.shape[1] == 1 else 2
+    places = as_places(embedding, dims, [("x", points), ("y", targets)])
+    rows = 1 if points.shape[1] == 1 and embedding is None else 2
     size = (4.6 * len(maps), 4.3 * rows)
     figure, axes = plt.subplots(rows, len(maps), figsize=size, layout="constrained", squeeze=False)
-    shared: list[Any] = []
     for column, (title, one) in enumerate(maps.items()):
         above = axes[0, column]
-        arrows(one, points, ax=above, dims=dims, max_arrows=max_arrows)
+        draw_arrows(above, one, points, places, max_arrows)
         above.set_title(title)
         if rows == 2:
             images = _images(one, points[spread_indices(len(points), MAX_POINTS)])
             below = axes[1, column]
             if targets is not None:
-                draw_points(below, targets[:, pair], TARGET_COLOR, {"alpha": 0.35})
-            draw_points(below, images[:, pair], NEUTRAL_COLOR, {"alpha": 0.5})
+                draw_points(below, coordinates(embedding, 1, targets, places), TARGET_COLOR, {"alpha": 0.35})
+            draw_points(below, places.of(images), NEUTRAL_COLOR, {"alpha": 0.5})
+            equal_aspect(below)
             below.set_xlabel(above.get_xlabel())
             below.set_ylabel(above.get_ylabel())
             below.set_title("images" if targets is None else "images and targets")
-            shared.append(below)
-    _same_limits(list(axes[0]))
-    _same_limits(shared)
+    same_limits(list(axes.flat))
     return figure
 
 
@@ -80,14 +82,3 @@ def _images(one: Any, points: Any) -> np.ndarray:
     if callable(function):
         return np.asarray(function(points), np.float64)
     return np.asarray(as_floating("maps", function, "n d"), np.float64)[spread_indices(len(function), MAX_POINTS)]
-
-
-def _same_limits(axes: list[Any]) -> None:
-    """One frame for panels that are to be compared."""
-    for ax in axes:
-        # Limits that are set cannot give way to equal scales.
-        ax.set_aspect(ax.get_aspect(), adjustable="box")
-    for name in ("x", "y"):
-        limits = np.array([getattr(ax, f"get_{name}lim")() for ax in axes]).reshape(-1, 2)
-        for ax in axes:
-            getattr(ax, f"set_{name}lim")(limits[:, 0].min(), limits[:, 1].max())

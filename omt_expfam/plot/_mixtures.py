@@ -7,10 +7,11 @@ import numpy as np
 from .._base.arguments import ArrayLike, as_count, as_points
 from .._base.arrays import spread_indices
 from .._components.mixture import Mixture
+from ._embedding import as_places, coordinates, Places
 from ._style import (
+    as_text,
     axes_or_new,
     axis_name,
-    check_dims,
     color_map,
     equal_aspect,
     MAX_LABELS,
@@ -31,7 +32,8 @@ def mixture(
     points: ArrayLike | None = None,
     *,
     ax: Optional["matplotlib.axes.Axes"] = None,
-    dims: ArrayLike = (0, 1),
+    dims: ArrayLike | None = None,
+    embedding: Any = None,
     color: str = SOURCE_COLOR,
     contours: bool = True,
     ellipses: bool = True,
@@ -49,7 +51,9 @@ def mixture(
         mixture: The mixture.
         points: Points to draw with it, shape ``[n, d]``; at most 5000 of them, evenly spaced, are shown.
         ax: Axes to draw into.
-        dims: The two dimensions to show; ignored in one dimension.
+        dims: The two dimensions to show; by default the first two that vary and are not nearly the same.
+        embedding: Coordinates of the points to draw them at, such as a UMAP, shape ``[n, 2]``; or a function from
+            points to such. Components are then drawn at the moments of the points' places, without a density.
         color: Color of everything.
         contours: Draw the density. Left out for components that are not Gaussian in more than two dimensions.
         ellipses: Draw the components.
@@ -61,44 +65,51 @@ def mixture(
         The axes.
 
     Raises:
-        ValueError: If ``dims`` are not two dimensions of the mixture, or ``points`` do not fit it.
+        ValueError: If ``dims`` are not two dimensions of the mixture, or ``points`` or ``embedding`` do not fit it.
     """
-    pair = check_dims(dims, mixture.dim)
+    places = as_places(embedding, dims, [("points", points)], [mixture])
     resolution = as_count("resolution", resolution, minimum=2)
     shown = None if points is None else np.asarray(as_points("points", points, mixture.dim), np.float64)
     panel = axes_or_new(ax)
     if labels is None:
         labels = mixture.num_components <= MAX_LABELS
-    if mixture.dim == 1:
+    if mixture.dim == 1 and embedding is None:
         _draw_line(panel, mixture, shown, color, contours, ellipses, labels, resolution, style)
     else:
-        _draw_plane(panel, mixture, shown, pair, color, contours, ellipses, labels, resolution, style)
+        if shown is None and embedding is not None:
+            raise ValueError("`points` must be given with an `embedding`.")
+        spots = None if shown is None else coordinates(embedding, 0, shown, places)
+        draw_plane(panel, mixture, shown, spots, places, color, contours, ellipses, labels, resolution, style)
     return panel
 
 
-def _draw_plane(
+def draw_plane(
     ax: Any,
     mixture: Mixture,
-    points: np.ndarray | None,
-    pair: tuple[int, ...],
+    points: Any,
+    spots: np.ndarray | None,
+    places: Places,
     color: str,
-    contours: bool,
-    ellipses: bool,
-    labels: bool,
-    resolution: int,
-    style: dict[str, Any],
+    contours: bool = True,
+    ellipses: bool = True,
+    labels: bool = True,
+    resolution: int = 150,
+    style: Any = None,
+    names: Any = None,
 ) -> None:
-    weights, mean, covariance = _marginal(mixture, pair)
-    if contours:
-        _draw_contours(ax, mixture, pair, color, resolution)
-    if points is not None:
-        draw_points(ax, points[:, pair], color, style)
+    """Density, points at their spots, and components."""
+    weights = np.asarray(mixture.weights, np.float64)
+    mean, covariance = places.moments(mixture, points)
+    if contours and places.dims is not None:
+        _draw_contours(ax, mixture, places.dims, color, resolution)
+    if spots is not None:
+        draw_points(ax, spots, color, style or {})
     if ellipses:
         for k, strength in enumerate(_strength(weights)):
             _draw_ellipses(ax, mean[k], covariance[k], color, strength)
     if labels:
-        draw_labels(ax, mean, color)
-    name_axes(ax, pair)
+        draw_labels(ax, mean, color, names)
+    name_axes(ax, places.names)
     equal_aspect(ax)
 
 
@@ -178,12 +189,15 @@ def _draw_ellipses(ax: Any, mean: np.ndarray, covariance: np.ndarray, color: str
         )
 
 
-def draw_labels(ax: Any, places: np.ndarray, color: str) -> None:
-    """The numbers of components where they are."""
+def draw_labels(ax: Any, places: np.ndarray, color: str, names: Any = None) -> None:
+    """The names or numbers of components where they are."""
     from matplotlib.patheffects import withStroke
 
     for k, (x, y) in enumerate(places):
-        text = ax.text(x, y, str(k), color=color, ha="center", va="center", fontsize=9, fontweight="bold", clip_on=True)
+        if not np.isfinite([x, y]).all():
+            continue
+        label = str(k) if names is None else as_text(names[k])
+        text = ax.text(x, y, label, color=color, ha="center", va="center", fontsize=9, fontweight="bold", clip_on=True)
         text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
         text.set_zorder(4)
 

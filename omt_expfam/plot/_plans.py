@@ -1,24 +1,20 @@
 """Pictures of transport plans."""
 
-from collections.abc import Callable
 from typing import Any, Optional, TYPE_CHECKING
 
 import jax
 import numpy as np
 
-from .._base.arguments import ArrayLike, as_count, as_floating, as_host_or_traced, as_key, as_points, KeyLike
-from .._base.arrays import spread_indices
+from .._base.arguments import ArrayLike, as_count, as_host_or_traced, as_key, as_points, KeyLike
 from .._components.mixture import Mixture
 from .._plans.plan import TransportPlan
-from .._potentials.fitted import BrenierFit
-from .._potentials.gated import GatedMap
-from .._potentials.map import BrenierMap
-from ._mixtures import draw_labels, draw_points, mixture
+from ._arrows import draw_arrows
+from ._embedding import as_places, coordinates, Places
+from ._mixtures import draw_labels, draw_plane, draw_points, mixture
 from ._style import (
     axes_or_new,
     axis_name,
     blend,
-    check_dims,
     color_map,
     counted,
     equal_aspect,
@@ -26,7 +22,7 @@ from ._style import (
     MAX_LABELS,
     MAX_TICKS,
     name_axes,
-    NEUTRAL_COLOR,
+    same_limits,
     SOURCE_COLOR,
     TARGET_COLOR,
 )
@@ -34,16 +30,6 @@ from ._style import (
 if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
-
-    MapLike = TransportPlan | BrenierMap | GatedMap | BrenierFit | Callable[[Any], Any] | ArrayLike
-else:
-    MapLike = Any
-
-
-# -- mixtures ---------------------------------------------------------------------------------------------------------
-
-
-# -- plans ------------------------------------------------------------------------------------------------------------
 
 
 def coupling(
@@ -124,92 +110,14 @@ def _draw_cells(ax: Any, image: Any, weights: np.ndarray) -> None:
             ax.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
 
 
-def arrows(
-    plan_or_map: MapLike,
-    x: ArrayLike,
-    *,
-    ax: Optional["matplotlib.axes.Axes"] = None,
-    dims: ArrayLike = (0, 1),
-    max_arrows: int = 200,
-    color: str = NEUTRAL_COLOR,
-    **style: Any,
-) -> "matplotlib.axes.Axes":
-    """Draw a map as arrows from points to their images; in one dimension, images against points.
-
-    Args:
-        plan_or_map: A plan, whose barycentric map is drawn; a `BrenierMap` or its fit; a function of points; or the
-            images, shape ``[n, d]``.
-        x: Points, shape ``[n, d]``.
-        ax: Axes to draw into.
-        dims: The two dimensions to show; ignored in one dimension.
-        max_arrows: Of more points than this, as many are shown, evenly spaced.
-        color: Color of the arrows.
-        **style: Options passed on to ``quiver`` (``plot`` in one dimension).
-
-    Returns:
-        The axes.
-
-    Raises:
-        TypeError: If ``plan_or_map`` is none of these.
-        ValueError: If the images do not have the shape of ``x``, or ``dims`` are not two of its dimensions.
-    """
-    points = as_floating("x", x, "n d")
-    pair = check_dims(dims, points.shape[1])
-    if not len(points):
-        raise ValueError(f"`x` must have at least one point; got shape {tuple(points.shape)}.")
-    chosen = spread_indices(len(points), as_count("max_arrows", max_arrows))
-    plan_or_map = plan_or_map.map if isinstance(plan_or_map, BrenierFit) else plan_or_map
-    if isinstance(plan_or_map, TransportPlan | BrenierMap | GatedMap):
-        points, images = points[chosen], plan_or_map.push_forward(points[chosen])
-    elif callable(plan_or_map):
-        points, images = points[chosen], plan_or_map(points[chosen])
-    else:
-        images = as_host_or_traced("plan_or_map", plan_or_map)
-        if images.shape != points.shape:
-            raise ValueError(
-                f"`plan_or_map` must hold one image per point of `x`, shape {tuple(points.shape)}; "
-                f"got shape {tuple(images.shape)}."
-            )
-        points, images = points[chosen], images[chosen]
-    images = as_floating("plan_or_map", images, "n d")
-    if images.shape != points.shape:
-        raise ValueError(
-            f"`plan_or_map` must send points of shape {tuple(points.shape)} to that shape; got {tuple(images.shape)}."
-        )
-    panel = axes_or_new(ax)
-    start, end = np.asarray(points, np.float64), np.asarray(images, np.float64)
-    if start.shape[1] == 1:
-        _draw_graph(panel, start[:, 0], end[:, 0], color, style)
-        return panel
-    start, end = start[:, pair], end[:, pair]
-    options = {"color": color, "alpha": 0.55, "width": 0.0018, "headwidth": 6, "headlength": 7, "zorder": 2.2}
-    fixed = {"angles": "xy", "scale_units": "xy", "scale": 1.0}
-    panel.quiver(*start.T, *(end - start).T, **options | style | fixed)
-    panel.scatter(*start.T, s=7, color=SOURCE_COLOR, linewidths=0, zorder=2.3)
-    # Quiver itself makes no room for the arrows' tips.
-    panel.update_datalim(end)
-    panel.autoscale_view()
-    name_axes(panel, pair)
-    equal_aspect(panel)
-    return panel
-
-
-def _draw_graph(ax: Any, x: np.ndarray, images: np.ndarray, color: str, style: dict[str, Any]) -> None:
-    order = np.argsort(x, kind="stable")
-    low, high = min(x.min(), images.min()), max(x.max(), images.max())
-    ax.plot([low, high], [low, high], color="0.8", linewidth=1, zorder=0.5)
-    ax.plot(x[order], images[order], **{"color": color, "linewidth": 1.5, "marker": ".", "markersize": 4} | style)
-    ax.set_xlabel(f"{axis_name(0)} (source)")
-    ax.set_ylabel("image")
-
-
 def overview(
     plan: TransportPlan,
     x: ArrayLike | None = None,
     y: ArrayLike | None = None,
     *,
     key: KeyLike | None = None,
-    dims: ArrayLike = (0, 1),
+    dims: ArrayLike | None = None,
+    embedding: Any = None,
 ) -> "matplotlib.figure.Figure":
     """Draw a plan on one page: both mixtures, the coupling of their components, and the map.
 
@@ -222,50 +130,61 @@ def overview(
         x: Source points, shape ``[n, d]``.
         y: Target points, shape ``[m, d]``.
         key: A random key; with it, points that are not given are drawn from the mixtures.
-        dims: The two dimensions to show; ignored in one dimension.
+        dims: The two dimensions to show; by default the first two that vary and are not nearly the same.
+        embedding: Coordinates of ``x`` and of ``y`` to draw them at, such as a UMAP, a pair of shapes ``[n, 2]`` and
+            ``[m, 2]``, or a function from points to such; see `arrows`.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: If ``dims`` are not two dimensions of the plan, or the points do not fit it.
+        ValueError: If ``dims`` are not two dimensions of the plan, or the points or ``embedding`` do not fit it.
     """
     from matplotlib import pyplot as plt
 
-    pair = check_dims(dims, plan.source.dim)
     x = None if x is None else as_points("x", x, plan.source.dim)
     y = None if y is None else as_points("y", y, plan.source.dim)
     if key is not None:
         x_key, y_key = jax.random.split(as_key(key))
         x = plan.source.sample(x_key, 1000) if x is None else x
         y = plan.target.sample(y_key, 1000) if y is None else y
+    sides = (plan.source, x, SOURCE_COLOR, "Source"), (plan.target, y, TARGET_COLOR, "Target")
+    places = as_places(embedding, dims, [("x", x), ("y", y)], [plan.source, plan.target], names=plan.feature_names)
+    spots = [
+        None if points is None else coordinates(embedding, number, points, places)
+        for number, (_, points, *_) in enumerate(sides)
+    ]
     figure, axes = plt.subplots(2, 2, figsize=(11, 9.5), layout="constrained")
-    for ax, side, points, color, name in (
-        (axes[0, 0], plan.source, x, SOURCE_COLOR, "Source"),
-        (axes[0, 1], plan.target, y, TARGET_COLOR, "Target"),
-    ):
-        mixture(side, points, ax=ax, dims=pair, color=color)
+    panels = zip(axes[0], sides, spots, plan.component_names, strict=True)
+    for ax, (side, points, color, name), own, called in panels:
+        if places.on_line:
+            mixture(side, points, ax=ax, color=color)
+        else:
+            labels = side.num_components <= MAX_LABELS
+            draw_plane(ax, side, points, own, places, color, labels=labels, names=called)
         ax.set_title(f"{name}: {counted(side.num_components, 'component')}")
     coupling(plan, ax=axes[1, 0])
     axes[1, 0].set_title("Coupling of the components")
     ax = axes[1, 1]
-    if plan.source.dim > 1 and y is not None:
-        draw_points(ax, np.asarray(y, np.float64)[:, pair], TARGET_COLOR, {"alpha": 0.2})
-    _draw_pairs(ax, plan, pair)
-    arrows(plan, plan.source.components.mean() if x is None else x, ax=ax, dims=pair, max_arrows=60)
+    if plan.source.dim > 1 and spots[1] is not None:
+        draw_points(ax, spots[1], TARGET_COLOR, {"alpha": 0.2})
+    _draw_pairs(ax, plan, places, x, y)
+    draw_arrows(ax, plan, plan.source.components.mean() if x is None else x, places, max_arrows=60)
     ax.set_title("Barycentric map and coupled components")
+    # On the line, the map has axes of its own.
+    same_limits([*axes[0], *([] if places.on_line else [ax])])
     figure.suptitle(f"Transport cost {float(plan.cost):.4g} (squared distance)")
     return figure
 
 
-def _draw_pairs(ax: Any, plan: TransportPlan, pair: tuple[int, ...]) -> None:
+def _draw_pairs(ax: Any, plan: TransportPlan, places: Places, x: Any, y: Any) -> None:
     """Lines between coupled components' means, or discs in one dimension, by weight."""
     from matplotlib.collections import LineCollection
 
     table = plan.correspondences(0.01 * float(plan.weights.max()))
-    source, target = (np.asarray(m.components.mean(), np.float64)[:, pair] for m in (plan.source, plan.target))
+    source, target = (places.moments(*side)[0] for side in ((plan.source, x), (plan.target, y)))
     share = table.weight / table.weight.max()
-    if plan.source.dim == 1:
+    if source.shape[1] == 1:
         ax.scatter(
             source[table.source], target[table.target], s=300 * share, color=TARGET_COLOR, alpha=0.3, linewidths=0
         )
@@ -276,15 +195,18 @@ def _draw_pairs(ax: Any, plan: TransportPlan, pair: tuple[int, ...]) -> None:
     )
     ax.autoscale_view()
     if len(source) + len(target) <= MAX_LABELS:
-        draw_labels(ax, source, SOURCE_COLOR)
-        draw_labels(ax, target, TARGET_COLOR)
+        draw_labels(ax, source, SOURCE_COLOR, plan.component_names[0])
+        draw_labels(ax, target, TARGET_COLOR, plan.component_names[1])
 
 
 def interpolation(
     plan: TransportPlan,
     times: ArrayLike = (0.0, 0.25, 0.5, 0.75, 1.0),
     *,
-    dims: ArrayLike = (0, 1),
+    dims: ArrayLike | None = None,
+    embedding: Any = None,
+    x: ArrayLike | None = None,
+    y: ArrayLike | None = None,
     key: KeyLike | None = None,
     num_samples: int = 2000,
     **style: Any,
@@ -294,8 +216,12 @@ def interpolation(
     Args:
         plan: The plan.
         times: Times between 0 (source) and 1 (target).
-        dims: The two dimensions to show; ignored in one dimension.
-        key: A random key; needed where the interpolation has no density, and samples of it are drawn.
+        dims: The two dimensions to show; by default the first two that vary and are not nearly the same.
+        embedding: Coordinates of ``x`` and of ``y``, a pair of shapes ``[n, 2]`` and ``[m, 2]``, or a function from
+            points to such: samples of the interpolation stand there among their nearest points, see `arrows`.
+        x: Source points, shape ``[n, d]``, for an embedding.
+        y: Target points, shape ``[m, d]``, likewise.
+        key: A random key; needed for an embedding and where the interpolation has no density: samples are drawn.
         num_samples: Number of those samples.
         **style: Options passed on to `mixture`, or to ``scatter`` (``hist`` in one dimension) for samples.
 
@@ -303,12 +229,16 @@ def interpolation(
         The figure; its axes share their limits.
 
     Raises:
-        ValueError: If ``times`` is empty or leaves [0, 1], ``dims`` are not two dimensions of the plan, or ``key`` is
-            needed.
+        ValueError: If ``times`` is empty or leaves [0, 1], ``dims`` are not two dimensions of the plan, or ``key`` or
+            points are needed.
     """
     from matplotlib import pyplot as plt
 
-    pair = check_dims(dims, plan.source.dim)
+    sides = [
+        (name, None if points is None else as_points(name, points, plan.source.dim))
+        for name, points in (("x", x), ("y", y))
+    ]
+    places = as_places(embedding, dims, sides, [plan.source, plan.target], names=plan.feature_names)
     moments = np.asarray(as_host_or_traced("times", times), np.float64).ravel().tolist()
     if not moments:
         raise ValueError("`times` must hold at least one time; got none.")
@@ -324,34 +254,32 @@ def interpolation(
     )
     for ax, t, law in zip(axes[0], moments, laws, strict=True):
         color = blend(t)
-        if isinstance(law, Mixture):
-            mixture(
-                law, ax=ax, dims=pair, color=color, **{"ellipses": False, "labels": False, "resolution": 120} | style
-            )
+        if isinstance(law, Mixture) and places.dims is not None:
+            options = {"ellipses": False, "labels": False, "resolution": 120} | style
+            mixture(law, ax=ax, dims=places.dims if law.dim > 1 else None, color=color, **options)
+            if law.dim > 1:
+                name_axes(ax, places.names)
         else:
             if key is None:
-                raise ValueError("`key` must be given: this interpolation has no density, and samples are drawn.")
+                raise ValueError(
+                    "`key` must be given: this interpolation has no density, or none in an embedding, and samples are "
+                    "drawn."
+                )
             # The same key at every time: where the law draws pairs, the points can be followed from panel to panel.
             samples = law.sample(jax.random.clone(key), as_count("num_samples", num_samples))
             samples = np.asarray(samples, np.float64)
-            _draw_samples(ax, samples, pair, color, style)
+            _draw_samples(ax, samples, places, color, style)
         ax.set_title(f"t = {t:g}")
         ax.label_outer()
     return figure
 
 
-def _draw_samples(ax: Any, samples: np.ndarray, pair: tuple[int, ...], color: str, style: dict[str, Any]) -> None:
-    if samples.shape[1] == 1:
+def _draw_samples(ax: Any, samples: np.ndarray, places: Places, color: str, style: dict[str, Any]) -> None:
+    if places.on_line:
         ax.hist(samples[:, 0], **{"bins": 60, "density": True, "color": color, "alpha": 0.6} | style)
         ax.set_xlabel(axis_name(0))
         ax.set_ylabel("density")
         return
-    draw_points(ax, samples[:, pair], color, style)
-    name_axes(ax, pair)
+    draw_points(ax, places.of(samples), color, style)
+    name_axes(ax, places.names)
     equal_aspect(ax)
-
-
-# -- fits -------------------------------------------------------------------------------------------------------------
-
-
-# -- what they share --------------------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ from .._base.arguments import ArrayLike, as_count, as_points, check_probability
 from .._base.arrays import spread_indices
 from .._posterior_plans.plan import PosteriorPlan
 from .._posteriors.posterior import PosteriorFit
-from ._plans import arrows
-from ._style import axes_or_new, check_dims, color_map, NEUTRAL_COLOR, SOURCE_COLOR, TARGET_COLOR
+from ._arrows import draw_arrows
+from ._embedding import as_places
+from ._style import axes_or_new, color_map, NEUTRAL_COLOR, SOURCE_COLOR, TARGET_COLOR
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -23,7 +24,9 @@ def uncertain_map(
     x: ArrayLike,
     *,
     ax: Optional["matplotlib.axes.Axes"] = None,
-    dims: ArrayLike = (0, 1),
+    dims: ArrayLike | None = None,
+    embedding: Any = None,
+    y: ArrayLike | None = None,
     probability: float = 0.9,
     max_arrows: int = 60,
     color: str | None = None,
@@ -38,7 +41,9 @@ def uncertain_map(
         posterior_plan: The posterior of the plan.
         x: Points, shape ``[n, d]``.
         ax: Axes to draw into.
-        dims: The two dimensions to show; ignored in one dimension.
+        dims: The two dimensions to show; by default the first two that vary and are not nearly the same.
+        embedding: Coordinates to draw the points at, as for `arrows`; every draw's images stand there.
+        y: Points of the target, shape ``[m, d]``, among which images stand in an embedding.
         probability: Posterior probability of each ellipse, or interval.
         max_arrows: Of more points than this, as many are shown, evenly spaced.
         color: Color of the ellipses or of the band; by default that of the target.
@@ -54,24 +59,27 @@ def uncertain_map(
 
     check_probability(probability)
     dim = posterior_plan.plan(0).source.dim
-    pair = list(check_dims(dims, dim))
     points = np.asarray(as_points("x", x, dim))
     if not len(points):
         raise ValueError(f"`x` must have at least one point; got shape {points.shape}.")
+    sides = [("x", points), *([] if y is None else [("y", as_points("y", y, dim))])]
+    places = as_places(embedding, dims, sides)
     points = points[spread_indices(len(points), as_count("max_arrows", max_arrows))]
     images = np.asarray(posterior_plan.push_forward(points), np.float64)
     mean, color = images.mean(axis=0), color or TARGET_COLOR
-    panel = arrows(mean, points, ax=axes_or_new(ax), dims=dims, max_arrows=max_arrows, **style)
-    if dim == 1:
+    panel = draw_arrows(axes_or_new(ax), mean, points, places, max_arrows, style=style)
+    if dim == 1 and embedding is None:
         order = np.argsort(points[:, 0], kind="stable")
         ends = np.quantile(images[:, order, 0], [(1 - probability) / 2, (1 + probability) / 2], axis=0)
         panel.fill_between(points[order, 0], *ends, color=color, alpha=0.25, linewidth=0, zorder=1.5)
         return panel
     # The squared radius of a normal law in the plane is exponential.
     radius = np.sqrt(-2 * np.log(1 - probability))
-    offset = (images - mean)[:, :, pair]
+    centers = places.of(mean)
+    spots = places.of(images.reshape(-1, dim)).reshape(*images.shape[:2], 2)
+    offset = spots - (centers if embedding is None else spots.mean(axis=0))
     corners = []
-    for center, spread in zip(mean[:, pair], offset.swapaxes(0, 1), strict=True):
+    for center, spread in zip(centers, offset.swapaxes(0, 1), strict=True):
         values, vectors = np.linalg.eigh(spread.T @ spread / len(spread))
         height, width = 2 * radius * np.sqrt(np.maximum(values, 0))
         angle = float(np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1])))

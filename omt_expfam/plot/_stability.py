@@ -220,7 +220,7 @@ def sweep_chart(
     panel.tick_params(axis="y", length=0)
     panel.invert_yaxis()
     panel.set_xlim(0, 1.28 * largest)
-    panel.set_xlabel("mean displacement against the base, in percent of the images' spread")
+    panel.set_xlabel("mean displacement against the base,\nin percent of the images' spread")
     panel.spines[["top", "right", "left"]].set_visible(False)
     used = [name for name in names if name in kinds]
     handles = [Patch(color=meanings[name], label=name) for name in used]

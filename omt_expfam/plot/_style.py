@@ -1,5 +1,6 @@
 """Colors, axes and limits that all pictures share."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,13 +30,106 @@ def check_dims(dims: ArrayLike, dim: int) -> tuple[int, ...]:
     return chosen
 
 
+# A dimension tells little with less than this share of the largest variance, and nothing new beside one that it is
+# correlated with beyond the other number.
+_LEAST_VARIANCE, _MOST_CORRELATION = 1e-4, 0.95
+
+
+def informative_dims(dim: int, mixtures: Sequence[Any], sides: Sequence[tuple[str, Any]] = ()) -> tuple[int, ...]:
+    """The first two dimensions that vary and are not nearly the same, among points, or by mixtures without any."""
+    if dim < 3:
+        return (0, 1)[:dim]
+    points = [np.asarray(values, np.float64) for _, values in sides]
+    moments = [(p.mean(axis=0), np.cov(p, rowvar=False, bias=True)) for p in points if len(p) > 1]
+    if not moments:
+        moments = [(np.asarray(m.mean(), np.float64), np.asarray(m.covariance(), np.float64)) for m in mixtures]
+    if not moments:
+        return (0, 1)
+    means, covariances = (np.stack(part) for part in zip(*moments, strict=True))
+    # That of both sides together: within them and between them.
+    between = means - means.mean(axis=0)
+    covariance = covariances.mean(axis=0) + between.T @ between / len(means)
+    variance = np.diag(covariance)
+    if not np.isfinite(variance).all() or variance.max() <= 0:
+        return (0, 1)
+    deviation = np.sqrt(np.where(variance > 0, variance, np.inf))
+    correlation = np.abs(covariance / deviation[:, None] / deviation)
+    varying = variance > _LEAST_VARIANCE * variance.max()
+    first = int(np.argmax(varying))
+    new = correlation[first] < _MOST_CORRELATION
+    new[first] = False
+    # Without a second one that varies as much, the most telling of what is left.
+    good = np.flatnonzero(varying & new)
+    if good.size:
+        return first, int(good[0])
+    rest = np.flatnonzero(new & (variance > 0))
+    return (first, int(rest[variance[rest].argmax()])) if rest.size else ((0, 1) if first == 0 else (0, first))
+
+
+def same_limits(axes: Sequence[Any]) -> None:
+    """One frame for panels that are to be compared."""
+    for ax in axes:
+        # Limits that are set cannot give way to equal scales.
+        ax.set_aspect(ax.get_aspect(), adjustable="box")
+    for name in ("x", "y"):
+        limits = np.array([getattr(ax, f"get_{name}lim")() for ax in axes]).reshape(-1, 2)
+        for ax in axes:
+            getattr(ax, f"set_{name}lim")(limits[:, 0].min(), limits[:, 1].max())
+
+
+# Categories keep clear of the blue and the orange of source and target; after them come their pale shades.
+_CATEGORIES = (
+    "#44AA99",
+    "#CC6677",
+    "#999933",
+    "#AA4499",
+    "#DDBB55",
+    "#6E5BC7",
+    "#3C8D4F",
+    "#A0623D",
+    "#E58FC0",
+    "#7F7F7F",
+)
+
+
+def category_color(index: int) -> tuple[float, float, float]:
+    """Colors of categories: strong ones first, then the pale ones, then from the beginning."""
+    from matplotlib.colors import to_rgb
+
+    color = np.array(to_rgb(_CATEGORIES[index % len(_CATEGORIES)]))
+    red, green, blue = (color + (1 - color) * 0.5 if index // len(_CATEGORIES) % 2 else color).tolist()
+    return red, green, blue
+
+
+def lineage_colors(num: int, tables: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Colors of components of snapshots that follow each other, shapes ``[K_t, 3]``.
+
+    Each of the first snapshot has one of its own; later ones have the mean of those that they come from, by mass.
+    Components of the same number in two snapshots have nothing in common, and so no common color for their number.
+    """
+    colors = [np.array([category_color(k) for k in range(num)])]
+    for table in tables:
+        shares = np.asarray(table, np.float64)
+        total = shares.sum(axis=0)
+        mixed = (shares / np.where(total > 0, total, 1)).T @ colors[-1]
+        # Nothing arrives there: gray.
+        mixed[total <= 0] = 0.6
+        colors.append(np.clip(mixed, 0, 1))
+    return colors
+
+
 def axis_name(dim: int) -> str:
     return f"$x_{{{dim}}}$"
 
 
-def name_axes(ax: Any, pair: tuple[int, ...]) -> None:
-    ax.set_xlabel(axis_name(pair[0]))
-    ax.set_ylabel(axis_name(pair[1]))
+def as_text(name: object) -> str:
+    """A name as it is: a dollar sign of a user's is no mathematics."""
+    return str(name).replace("$", r"\$")
+
+
+def name_axes(ax: Any, names: Sequence[str]) -> None:
+    ax.set_xlabel(names[0])
+    ax.set_ylabel(names[1])
 
 
 def equal_aspect(ax: Any) -> None:

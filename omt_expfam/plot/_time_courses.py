@@ -1,5 +1,6 @@
 """Pictures of time courses: flows between components or groups, and the graph of components in the plane."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any, Optional, TYPE_CHECKING
 
@@ -9,13 +10,15 @@ from .._base.arguments import ArrayLike, as_points, as_scalar
 from .._base.arrays import spread_indices
 from .._plans.groups import GroupFlows
 from .._time_courses.trajectory import Trajectory
-from ._style import axes_or_new, check_dims, name_axes
+from ._embedding import as_places, coordinates
+from ._style import as_text, axes_or_new, category_color, lineage_colors, name_axes
 
 if TYPE_CHECKING:
     import matplotlib.axes
 
 # Between the bars of one time, and how wide a bar is, of the distance between two times.
 _GAP, _WIDTH = 0.03, 0.08
+_MAX_POINTS, _FONT = 2000, 7
 
 
 def flows(
@@ -29,15 +32,17 @@ def flows(
 ) -> "matplotlib.axes.Axes":
     """Draw how mass flows: a bar for each component or group at each time, and bands between them.
 
-    Heights are shares of the mass; times stand to scale. Bands have the color of where they come from. Beside a group
-    stands its share at the time before and now.
+    Heights are shares of the mass; times stand to scale. Bands have the color of where they come from, and bars with
+    names that of their name. Components without names have no identity from one time to the next: each of the first
+    time has a color of its own, later ones the mean of the colors that they come from, by mass. Beside a group stands
+    its share at the time before and now.
 
     Args:
         course: A trajectory, or the flows of its groups.
         ax: Axes to draw into.
         min_weight: Bands and bars of less mass are left out.
         names: For each time, the names of the bars; by default the groups' names or the components' numbers.
-        colors: For each time, a color per bar; by default one color per name.
+        colors: For each time, a color per bar; by default one color per name, else by descent.
         growth: Write the changes of groups' shares.
 
     Returns:
@@ -46,19 +51,26 @@ def flows(
     Raises:
         ValueError: If ``names`` or ``colors`` do not fit the course.
     """
+    from matplotlib.patheffects import withStroke
+
     as_scalar("min_weight", min_weight)
     if isinstance(course, GroupFlows):
         weights, tables = list(course.weights), list(course.couplings)
         default = [list(course.names)] * len(weights)
+        named = True
     else:
         weights = [np.asarray(m.weights, np.float64) for m in course.mixtures]
         tables = [np.asarray(plan.weights, np.float64) for plan in course.plans]
         known = [course.plans[0].component_names[0], *(plan.component_names[1] for plan in course.plans)]
         pairs = zip(weights, known, strict=True)
         default = [list(map(str, range(len(w)))) if own is None else list(own) for w, own in pairs]
+        named = names is not None or all(own is not None for own in known)
     labels = _per_bar("names", names, default, weights)
-    order = list(dict.fromkeys(name for entry in labels for name in entry))
-    painted = [[_color(order.index(name)) for name in entry] for entry in labels]
+    if named:
+        order = list(dict.fromkeys(name for entry in labels for name in entry))
+        painted: Any = [[category_color(order.index(name)) for name in entry] for entry in labels]
+    else:
+        painted = [list(colors) for colors in lineage_colors(len(weights[0]), tables)]
     painted = _per_bar("colors", colors, painted, weights)
     panel = axes_or_new(ax)
     tops = [_stack(w, min_weight) for w in weights]
@@ -66,6 +78,9 @@ def flows(
     moments = np.asarray(course.times, np.float64)
     places = (moments - moments[0]) * ((len(moments) - 1) / (moments[-1] - moments[0]))
     width = min(_WIDTH, 0.4 * float(np.diff(places).min()))
+    # Characters that fit between two times; beside the last one there is room.
+    inches = panel.get_window_extent().width / panel.figure.dpi * np.diff(places) / (places[-1] + 5 * _WIDTH)
+    room = [*np.maximum(inches / (0.6 * _FONT / 72) - 3, 6).astype(int), 24]
     for step, table in enumerate(tables):
         span = places[step] + width / 2, places[step + 1] - width / 2
         _draw_bands(panel, span, table, tops[step], tops[step + 1], weights[step], painted[step], min_weight)
@@ -77,8 +92,10 @@ def flows(
                 text += f" {weights[time - 1][k]:.0%} → {mass[k]:.0%}"
             if mass[k] >= 0.02:
                 place = places[time] + 0.7 * width, top[k] - mass[k] / 2
-                panel.annotate(text, place, va="center", fontsize=7, zorder=4)
-    panel.set_xlim(-_WIDTH, len(weights) - 1 + 4 * _WIDTH)
+                text = as_text("\n".join(textwrap.wrap(text, room[time], break_long_words=False)))
+                label = panel.annotate(text, place, va="center", fontsize=_FONT, linespacing=1.0, zorder=4)
+                label.set_path_effects([withStroke(linewidth=2, foreground="white")])
+    panel.set_xlim(-_WIDTH, places[-1] + 4 * _WIDTH)
     panel.set_xticks(places, [f"{t:.4g}" for t in course.times])
     panel.set_xlabel("time")
     panel.set_yticks([])
@@ -92,14 +109,6 @@ def _per_bar(name: str, given: Any, default: list[Any], weights: list[np.ndarray
         sizes = ", ".join(str(len(w)) for w in weights)
         raise ValueError(f"`{name}` must hold one entry per bar at each time: {sizes} of them.")
     return found
-
-
-def _color(index: int) -> Any:
-    import matplotlib
-
-    palette = matplotlib.colormaps["tab20"].colors  # type: ignore[attr-defined]
-    # Strong colors first, then the pale ones.
-    return palette[(2 * index) % 20 + (index // 10) % 2]
 
 
 def _stack(weights: np.ndarray, min_weight: float) -> np.ndarray:
@@ -145,7 +154,8 @@ def trajectory(
     points: Sequence[ArrayLike] | None = None,
     *,
     ax: Optional["matplotlib.axes.Axes"] = None,
-    dims: ArrayLike = (0, 1),
+    dims: ArrayLike | None = None,
+    embedding: Any = None,
     min_share: float = 0.15,
     cmap: str = "viridis",
     labels: bool = True,
@@ -158,7 +168,9 @@ def trajectory(
         course: The trajectory, in two dimensions or more.
         points: For each time, points to draw with it, shapes ``[n, d]``; at most 2000 of them are shown.
         ax: Axes to draw into.
-        dims: The two dimensions to show.
+        dims: The two dimensions to show; by default the first two that vary and are not nearly the same.
+        embedding: For each time, coordinates of its points, shapes ``[n, 2]``, or one function from points to such;
+            components are then drawn at the mean of their points' places.
         min_share: An arrow stands for at least this part of its source component, or of its target.
         cmap: Name of a color map.
         labels: Write the components' numbers.
@@ -167,19 +179,29 @@ def trajectory(
         The axes.
 
     Raises:
-        ValueError: If ``dims`` are not two dimensions of the trajectory, or ``points`` do not fit it.
+        ValueError: If ``dims`` are not two dimensions of the trajectory, or ``points`` or ``embedding`` do not fit it.
     """
     import matplotlib
 
-    if course.dim < 2:
+    if course.dim < 2 and embedding is None:
         raise ValueError("`course` must have two dimensions or more to be drawn in the plane; `flows` needs none.")
-    pair = list(check_dims(dims, course.dim))
+    clouds = [None] * course.num_times if points is None else _as_clouds(points, course)
+    sides = [(f"points[{time}]", cloud) for time, cloud in enumerate(clouds)]
+    known = as_places(embedding, dims, sides, course.mixtures)
     as_scalar("min_share", min_share)
     panel = axes_or_new(ax)
-    colors = [matplotlib.colormaps[cmap](t) for t in np.linspace(0.0, 0.9, course.num_times)]
+    # To scale, like the times themselves.
+    moments = np.asarray(course.times, np.float64)
+    shades = 0.9 * (moments - moments[0]) / (moments[-1] - moments[0])
+    colors = [matplotlib.colormaps[cmap](shade) for shade in shades]
+    if points is None and embedding is not None:
+        raise ValueError("`points` must be given with an `embedding`.")
     if points is not None:
-        _draw_points(panel, points, course, pair, colors)
-    places = [np.asarray(m.components.mean(), np.float64)[:, pair] for m in course.mixtures]
+        for time, cloud in enumerate(clouds):
+            spots = coordinates(embedding, time, cloud, known)
+            spots = spots[spread_indices(len(spots), _MAX_POINTS)]
+            panel.scatter(*spots.T, s=4, color=colors[time], alpha=0.3, lw=0, zorder=1)
+    places = [known.moments(*side)[0] for side in zip(course.mixtures, clouds, strict=True)]
     sizes = [800 * np.asarray(m.weights, np.float64) for m in course.mixtures]
     for step, plan in enumerate(course.plans):
         coupling = plan.weight_coupling
@@ -201,14 +223,11 @@ def trajectory(
     legend = panel.legend(frameon=False, fontsize=8)
     for handle in legend.legend_handles:
         handle.set_sizes([40])  # type: ignore[union-attr]
-    name_axes(panel, (pair[0], pair[1]))
+    name_axes(panel, known.names)
     return panel
 
 
-def _draw_points(ax: Any, points: Sequence[ArrayLike], course: Trajectory, pair: list[int], colors: list[Any]) -> None:
+def _as_clouds(points: Sequence[ArrayLike], course: Trajectory) -> list[Any]:
     if len(points) != course.num_times:
         raise ValueError(f"`points` must have one entry per time, {course.num_times}; got {len(points)}.")
-    for time, cloud in enumerate(points):
-        values = np.asarray(as_points(f"points[{time}]", cloud, course.dim), np.float64)[:, pair]
-        values = values[spread_indices(len(values), 2000)]
-        ax.scatter(*values.T, s=2, color=colors[time], alpha=0.25, lw=0, zorder=1)
+    return [as_points(f"points[{time}]", cloud, course.dim) for time, cloud in enumerate(points)]
