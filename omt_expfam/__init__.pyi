@@ -59,6 +59,7 @@ from ._potentials.penalties import (
     STVS as STVS,
 )
 from ._potentials.separable import SeparablePotential as SeparablePotential
+from ._report.report import report as report
 from ._screening.screen import Features as Features, Screen as Screen
 from ._storage import load as load, save as save
 from ._time_courses.trajectory import Trajectory as Trajectory, trajectory as trajectory

@@ -4,6 +4,7 @@ Nothing here imports the anndata package: whatever has its attributes (``X``, ``
 ``varm``) will do.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,10 +21,12 @@ from ._fitting.labeled import mixture_from_labels
 from ._plans.groups import group_shares
 from ._plans.plan import TransportPlan
 from ._plans.transfer import Transfer
+from ._report.report import report as write_page
 from ._storage import library_classes
 
 # Where scanpy keeps the loadings of principal components; others keep them under the name of the representation.
 _LOADINGS = {"X_pca": "PCs"}
+_UMAP = "X_umap"
 _NEEDED = ("X", "obs", "obsm", "uns", "var_names", "varm")
 # Loadings that differ by more, relative to the largest, are of another analysis.
 _SAME = 1e-3
@@ -225,6 +228,49 @@ def transitions(
     flows = plan.group_flows(*groups)
     rows, into = ([flows.names.index(name) for name in side] for side in names)
     return pd.DataFrame(flows.transitions[0][np.ix_(rows, into)], *names)
+
+
+def report(
+    path: str | os.PathLike[str],
+    plan: TransportPlan,
+    source: Any,
+    target: Any,
+    groupby: str | None = None,
+    target_groupby: str | None = None,
+    *,
+    use_rep: str = "X_pca",
+    basis: str | None = None,
+    **options: Any,
+) -> None:
+    """Write one HTML page on a plan (`omt_expfam.report`), its pictures in the embedding of the objects.
+
+    Args:
+        path: The page.
+        plan: A plan from ``source`` to ``target``.
+        source: The AnnData object of its source.
+        target: That of its target.
+        groupby: The column of ``source.obs`` that holds labels.
+        target_groupby: That of ``target.obs``; the same by default, where it is there.
+        use_rep: The representation that the plan was made in.
+        basis: The key of ``obsm`` whose first two columns are the coordinates to draw at; by default ``"X_umap"``,
+            where both have it.
+        **options: Passed on to `omt_expfam.report`.
+
+    Raises:
+        TypeError: If an argument is not of the stated type.
+        ValueError: If a column or the basis is missing, or the sides have different features or loadings.
+    """
+    x, y = _pair(source, target, use_rep)
+    sides = ("source", source), ("target", target)
+    if basis is None and all(_UMAP in side.obsm for _, side in sides):
+        basis = _UMAP
+    if basis is not None:
+        options["embedding"] = tuple(_points(name, side, basis)[:, :2] for name, side in sides)
+    if groupby is not None:
+        other = groupby if target_groupby is None and groupby in target.obs else target_groupby
+        found = None if other is None else _labels("target", target, other)
+        options["labels"] = (_labels("source", source, groupby), found)
+    write_page(path, plan, x, y, **options)
 
 
 def to_genes(adata: Any, values: Any, *, use_rep: str = "X_pca") -> Any:

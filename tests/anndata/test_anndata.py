@@ -1,5 +1,8 @@
 """AnnData objects in and out: real ones, through files, against scikit-learn's components and sums over points."""
 
+import json
+import re
+
 import anndata
 import jax
 import numpy as np
@@ -224,3 +227,26 @@ def test_a_damaged_plan_is_refused_and_nothing_is_half_written(sides, plan):
     source.uns["omt"]["plan"] = source.uns["omt"]["plan"][:-5]
     with pytest.raises(ValueError, match="uns"):
         omt.anndata.read_plan(source)
+
+
+def test_a_report_is_drawn_in_the_embedding_of_the_objects(sides, plan, tmp_path):
+    source, target = sides
+    path = tmp_path / "page.html"
+
+    def places():
+        (text,) = re.findall(r'id="chart-map-data">(.*?)</script>', path.read_text())
+        return {trace["name"]: np.array([trace["x"], trace["y"]]).T for trace in json.loads(text)["data"][:2]}
+
+    omt.anndata.report(path, plan, source, target, "cell_type")
+    np.testing.assert_allclose(places()["source"], source.obsm["X_pca"][:, :2], rtol=1e-5)
+    assert 'id="chart-labels-flows"' in path.read_text()
+    for side in sides:
+        side.obsm["X_umap"] = np.sin(side.obsm["X_pca"][:, 2:5])
+    omt.anndata.report(path, plan, source, target)
+    np.testing.assert_allclose(places()["target"], target.obsm["X_umap"][:, :2], rtol=1e-5)
+    assert 'id="chart-labels-flows"' not in path.read_text()
+    with pytest.raises(ValueError, match="`use_rep` must name a representation"):
+        omt.anndata.report(path, plan, source, target, basis="X_tsne")
+    del target.obs["cell_type"]
+    omt.anndata.report(path, plan, source, target, "cell_type")
+    assert "Labels carried over" in path.read_text()

@@ -33,12 +33,13 @@ PACKAGES = {
     "_files": "",
     "diagnostics": "_numerics _components _fitting _weights _couplings _plans _potentials metrics _pipelines _files",
     "plot": "_components _fitting _plans _potentials _time_courses _posteriors _posterior_plans diagnostics",
+    "_report": "_components _fitting _couplings _plans _files plot",
     "_storage": "families _components _fitting _weights _couplings _plans _time_courses _potentials _posteriors "
     "_posterior_plans _pipelines _files diagnostics",
-    "anndata": "_fitting _plans _files _storage",
+    "anndata": "_fitting _plans _files _report _storage",
     "estimators": "families _fitting _plans",
     "_cli": "families _components _family _fitting _plans _time_courses _potentials _pipelines metrics _files "
-    "diagnostics plot _storage",
+    "diagnostics plot _report _storage",
 }
 # What is loaded only where it is used: heavy, or optional.
 LATE = {
@@ -50,6 +51,7 @@ LATE = {
     "optax",
     "ott",
     "pandas",
+    "plotly",
     "pyarrow",
     "scipy",
     "sklearn",
