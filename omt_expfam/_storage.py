@@ -21,6 +21,7 @@ from ._couplings.numerical import NumericalCouplings
 from ._couplings.numerical_pair import Nodes
 from ._couplings.product import ProductCouplings
 from ._couplings.settings import NumericalSettings
+from ._couplings.unbalanced import UnbalancedGaussianCouplings
 from ._files.tree import read_object, write_object
 from ._fitting.fit import Fit
 from ._pipelines.coupled import CoupledFit
@@ -110,6 +111,7 @@ _CLASSES: dict[str, type] = {
         PosteriorPlan,
         PosteriorTransfer,
         ProductCouplings,
+        UnbalancedGaussianCouplings,
         RelaxationPath,
         Selection,
         Sensitivity,

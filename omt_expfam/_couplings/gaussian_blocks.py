@@ -13,7 +13,7 @@ from .._base.arrays import batch_size, on_host, power_of_two, safe_log, take, to
 from .._base.buckets import pad
 from .._base.progress import progress_bar
 from .._base.xla import program, unfused
-from .._components.covariance import AbstractCovariance, DiagonalCovariance, ScalarCovariance
+from .._components.covariance import AbstractCovariance, DenseCovariance, DiagonalCovariance, ScalarCovariance
 from .._components.interface import AbstractComponents
 from .gaussian_pair import conditional_gain, promote, trace_and_kl
 from .interface import AbstractComponentMaps, PairSelection, squared_distances
@@ -117,6 +117,21 @@ def form_of(components: AbstractComponents) -> AbstractCovariance:
     return form
 
 
+def components_like(sides: tuple[AbstractComponents, AbstractComponents], mean: Array, table: Array) -> Any:
+    """Gaussian components in the simplest structure that both sides have.
+
+    Args:
+        sides: The components of both sides.
+        mean: Means, shape ``[p, d]``.
+        table: Variances of the coordinates, shape ``[p, d]``, or Cholesky factors, shape ``[p, d, d]``.
+    """
+    if all(isinstance(form_of(side), ScalarCovariance) for side in sides):
+        variance = on_host(lambda _, values: values[:, 0], table)
+        return sides[0].with_gaussian_form(mean, ScalarCovariance(variance, mean.shape[1]))
+    form = DiagonalCovariance(table) if table.ndim == 2 else DenseCovariance(table)
+    return sides[0].with_gaussian_form(mean, form)
+
+
 @program
 def normal(key: Key[Array, ""], shape: tuple[int, ...], dtype: Any) -> Array:
     return jax.random.normal(key, shape, dtype)
@@ -190,8 +205,8 @@ def _scan_pairs(function: Callable, start: Any, pairs: PairSelection, item_size:
 
 
 @program
-def collapse(sides: GaussianSides, shares: PairSelection, row_shares: Float[Array, "K0 K1"]) -> AffineMaps:
-    """The maps with gains sum_j share_ij A_ij and offsets sum_j share_ij m1_j."""
+def collapse(sides: GaussianSides, shares: PairSelection, row_shares: Float[Array, "K0 K1"] | None) -> AffineMaps:
+    """The maps with gains sum_j share_ij A_ij and offsets sum_j share_ij m1_j; without a table each has its own."""
     pairs = sides.pairs()
 
     def add(total: Array, block: PairSelection) -> Array:
@@ -202,7 +217,8 @@ def collapse(sides: GaussianSides, shares: PairSelection, row_shares: Float[Arra
     shape = jax.eval_shape(pairs.gain, shares.source[0], shares.target[0])
     start = jnp.zeros((pairs.source_mean.shape[0], *shape.shape), shape.dtype)
     gain = _scan_pairs(add, start, shares, pairs.item_size)
-    return AffineMaps(pairs.source_mean, gain, row_shares @ pairs.target_mean)
+    offset = pairs.target_mean if row_shares is None else row_shares @ pairs.target_mean
+    return AffineMaps(pairs.source_mean, gain, offset)
 
 
 def _conditional_mean(pairs: _Pairs, gain: Array, x: Array, source: Array, target: Array) -> Array:

@@ -13,6 +13,7 @@ from .._base.arrays import at_top, batch_size, is_traced, on_host, power_of_two,
 from .._base.buckets import cut, LITTLE, pad
 from .._base.xla import program
 from .._components.interface import AbstractComponents
+from .._components.mixture import Mixture
 
 
 class PairSelection(eqx.Module):
@@ -81,6 +82,30 @@ class AbstractCouplings(eqx.Module):
         return on_host(add, self.costs, self.kl, self.epsilon)
 
     @property
+    def keeps_marginals(self) -> bool:
+        """Whether the marginals of every coupling are its two components."""
+        return True
+
+    def rows(
+        self, source: Mixture, weights: Float[Array, "K0 K1"], row_shares: Float[Array, "K0 K1"]
+    ) -> tuple[Mixture, Float[Array, "r K1"]]:
+        """The laws whose mixture is that of x under a plan, and the shares of target components in each.
+
+        Methods that take points, and weights or indices of source components, mean these rows: the source components,
+        unless pairs have marginals of their own.
+
+        Args:
+            source: The source mixture.
+            weights: The coupling of the weights.
+            row_shares: The same over the source weights.
+        """
+        return source, row_shares
+
+    def masses_between(self, t: Float[Array, ""]) -> Float[Array, "K0 K1"] | None:
+        """The mass that every pair has on the way, over that at both ends; ``None`` where it is one throughout."""
+        return None
+
+    @property
     @abc.abstractmethod
     def objective_errors(self) -> Float[Array, "K0 K1"]:
         """A bound or a cautious estimate of the absolute error of `objectives`, in the same units."""
@@ -95,15 +120,15 @@ class AbstractCouplings(eqx.Module):
         """The same couplings read from target to source."""
 
     @abc.abstractmethod
-    def component_maps(self, row_shares: Float[Array, "K0 K1"]) -> AbstractComponentMaps:
-        """Collapse the pairs of each source component into one map."""
+    def component_maps(self, row_shares: Float[Array, "r K1"]) -> AbstractComponentMaps:
+        """Collapse the pairs of each row into one map."""
 
     @abc.abstractmethod
     def conditional_covariance(
         self,
         x: Float[Array, "n d"],
         y: Float[Array, "n d"],
-        weight: Float[Array, "n K0"],
+        weight: Float[Array, "n r"],
         shares: PairSelection,
     ) -> Float[Array, "n d d"]:
         """Second moments about ``y`` of the conditional law at ``x``, weighted over pairs."""
@@ -125,7 +150,7 @@ class AbstractCouplings(eqx.Module):
         self,
         x: Float[Array, "n d"],
         y: Float[Array, "n d"],
-        log_weight: Float[Array, "n K0"],
+        log_weight: Float[Array, "n r"],
         shares: PairSelection,
     ) -> Float[Array, " n"]:
         """Log of the sum over pairs of exp(log_weight) * share * p_ij(y | x)."""

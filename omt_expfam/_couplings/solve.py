@@ -9,6 +9,7 @@ from .interface import AbstractCouplings
 from .joined import BlockCouplings, pair_table
 from .numerical_solve import solve_numerical_couplings
 from .product import solve_product_couplings
+from .unbalanced import solve_unbalanced_couplings
 
 
 def route_of(source: AbstractComponents, target: AbstractComponents) -> Literal["gaussian", "product", "numerical"]:
@@ -26,12 +27,32 @@ def solve_couplings(
     epsilon: Any,
     progress: bool | None = None,
     numerical: Any = None,
+    prices: Any = None,
 ) -> AbstractCouplings:
     """Solve the P-block by the best route that both sides offer.
 
     Gaussian components are coupled in closed form, components with independent coordinates coordinate by coordinate,
     and all others numerically; sets of several families are coupled block by block.
+
+    Args:
+        source: Source components.
+        target: Target components.
+        epsilon: Regularization, units of squared distance.
+        progress: Whether to show a progress bar.
+        numerical: How accurately to couple numerically.
+        prices: Prices of changing the marginals of both sides, ``None`` where they are kept.
+
+    Raises:
+        ValueError: If marginals have a price and some components are not Gaussian.
     """
+    if prices is not None:
+        if isinstance(source, Blocks) or isinstance(target, Blocks) or route_of(source, target) != "gaussian":
+            raise ValueError(
+                "`component_relaxation` must be infinite unless all components are Gaussian; got "
+                f"{_name(source)} and {_name(target)}. Relax the masses of whole components, with `source_relaxation` "
+                "and `target_relaxation`."
+            )
+        return solve_unbalanced_couplings(source, target, epsilon, prices)
     if isinstance(source, Blocks) or isinstance(target, Blocks):
         return solve_block_couplings(source, target, epsilon, progress, numerical)
     match route_of(source, target):
@@ -65,3 +86,7 @@ def solve_block_couplings(
 def _unrolled(components: Blocks) -> Blocks:
     """The same set with blocks that hold its components in the set's order."""
     return components.select(slice(None))
+
+
+def _name(components: AbstractComponents) -> str:
+    return "several families" if isinstance(components, Blocks) else type(components).__name__

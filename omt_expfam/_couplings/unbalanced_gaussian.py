@@ -1,129 +1,179 @@
-r"""Entropic transport between two Gaussian measures whose masses may change, in closed form, for one pair.
+r"""Entropic transport between two Gaussians whose marginals have a price instead of being kept, for one pair.
 
-Minimize $\int \|x - y\|^2 dp + \varepsilon KL(p \| \alpha \otimes \beta) + \rho_0 KL(p_0 \| \alpha)
-+ \rho_1 KL(p_1 \| \beta)$ over measures $p$ with marginals $p_0, p_1$, where $\alpha$ and $\beta$ are masses times
-$N(a, A)$ and $N(b, B)$ and $KL(p \| q) = \int \log (dp / dq) dp - p(1) + q(1)$ (Janati et al., 2020, theorem 3, for
-$\rho_0 = \rho_1$). The minimizer is a mass times a Gaussian. With $k_i = 2 / (\rho_i + \varepsilon)$,
-$c_i = 4 \rho_i / (\varepsilon^2 (\rho_i + \varepsilon))$ and $\hat A = (A^{-1} + k_0 I)^{-1}$, its precision has the
-off-diagonal block $-(2 / \varepsilon) I$ and the diagonal blocks
+Minimize $\int \|x - y\|^2 dp + \varepsilon KL(p \| \mu \otimes \nu) + \tau_0 KL(p_0 \| \mu) + \tau_1 KL(p_1 \| \nu)$
+over laws $p$ with marginals $p_0, p_1$, where $\mu = N(a, A)$ and $\nu = N(b, B)$. Among measures of any mass the
+minimizer is the same up to its mass, so that this is theorem 3 of Janati et al. (2020), for two prices: a Gaussian.
+With $k_i = 2 / (\tau_i + \varepsilon)$, $c_i = 4 \tau_i / (\varepsilon^2 (\tau_i + \varepsilon))$ and
+$\hat A = (A^{-1} + k_0 I)^{-1}$, its precision has the off-diagonal block $-(2 / \varepsilon) I$ and the diagonal
+blocks
 
 $$P = \hat A^{-1} + c_0 Q^{-1}, \qquad Q = \hat B^{-1} + c_1 P^{-1},$$
 
-so that $y = \hat A P$ is a function of $w = \hat A \hat B$: $y^2 - (1 + (c_0 - c_1) w) y - c_1 w = 0$. The difference
-of its means is $(I + k_0 A + k_1 B)^{-1} (a - b)$, and its mass makes the objective's derivative along itself vanish.
+so that $y = \hat A P$ is a function of $w = \hat A \hat B$: $y^2 - (1 + (c_0 - c_1) w) y - c_1 w = 0$. With
+$v = (I + k_0 A + k_1 B)^{-1} (a - b)$ its means are $a - k_0 A v$ and $b + k_1 B v$.
+
+In between, at a time $t$, $p$ gives way to the law of density proportional to $(p / h_0)^{1 - t} (p / h_1)^t$, where
+$h_0 = dp_0 / d\mu$ and $h_1 = dp_1 / d\nu$ say how mass changed at each point: it grows or decays at a constant rate
+on its way. The first factor has the marginal $\mu$ at 0, the second one $\nu$ at 1; the mass in between is at most 1.
 """
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
 
 class UnbalancedPair(NamedTuple):
-    """The plan between two Gaussian measures, a mass times a Gaussian, and its objective.
+    """The plan between two Gaussians with priced marginals, a Gaussian.
 
     Attributes:
-        mass: Mass of the plan.
-        source_mean: Mean of what leaves, shape ``[d]``.
-        target_mean: Mean of what arrives.
-        source_covariance: Covariance of what leaves, shape ``[d, d]``.
-        target_covariance: Covariance of what arrives.
-        cross_covariance: Their cross-covariance, rows for the source.
+        means: Means of what leaves and of what arrives, shape ``[d]`` each.
+        covariances: Their covariances, shape ``[d, d]`` each.
         slope: Matrix of E[y | x] - target mean, applied to x - source mean.
-        conditional_covariance: Covariance of y given x.
-        cost: Mean squared distance under the plan over its mass, units of squared distance.
-        kl: KL of the plan over its mass from the product of both laws, in nats.
-        source_kl: KL of what leaves over its mass from the source's law.
-        target_kl: The same of what arrives.
-        objective: The minimized objective.
+        conditionals: Covariances of x given y and of y given x.
+        apart: The vector v of the module's formulas.
+        cost: Mean squared distance under the plan, units of squared distance.
+        kl: KL of the plan from the product of both Gaussians, in nats.
+        changes: KL of what leaves from the source, and of what arrives from the target.
     """
 
-    mass: Float[Array, ""]
-    source_mean: Float[Array, " d"]
-    target_mean: Float[Array, " d"]
-    source_covariance: Float[Array, "d d"]
-    target_covariance: Float[Array, "d d"]
-    cross_covariance: Float[Array, "d d"]
+    means: tuple[Float[Array, " d"], Float[Array, " d"]]
+    covariances: tuple[Float[Array, "d d"], Float[Array, "d d"]]
     slope: Float[Array, "d d"]
-    conditional_covariance: Float[Array, "d d"]
+    conditionals: tuple[Float[Array, "d d"], Float[Array, "d d"]]
+    apart: Float[Array, " d"]
     cost: Float[Array, ""]
     kl: Float[Array, ""]
-    source_kl: Float[Array, ""]
-    target_kl: Float[Array, ""]
-    objective: Float[Array, ""]
+    changes: tuple[Float[Array, ""], Float[Array, ""]]
+
+
+class _Rates(NamedTuple):
+    """k and c of the module's formulas, and the part of 4 / eps^2 that c falls short by."""
+
+    k: tuple[Array, Array]
+    c: tuple[Array, Array]
+    lost: tuple[Array, Array]
+
+
+def _rates(epsilon: Array, prices: tuple[Array, Array]) -> _Rates:
+    k = 2 / (prices[0] + epsilon), 2 / (prices[1] + epsilon)
+    lost = 2 * k[0] / epsilon, 2 * k[1] / epsilon
+    return _Rates(k, (4 / epsilon**2 - lost[0], 4 / epsilon**2 - lost[1]), lost)
 
 
 def unbalanced_pair(
     means: tuple[Float[Array, " d"], Float[Array, " d"]],
     covariances: tuple[Float[Array, "d d"], Float[Array, "d d"]],
-    masses: tuple[Float[Array, ""], Float[Array, ""]],
     epsilon: Float[Array, ""],
-    relaxations: tuple[Float[Array, ""], Float[Array, ""]],
+    prices: tuple[Float[Array, ""], Float[Array, ""]],
 ) -> UnbalancedPair:
-    """The closed form.
-
-    It is differentiated through a decomposition: derivatives are NaN where eigenvalues are equal, as for spheres.
+    """The closed form; differentiable once, also where eigenvalues are equal.
 
     Args:
         means: Means of source and target.
         covariances: Their covariances, positive definite.
-        masses: Their masses.
         epsilon: Regularization, units of squared distance; positive.
-        relaxations: Prices of changing the masses, same units; infinite keeps a marginal. With both infinite, masses
-            must be equal, which is not checked.
+        prices: Prices tau of changing the marginals, same units; infinite keeps one.
     """
     (a, b), (cov_a, cov_b) = means, covariances
+    k, c, lost = _rates(epsilon, prices)
     eye = jnp.eye(a.shape[0], dtype=a.dtype)
-    k = [2 / (rho + epsilon) for rho in relaxations]
-    # The part of 4 / eps^2 that c falls short by, and c.
-    lost = [2 * one / epsilon for one in k]
-    c = [4 / epsilon**2 - one for one in lost]
-    narrow_a, narrow_b = (_narrowed(cov, one) for cov, one in ((cov_a, k[0]), (cov_b, k[1])))
+    narrow_a, narrow_b = _narrowed(cov_a, k[0]), _narrowed(cov_b, k[1])
     root = jnp.linalg.cholesky(narrow_a)
-    values, vectors = jnp.linalg.eigh(_symmetric(root.T @ narrow_b @ root))
-    half = 0.5 * (1 + (lost[1] - lost[0]) * values)
-    y = half + jnp.sqrt(half**2 + c[1] * values)
-    basis = root @ vectors
-    inverse_p = (basis / y[None, :]) @ basis.T
+    inner = _inverse_root(_symmetric(root.T @ narrow_b @ root), 0.5 * (lost[1] - lost[0]), c[1])
+    inverse_p = _symmetric(root @ inner @ root.T)
     inverse_q = _symmetric(jnp.linalg.inv(jnp.linalg.inv(narrow_b) + c[1] * inverse_p))
     slope = 2 / epsilon * inverse_q
-    covariance_x = _symmetric(jnp.linalg.inv(jnp.linalg.inv(narrow_a) - lost[0] * inverse_q))
-    cross = covariance_x @ slope
-    covariance_y = _symmetric(inverse_q + slope @ covariance_x @ slope)
+    # How much more precise the marginals are than what was given.
+    excess_x, excess_y = k[0] * (eye - slope), k[1] * (eye - 2 / epsilon * inverse_p)
+    covariance_x, covariance_y = _narrowed(cov_a, excess_x), _narrowed(cov_b, excess_y)
     apart = jnp.linalg.solve(eye + k[0] * cov_a + k[1] * cov_b, a - b)
     mean_x, mean_y = a - k[0] * cov_a @ apart, b + k[1] * cov_b @ apart
 
-    cost = apart @ apart + jnp.trace(covariance_x) + jnp.trace(covariance_y) - 2 * jnp.trace(cross)
-    changes = _gaussian_kl(mean_x, covariance_x, a, cov_a), _gaussian_kl(mean_y, covariance_y, b, cov_b)
-    information = 0.5 * (_log_det(covariance_y) - _log_det(inverse_q))
-    kl = information + changes[0] + changes[1]
-    mass = _mass(cost + epsilon * kl, changes, masses, epsilon, relaxations)
-    objective = mass * cost + epsilon * _measure_kl(mass, kl, masses[0] * masses[1])
-    for change, given, rho in zip(changes, masses, relaxations, strict=True):
-        finite = jnp.where(jnp.isinf(rho), 0.0, rho)
-        objective = objective + finite * _measure_kl(mass, change, given)
-    return UnbalancedPair(
-        mass, mean_x, mean_y, covariance_x, covariance_y, cross, slope, inverse_q, cost, kl, *changes, objective
+    cross = jnp.trace(covariance_x @ slope)
+    cost = apart @ apart + jnp.trace(covariance_x) + jnp.trace(covariance_y) - 2 * cross
+    changes = _change(cov_a, excess_x, k[0] * apart), _change(cov_b, excess_y, k[1] * apart)
+    kl = 0.5 * (_log_det(covariance_y) - _log_det(inverse_q)) + changes[0] + changes[1]
+    sides = (mean_x, mean_y), (covariance_x, covariance_y)
+    return UnbalancedPair(*sides, slope, (inverse_p, inverse_q), apart, cost, kl, changes)
+
+
+def between(
+    pair: UnbalancedPair,
+    covariances: tuple[Float[Array, "d d"], Float[Array, "d d"]],
+    epsilon: Float[Array, ""],
+    prices: tuple[Float[Array, ""], Float[Array, ""]],
+    t: Float[Array, ""],
+) -> tuple[Float[Array, ""], Float[Array, " d"], Float[Array, "d d"]]:
+    """The law of (1 - t) x + t y at a time on the way: its mass, mean and covariance.
+
+    Args:
+        pair: The plan.
+        covariances: Covariances of source and target.
+        epsilon: Regularization.
+        prices: Prices of changing the marginals.
+        t: Time from 0 to 1.
+    """
+    k = _rates(epsilon, prices).k
+    (inverse_p, inverse_q), apart = pair.conditionals, pair.apart
+    eye = jnp.eye(apart.shape[0], dtype=apart.dtype)
+    shares = 1 - t, t
+    # Diagonal blocks of the precision: those of the plan less a part of its marginals' excess.
+    block_x, block_y = (
+        jnp.linalg.inv(own) - share * rate * (eye - 2 / epsilon * other)
+        for own, other, share, rate in zip((inverse_p, inverse_q), (inverse_q, inverse_p), shares, k, strict=True)
     )
+    within = _symmetric(jnp.linalg.inv(block_x))
+    covariance_y = _symmetric(jnp.linalg.inv(block_y - 4 / epsilon**2 * within))
+    cross = 2 / epsilon * within @ covariance_y
+    covariance_x = _symmetric(within + cross @ (2 / epsilon * within))
+    # Coordinates from the plan's means: the natural parameters are multiples of what lies between the means.
+    push = shares[0] * k[0] * apart, -shares[1] * k[1] * apart
+    shift_x = covariance_x @ push[0] + cross @ push[1]
+    shift_y = cross.T @ push[0] + covariance_y @ push[1]
+    log_mass = 0.5 * (_log_det(within) + _log_det(covariance_y) + push[0] @ shift_x + push[1] @ shift_y)
+    for share, rate, cov, conditional in zip(shares, k, covariances, (inverse_q, inverse_p), strict=True):
+        log_mass = log_mass - 0.5 * share * (_log_det(cov) + _log_det(conditional) + rate**2 * apart @ cov @ apart)
+    mean = (1 - t) * (pair.means[0] + shift_x) + t * (pair.means[1] + shift_y)
+    covariance = (1 - t) ** 2 * covariance_x + t**2 * covariance_y + t * (1 - t) * (cross + cross.T)
+    return jnp.exp(jnp.minimum(log_mass, 0.0)), mean, _symmetric(covariance)
 
 
-def _mass(
-    moved: Array, changes: tuple[Array, Array], masses: tuple[Array, Array], epsilon: Array, relaxations: tuple
-) -> Float[Array, ""]:
-    """The best mass for the plan's law; that of a side that is kept."""
-    kept = [jnp.isinf(rho) for rho in relaxations]
-    prices = [jnp.where(one, 0.0, rho) for one, rho in zip(kept, relaxations, strict=True)]
-    logs = [jnp.log(mass) for mass in masses]
-    value = epsilon * (logs[0] + logs[1]) - moved
-    value = value + sum(rho * (log - kl) for rho, log, kl in zip(prices, logs, changes, strict=True))
-    free = jnp.exp(value / (epsilon + prices[0] + prices[1]))
-    return jnp.where(kept[0], masses[0], jnp.where(kept[1], masses[1], free))
+@jax.custom_jvp
+def _inverse_root(matrix: Float[Array, "d d"], skew: Float[Array, ""], c: Float[Array, ""]) -> Float[Array, "d d"]:
+    """1 / y for the positive root y of y^2 - (1 + 2 skew w) y - c w = 0, as a function of a symmetric matrix w."""
+    values, vectors = jnp.linalg.eigh(matrix)
+    y, _ = _root_of(values, skew, c)
+    return (vectors / y[None, :]) @ vectors.T
 
 
-def _narrowed(covariance: Float[Array, "d d"], k: Float[Array, ""]) -> Float[Array, "d d"]:
-    """(covariance^-1 + k I)^-1."""
-    return _symmetric(jnp.linalg.solve(jnp.eye(covariance.shape[0], dtype=k.dtype) + k * covariance, covariance))
+def _root_of(w: Array, skew: Array, c: Array) -> tuple[Array, Array]:
+    """The root y, and half the slope of its equation there."""
+    half = 0.5 + skew * w
+    slope = jnp.sqrt(half**2 + c * w)
+    # Without cancellation on either side of zero.
+    return jnp.where(half >= 0, half + slope, c * w / jnp.where(half >= 0, jnp.ones_like(slope), slope - half)), slope
+
+
+@_inverse_root.defjvp
+def _inverse_root_jvp(primals: tuple, tangents: tuple) -> tuple:
+    """Divided differences of 1 / y, which stay finite where eigenvalues are equal (Daleckii and Krein)."""
+    matrix, skew, c = primals
+    d_matrix, d_skew, d_c = tangents
+    values, vectors = jnp.linalg.eigh(matrix)
+    y, slope = _root_of(values, skew, c)
+    differences = (c + skew * (y[:, None] + y[None, :])) / (slope[:, None] + slope[None, :])
+    inner = -differences / (y[:, None] * y[None, :]) * (vectors.T @ d_matrix @ vectors)
+    inner = inner - jnp.diag((values * y * d_skew + 0.5 * values * d_c) / (slope * y**2))
+    return (vectors / y[None, :]) @ vectors.T, vectors @ inner @ vectors.T
+
+
+def _narrowed(covariance: Float[Array, "d d"], excess: Float[Array, "*d"]) -> Float[Array, "d d"]:
+    """(covariance^-1 + excess)^-1, for a matrix or a multiple of the identity."""
+    eye = jnp.eye(covariance.shape[0], dtype=covariance.dtype)
+    product = excess * covariance if excess.ndim == 0 else covariance @ excess
+    return _symmetric(jnp.linalg.solve(eye + product, covariance))
 
 
 def _symmetric(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
@@ -134,14 +184,24 @@ def _log_det(covariance: Float[Array, "d d"]) -> Float[Array, ""]:
     return 2 * jnp.sum(jnp.log(jnp.diagonal(jnp.linalg.cholesky(covariance))))
 
 
-def _gaussian_kl(mean: Array, covariance: Array, mean_1: Array, covariance_1: Array) -> Float[Array, ""]:
-    root = jnp.linalg.cholesky(covariance_1)
-    ratio = solve_triangular(root, jnp.linalg.cholesky(covariance), lower=True)
-    shift = solve_triangular(root, mean - mean_1, lower=True)
-    log_ratio = 2 * jnp.sum(jnp.log(jnp.diagonal(ratio)))
-    return 0.5 * (jnp.sum(ratio**2) + shift @ shift - mean.shape[0] - log_ratio)
+def _change(covariance: Array, excess: Array, shift: Array) -> Float[Array, ""]:
+    """KL of N(m - covariance shift, (covariance^-1 + excess)^-1) from N(m, covariance).
+
+    From the differences of both rather than from both: it is multiplied by a price that may be large.
+    """
+    root = jnp.linalg.cholesky(covariance)
+    return 0.5 * (_spread(_symmetric(root.T @ excess @ root)) + shift @ covariance @ shift)
 
 
-def _measure_kl(mass: Array, kl: Array, given: Array) -> Float[Array, ""]:
-    """KL of a mass times a law from another mass times another law."""
-    return mass * (kl + jnp.log(mass / given)) - mass + given
+@jax.custom_jvp
+def _spread(matrix: Float[Array, "d d"]) -> Float[Array, ""]:
+    """Sum of log(1 + e) - e / (1 + e) over eigenvalues e."""
+    e = jnp.linalg.eigvalsh(matrix)
+    return jnp.sum(jnp.log1p(e) - e / (1 + e))
+
+
+@_spread.defjvp
+def _spread_jvp(primals: tuple, tangents: tuple) -> tuple:
+    e, vectors = jnp.linalg.eigh(primals[0])
+    slopes = (vectors * (e / (1 + e) ** 2)[None, :]) @ vectors.T
+    return jnp.sum(jnp.log1p(e) - e / (1 + e)), jnp.sum(slopes * tangents[0])

@@ -116,9 +116,13 @@ def pair_features(
     order = np.argsort(-omega[source, target], kind="stable")
     source, target = source[order], target[order]
     weight = omega[source, target]
-    means, variances = zip(*(_moments(side.components) for side in (plan.source, plan.target)), strict=True)
-    mean = means[1][target] - means[0][source]
-    spread = np.sqrt((variances[0][source] + variances[1][target]) / 2)
+    laws, rows_of = (plan.source, plan.target), (source, target)
+    if not plan.couplings.keeps_marginals:
+        num, other = omega.shape
+        laws, rows_of = plan.marginals(), (source * other + target, target * num + source)
+    means, variances = zip(*(_moments(side.components) for side in laws), strict=True)
+    mean = means[1][rows_of[1]] - means[0][rows_of[0]]
+    spread = np.sqrt((variances[0][rows_of[0]] + variances[1][rows_of[1]]) / 2)
     dropped = max(0.0, float(omega.sum() - weight.sum()))
     size = mean / np.where(spread > 0, spread, 1.0)
     shares = rows[source, target]

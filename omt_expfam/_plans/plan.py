@@ -3,31 +3,26 @@
 from typing import Any
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from .._base.arguments import ArrayLike, as_count, as_key, as_points, as_scalar, KeyLike, ScalarLike
-from .._base.arrays import at_top, is_traced, kept, on_host, split_key, to_jax
-from .._base.buckets import cut, pad, point_bucket
+from .._base.arrays import is_traced, kept, on_host, split_key, to_jax
 from .._base.results import RESULTS, succeeded
 from .._base.tables import in_order, maps_tables, reads_tables
-from .._components.mixture import check_inside, Mixture, responsibilities
+from .._components.mixture import Mixture
 from .._couplings.interface import AbstractComponentMaps, AbstractCouplings, select_pairs
 from .._weights.entropic import WeightCoupling
 from .correspondences import as_names, Correspondences
 from .displacement import Displacement, interpolated
 from .epsilons import GIVEN
 from .groups import flows_between, GroupFlows
+from .images import images_of
 from .labels import blend, draw_pairs, log_joint
 from .masses import MassChange
 from .objective import BlockTrace, independence_of
 from .summary import advice, far_pairs, summary
 from .transfer import Transfer
-
-# Points per block when a map is applied: bounds the table of responsibilities.
-_BLOCK = 2**25
 
 
 class TransportPlan(eqx.Module):
@@ -186,29 +181,7 @@ class TransportPlan(eqx.Module):
             ValueError: If a point lies outside the support of every source component.
         """
         points = as_points("x", x, self.source.dim, self.source.components.dtype)
-        maps = self.component_maps()
-        size = max(1, _BLOCK // (self.source.num_components + self.source.dim))
-        num = points.shape[0]
-        if num <= size:
-            return self._push_block(maps, points)
-        if not at_top(self, points):
-            return jnp.concatenate([self._push_block(maps, points[i : i + size]) for i in range(0, num, size)])
-        host = np.asarray(points)
-        blocks = [self._push_block(maps, host[i : i + size]) for i in range(0, num, size)]
-        return to_jax(np.concatenate(blocks))
-
-    def _push_block(self, maps: AbstractComponentMaps, points: Any) -> Float[Array, "n d"]:
-        """`push_forward` of points that fit in memory together with their responsibilities."""
-        if not at_top(self, points):
-            return maps(points, self.source.responsibilities(points))
-        num, filled = points.shape[0], jax.device_put(pad(points, point_bucket(points.shape[0])))
-        source = self.source.padded(filled.size)
-        wide = maps.padded(source.num_components)
-        if wide is None:
-            return maps(to_jax(points), self.source.responsibilities(points))
-        member = responsibilities(source, filled)
-        check_inside("x", member, num)
-        return cut(wide(filled, member), num)
+        return images_of(self._rows()[0], self.component_maps(), points)
 
     @maps_tables
     def pull_back(self, y: ArrayLike) -> Float[Array, "n d"]:
@@ -219,18 +192,19 @@ class TransportPlan(eqx.Module):
     def push_forward_most_likely(self, x: ArrayLike) -> Float[Array, "n d"]:
         """The conditional mean under the most likely pair of components only, at points ``x[n, d]``."""
         points = as_points("x", x, self.source.dim, self.source.components.dtype)
-        member = self.source.responsibilities(points)
+        rows, row_shares = self._rows()
 
         def largest(xp: Any, member: Any, shares: Any) -> tuple[Any, Any]:
             source = xp.argmax(member, axis=1)
             return source, xp.argmax(shares, axis=1)[source]
 
-        return self.couplings.conditional_mean(points, *on_host(largest, member, self.weight_coupling.row_shares))
+        return self.couplings.conditional_mean(points, *on_host(largest, rows.responsibilities(points), row_shares))
 
     @reads_tables
     def target_probabilities(self, x: ArrayLike) -> Float[Array, "n K1"]:
         """The probability that each point ``x[n, d]`` is sent to each target component."""
-        return blend(self.source.responsibilities(x), self.weight_coupling.row_shares)
+        rows, row_shares = self._rows()
+        return blend(rows.responsibilities(x), row_shares)
 
     @reads_tables
     def survival(self, x: ArrayLike) -> Float[Array, " n"]:
@@ -239,28 +213,32 @@ class TransportPlan(eqx.Module):
         ``plan.reverse().survival(y)`` is the mass that arrives over the mass there.
         """
         given = self.source if self.masses is None else self.masses.source
-        return on_host(lambda _, member, growth: member @ growth, given.responsibilities(x), self.source_growth)
+        if self.couplings.keeps_marginals:
+            return on_host(lambda _, member, growth: member @ growth, given.responsibilities(x), self.source_growth)
+        mass = self.mass if self.masses is None else self.mass / self.masses.source_mass
+        densities = self._rows()[0].log_prob(x), given.log_prob(x)
+        return on_host(lambda xp, left, there, mass: mass * xp.exp(left - there), *densities, mass)
 
     @reads_tables
     def conditional_covariance(self, x: ArrayLike) -> Float[Array, "n d d"]:
         """The total covariance of y given x under the plan: within pairs and between them."""
         points = as_points("x", x, self.source.dim, self.source.components.dtype)
-        center = self.push_forward(points)
-        shares = select_pairs(self.weight_coupling.row_shares, 0.0)
-        return self.couplings.conditional_covariance(points, center, self.source.responsibilities(points), shares)
+        center, (rows, row_shares) = self.push_forward(points), self._rows()
+        shares = select_pairs(row_shares, 0.0)
+        return self.couplings.conditional_covariance(points, center, rows.responsibilities(points), shares)
 
     @maps_tables
     def sample(self, key: KeyLike, x: ArrayLike) -> Float[Array, "n d"]:
         """One draw of y from the conditional law of the plan, for each point ``x[n, d]``."""
         points = as_points("x", x, self.source.dim, self.source.components.dtype)
-        member, shares = self.source.responsibilities(points), self.weight_coupling.row_shares
-        source, target, draw_key = draw_pairs(as_key(key), member, shares)
+        rows, row_shares = self._rows()
+        source, target, draw_key = draw_pairs(as_key(key), rows.responsibilities(points), row_shares)
         return self.couplings.sample_conditional(draw_key, points, source, target)
 
     def sample_joint(self, key: KeyLike, num_samples: int) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
         """Draw pairs (x, y) from the plan."""
         x_key, y_key = split_key(as_key(key), 2)
-        x = self.source.sample(x_key, as_count("num_samples", num_samples))
+        x = self._rows()[0].sample(x_key, as_count("num_samples", num_samples))
         return x, self.sample(y_key, x)
 
     @reads_tables
@@ -276,8 +254,8 @@ class TransportPlan(eqx.Module):
             raise ValueError(f"`y` must have the shape of `x`, {tuple(points.shape)}; got {tuple(images.shape)}.")
         if not is_traced(self.epsilon_components) and float(self.epsilon_components) == 0:
             raise ValueError("The plan has no joint density at `epsilon_components` = 0: its couplings are maps.")
-        shares = select_pairs(self.weight_coupling.row_shares, 0.0)
-        return self.couplings.log_conditional(points, images, log_joint(self.source, points), shares)
+        rows, row_shares = self._rows()
+        return self.couplings.log_conditional(points, images, log_joint(rows, points), select_pairs(row_shares, 0.0))
 
     def reverse(self) -> "TransportPlan":
         """The same plan, read from target to source."""
@@ -322,15 +300,19 @@ class TransportPlan(eqx.Module):
     def mass_at(self, t: ScalarLike) -> Float[Array, ""]:
         """The mass at time t: that of the source at 0, that of the target at 1; one unless a marginal was relaxed."""
         time = to_jax(as_scalar("t", t), self.weights.dtype)
-        if self.masses is None:
-            return self.mass
-        return on_host(lambda xp, table: xp.sum(table), self.masses.weights_at(self.weight_coupling, time))
+        return on_host(lambda xp, table: xp.sum(table), self._masses_at(time))
 
     def _pairs_at(self, time: Float[Array, ""]) -> Float[Array, "K0 K1"]:
         """The share of the mass that every pair has at a time."""
-        if self.masses is None:
+        if self.masses is None and self.couplings.keeps_marginals:
             return self.weights
-        return on_host(lambda xp, table: table / xp.sum(table), self.masses.weights_at(self.weight_coupling, time))
+        return on_host(lambda xp, table: table / xp.sum(table), self._masses_at(time))
+
+    def _masses_at(self, time: Float[Array, ""]) -> Float[Array, "K0 K1"]:
+        """The mass that every pair has at a time."""
+        table = self.weights if self.masses is None else self.masses.weights_at(self.weight_coupling, time)
+        stays = self.couplings.masses_between(time)
+        return table if stays is None else on_host(lambda _, *values: values[0] * values[1], table, stays)
 
     def correspondences(self, min_weight: float = 1e-3, *, names: Any = None) -> Correspondences:
         """Which source component goes to which target component, with what share and cost; print it to read it.
@@ -387,8 +369,24 @@ class TransportPlan(eqx.Module):
         return Transfer.of(labels, *member, self.weight_coupling.column_shares, target.weights)
 
     def component_maps(self) -> AbstractComponentMaps:
-        """The barycentric map of each source component, collapsed over the target; kept once computed."""
-        return kept(self, "_component_maps", lambda: self.couplings.component_maps(self.weight_coupling.row_shares))
+        """The barycentric map of each source component, collapsed over the target; kept once computed.
+
+        Where pairs have marginals of their own, the map of each pair.
+        """
+        return kept(self, "_component_maps", lambda: self.couplings.component_maps(self._rows()[1]))
+
+    def marginals(self) -> tuple[Mixture, Mixture]:
+        """The laws of x and of y under the plan: `source` and `target`, or mixtures over all pairs of components.
+
+        The latter where components change their shapes, by ``component_relaxation``.
+        """
+        return self._rows()[0], self._reversed()._rows()[0]
+
+    def _rows(self) -> tuple[Mixture, Float[Array, "r K1"]]:
+        """The components of the law of x, and the share of each target component in each."""
+        return kept(
+            self, "_row_laws", lambda: self.couplings.rows(self.source, self.weights, self.weight_coupling.row_shares)
+        )
 
     def _reversed(self) -> "TransportPlan":
         return kept(self, "_reverse_plan", self.reverse)

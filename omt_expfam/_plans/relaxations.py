@@ -182,9 +182,17 @@ def _read(name: str, value: Any) -> tuple[str, Any]:
         if not is_traced(share) and float(share) > 1:
             raise ValueError(f"`{name}.share` must be at most 1; got {float(share):g}.")
         return PARTIAL, share
-    if not is_traced(value) and np.ndim(value) == 0 and float(value) == math.inf:
+    if _infinite(value):
         return KEPT, value
     return DIVERGENCE, as_scalar(name, value, strict=True)
+
+
+def _infinite(value: Any) -> bool:
+    """Whether an argument is the number infinity, which keeps masses."""
+    if is_traced(value):
+        return False
+    array = np.asarray(value)
+    return array.ndim == 0 and array.dtype.kind == "f" and float(array) == math.inf
 
 
 def _moved(kinds: Any, values: Any, masses: Any, dtype: Any) -> Array:
@@ -203,3 +211,28 @@ def _moved(kinds: Any, values: Any, masses: Any, dtype: Any) -> Array:
     # Without the differences of rounding.
     least = on_host(lambda xp, one, other: xp.minimum(one, other), *(to_jax(part, dtype) for part in parts))
     return jnp.asarray(least) if is_traced(least) else least
+
+
+def as_component_prices(value: Any, epsilon: Array) -> tuple[Array, Array] | None:
+    """The argument ``component_relaxation``, checked: prices of both sides, or ``None`` where components are kept.
+
+    Raises:
+        TypeError: If it is not a number, or a pair of numbers.
+        ValueError: If a price or the regularization is not positive.
+    """
+    both = value if isinstance(value, tuple) else (value, value)
+    if len(both) != 2:
+        raise ValueError(f"`component_relaxation` must be one number or two; got {len(both)}.")
+    kept = [_infinite(one) for one in both]
+    prices = tuple(
+        v if k else as_scalar("component_relaxation", v, strict=True) for v, k in zip(both, kept, strict=True)
+    )
+    if all(kept):
+        return None
+    if not is_traced(epsilon) and not float(epsilon) > 0:
+        raise ValueError(
+            "`epsilon_components` must be positive where `component_relaxation` is finite; got 0. Keep it infinite, or "
+            "relax the masses of whole components."
+        )
+    first, second = (to_jax(price, epsilon.dtype) for price in prices)
+    return first, second

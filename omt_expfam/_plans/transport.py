@@ -22,7 +22,7 @@ from .._weights.solve import solve_weights
 from .epsilons import choose_epsilons, EpsilonLike
 from .objective import BlockTrace, least_objective, objective_of, potential_of
 from .plan import TransportPlan
-from .relaxations import as_relaxation, RelaxationLike
+from .relaxations import as_component_prices, as_relaxation, RelaxationLike
 
 
 class BlockStart(eqx.Module):
@@ -48,7 +48,7 @@ def transport(
     epsilon_scale: ScalarLike = 1.0,
     source_relaxation: RelaxationLike = math.inf,
     target_relaxation: RelaxationLike = math.inf,
-    component_relaxation: ScalarLike = math.inf,
+    component_relaxation: ScalarLike | tuple[ScalarLike, ScalarLike] = math.inf,
     source_mass: ScalarLike = 1.0,
     target_mass: ScalarLike = 1.0,
     start: BlockStart | None = None,
@@ -76,6 +76,11 @@ def transport(
     whose square is of the order of $\rho_0 + \rho_1$. The plan then is that of the mass that stays, and
     `TransportPlan.masses` says what became of the rest.
 
+    A ``component_relaxation`` $\tau$ does the same within components: $p_{ij}$ is any law whose marginals have the
+    prices $\tau_0 KL(p_{ij,0} \| \mu_{0i}) + \tau_1 KL(p_{ij,1} \| \mu_{1j})$, in the brackets above. For one
+    component on either side and both prices and regularizations equal, that is unbalanced transport of two Gaussian
+    measures (Janati et al., 2020).
+
     Args:
         source: Source mixture, or a fit of it.
         target: Target mixture or fit, of the same dimension.
@@ -90,7 +95,8 @@ def transport(
         source_relaxation: Price rho0 of changing the source masses, units of squared distance; infinite keeps them.
             Or `TotalVariation`, a price per unit of mass in place of a divergence, or `Partial`, the share to move.
         target_relaxation: Price rho1 of changing the target masses, likewise.
-        component_relaxation: Price of changing masses within components; infinite, the only value so far, keeps them.
+        component_relaxation: Price of changing the shape of Gaussian components, units of squared distance, one number
+            or those of source and target; infinite keeps them. Each pair then couples parts of its two components.
         source_mass: Total mass of the source, such as a number of cells; matters where a marginal is relaxed.
         target_mass: Total mass of the target.
         start: Where the block iteration starts; changes the trace, not the answer.
@@ -112,7 +118,8 @@ def transport(
     Raises:
         TypeError: If an argument is not of the stated type.
         ValueError: If the dimensions differ, a regularization is negative, a relaxation or mass is not positive, masses
-            differ that are to be kept, or ``epsilon_components`` is 0 for components that are coupled numerically.
+            differ that are to be kept, ``epsilon_components`` is 0 for components that are coupled numerically or whose
+            shapes may change, or these are not Gaussian.
         ConvergenceError: If a solve fails and ``throw`` is true.
     """
     names, features = tuple(getattr(side, "names", None) for side in (source, target)), _features(source, target)
@@ -129,11 +136,7 @@ def transport(
     if numerical is not None and not isinstance(numerical, NumericalSettings):
         raise TypeError(f"`numerical` must be NumericalSettings; got {type(numerical).__name__}.")
 
-    if is_traced(component_relaxation) or float(component_relaxation) != math.inf:
-        raise ValueError(
-            f"`component_relaxation` must be infinite; got {component_relaxation}. Masses change from component to "
-            "component, by `source_relaxation` and `target_relaxation`, and not within them."
-        )
+    prices = as_component_prices(component_relaxation, epsilon_1)
     relaxed = as_relaxation(source_relaxation, target_relaxation, source_mass, target_mass, dtype)
     weights, costs = _start_values(start, source, target, epsilon_1, moments.costs)
     a, b = source.weights, target.weights
@@ -148,7 +151,7 @@ def transport(
     trace, masses = [objective(weights, costs)], None
     potential = to_jax(np.zeros(b.shape, dtype))
     while True:
-        couplings = solve_couplings(source.components, target.components, epsilon_1, progress, numerical)
+        couplings = solve_couplings(source.components, target.components, epsilon_1, progress, numerical, prices)
         objectives = couplings.objectives()
         trace.append(objective(weights, objectives))
         if len(trace) == 2 and start is not None and start.weights is not None:

@@ -317,6 +317,8 @@ def trajectory(
             raise ValueError(f"`mixtures[{index}]` must have dimension {mixtures[0].dim}; got {mixture.dim}.")
     moments = _check_times(times, len(mixtures))
     relative = list(_check_growth(growth, mixtures))
+    if "component_relaxation" in options:
+        raise ValueError("`component_relaxation` must be left out: what arrives at a time has to leave from there.")
     if "target_relaxation" in options:
         raise ValueError("`target_relaxation` must be left out: the weights at later times are kept.")
     plans = []

@@ -20,6 +20,7 @@ def as_problem(
 
     Raises:
         TypeError: If something is missing beside a mixture, or given beside a plan.
+        ValueError: If a plan is given whose components change their shapes.
     """
     epsilons = {"epsilon_components": epsilon_components, "epsilon_weights": epsilon_weights}
     rest = {"target": target, **epsilons}
@@ -27,6 +28,8 @@ def as_problem(
         given = [f"`{name}`" for name, value in rest.items() if value is not None]
         if given:
             raise TypeError(f"{', '.join(given)} must be left out: the plan that is given as `source` holds them.")
+        if not source.couplings.keeps_marginals:
+            raise ValueError("`source` must be a plan that keeps its components; got one with `component_relaxation`.")
         return source.source, source.target, source.epsilon_components, source.epsilon_weights
     if target is None:
         raise TypeError("`target` must be given, unless `source` is a plan.")

@@ -4,24 +4,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import norm
 
-from omt_expfam._couplings.unbalanced_gaussian import unbalanced_pair
+import omt_expfam as omt
+from families import Gaussian
+from omt_expfam._couplings.interface import PairSelection
+from omt_expfam._couplings.unbalanced_gaussian import between, unbalanced_pair
 
 MEANS = np.array([0.3, -0.2]), np.array([1.0, 0.6])
 COVARIANCES = np.array([[1.0, 0.4], [0.4, 0.7]]), np.array([[0.5, -0.2], [-0.2, 1.2]])
 
 
-@jax.jit
-def both_sizes(means, covariances, masses, epsilon, relaxations):
-    small = [mean[:1] for mean in means], [covariance[:1, :1] for covariance in covariances]
-    return [
-        unbalanced_pair(tuple(mean), tuple(covariance), masses, epsilon, relaxations)
-        for mean, covariance in (small, (means, covariances))
+def measures(dim, epsilon, prices, *, masses=(1.0, 1.0), **settings):
+    """The plan between the two measures in so many dimensions, with one price for shapes and masses."""
+    sides = [
+        omt.Mixture(jnp.ones(1), Gaussian(jnp.asarray(mean[None, :dim]), jnp.asarray(covariance[None, :dim, :dim])))
+        for mean, covariance in zip(MEANS, COVARIANCES, strict=True)
     ]
-
-
-def solved(masses, epsilon, relaxations):
-    return both_sizes(*jax.tree.map(jnp.asarray, (MEANS, COVARIANCES, masses, epsilon, relaxations)))
+    return omt.transport(
+        *sides,
+        epsilon_components=epsilon,
+        epsilon_weights=epsilon,
+        component_relaxation=prices,
+        source_relaxation=prices[0],
+        target_relaxation=prices[1],
+        source_mass=masses[0],
+        target_mass=masses[1],
+        **settings,
+    )
 
 
 def grid_oracle(dim, masses, epsilon, relaxations, num):
@@ -69,49 +79,95 @@ CASES = [((1.0, 1.5), 0.6, (2.0, 2.0)), ((0.7, 2.0), 0.6, (0.4, 5.0)), ((1.0, 1.
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(("dim", "num"), [(1, 240), (2, 70)])
 def test_grids_agree(dim, num, case, x64):
-    found = solved(*case)[dim - 1]
-    expected = grid_oracle(dim, *case, num)
-    ours = found.mass, found.source_mean, found.target_mean, found.source_covariance, found.target_covariance
-    for value, other in zip((*ours, found.cross_covariance, found.objective), expected, strict=True):
+    masses, epsilon, prices = case
+    plan = measures(dim, epsilon, prices, masses=masses)
+    left, right = plan.marginals()
+    cross = plan.couplings.cross_covariances(PairSelection(*(jnp.zeros(1, int),) * 2, jnp.ones(1)))[0]
+    ours = plan.mass, left.mean(), right.mean(), left.covariance(), right.covariance(), cross, plan.objective
+    for value, other in zip(ours, grid_oracle(dim, masses, epsilon, prices, num), strict=True):
         np.testing.assert_allclose(value, other, rtol=1e-6, atol=1e-7)
 
 
+def pair(covariances=COVARIANCES, epsilon=0.6, prices=(2.0, 3.0), dtype=float):
+    """The closed form of one pair."""
+    numbers = jax.tree.map(lambda v: jnp.asarray(v, dtype), (MEANS, tuple(covariances), epsilon, prices))
+    return solved(*numbers)
+
+
+@jax.jit
+def solved(means, covariances, epsilon, prices):
+    found = unbalanced_pair(means, covariances, epsilon, prices)
+    finite = [jnp.where(jnp.isinf(price), 0.0, price) for price in prices]
+    objective = found.cost + epsilon * found.kl + finite[0] * found.changes[0] + finite[1] * found.changes[1]
+    return found, objective
+
+
 def test_the_balanced_form_is_the_limit(x64):
-    masses, epsilon = (1.0, 1.0), 0.6
+    epsilon = 0.6
     s = epsilon / 2
     (m0, m1), (sigma0, sigma1) = MEANS, COVARIANCES
-    for rhos in ((np.inf, np.inf), (1e8, 1e8)):
-        found = solved(masses, epsilon, rhos)[1]
+    for prices in ((np.inf, np.inf), (1e8, 1e8)):
+        found, objective = pair(epsilon=epsilon, prices=prices)
         # Of one pair, by eigenvalues of the product of covariances.
         values = np.linalg.eigvals(sigma0 @ sigma1).real
         r = np.sqrt(values + s**2 / 4) - s / 2
         value = np.sum((m0 - m1) ** 2) + np.trace(sigma0 + sigma1) - 2 * r.sum() + epsilon * 0.5 * np.log1p(r / s).sum()
-        np.testing.assert_allclose(found.objective, value, rtol=1e-6)
-        np.testing.assert_allclose(found.source_covariance, sigma0, rtol=1e-6)
-        np.testing.assert_allclose(found.target_covariance, sigma1, rtol=1e-6)
-        np.testing.assert_allclose(found.target_mean, m1, rtol=1e-6)
-        np.testing.assert_allclose(found.mass, 1, rtol=1e-6)
-        np.testing.assert_allclose(np.trace(found.cross_covariance), r.sum(), rtol=1e-6)
+        np.testing.assert_allclose(objective, value, rtol=1e-6)
+        np.testing.assert_allclose(found.covariances[0], sigma0, rtol=1e-6)
+        np.testing.assert_allclose(found.covariances[1], sigma1, rtol=1e-6)
+        np.testing.assert_allclose(found.means[1], m1, rtol=1e-6)
+        np.testing.assert_allclose(np.trace(found.covariances[0] @ found.slope), r.sum(), rtol=1e-6)
 
 
-def test_small_regularization_and_derivatives(x64):
-    """The marginals stay those of the definition at small regularization; derivatives are those of the numbers."""
-    found = solved((1.0, 1.5), 1e-3, (2.0, 3.0))[1]
-    joint = np.block(
-        [[found.source_covariance, found.cross_covariance], [found.cross_covariance.T, found.target_covariance]]
-    )
-    precision = np.linalg.inv(joint)
-    np.testing.assert_allclose(precision[:2, 2:], -2 / 1e-3 * np.eye(2), rtol=1e-6, atol=1e-3)
-    assert 0 < float(found.mass) < 1.5
-    objective = jax.jit(jax.value_and_grad(lambda rho: both_sizes(*map_all((1.0, 1.5), 0.6, (rho, 3.0)))[1].objective))
-    _, slope = objective(2.0)
-    ends = [float(objective(2.0 + h)[0]) for h in (-1e-5, 1e-5)]
-    np.testing.assert_allclose(slope, (ends[1] - ends[0]) / 2e-5, rtol=1e-6)
-    # The envelope: its derivative is the divergence that it prices.
-    found = solved((1.0, 1.5), 0.6, (2.0, 3.0))[1]
-    mass = float(found.mass)
-    np.testing.assert_allclose(slope, mass * (float(found.source_kl) + np.log(mass)) - mass + 1, rtol=1e-6)
+@pytest.mark.parametrize("prices", [(2.0, 3.0), (0.05, 4.0), (np.inf, 0.3)])
+def test_the_precision_is_that_of_the_definition(prices, x64):
+    """Off its diagonal it is that of the squared distance, whatever the marginals are."""
+    found, _ = pair(epsilon=1e-2, prices=prices)
+    cross = found.covariances[0] @ found.slope
+    precision = np.linalg.inv(np.block([[found.covariances[0], cross], [cross.T, found.covariances[1]]]))
+    np.testing.assert_allclose(precision[:2, 2:], -2 / 1e-2 * np.eye(2), rtol=1e-6, atol=1e-4)
 
 
-def map_all(*numbers):
-    return jax.tree.map(jnp.asarray, (MEANS, COVARIANCES, *numbers))
+@pytest.mark.parametrize("covariances", [COVARIANCES, (np.eye(2), 2 * np.eye(2))])
+def test_derivatives_are_those_of_differences(covariances, x64):
+    """Also where eigenvalues are equal; and that by a price is the divergence that it prices."""
+
+    def objective(tangent, epsilon, left, right):
+        return solved(
+            jax.tree.map(jnp.asarray, MEANS), (covariances[0] + tangent, covariances[1]), epsilon, (left, right)
+        )
+
+    at = jnp.zeros((2, 2)), jnp.asarray(0.6), jnp.asarray(2.0), jnp.asarray(3.0)
+    slopes = jax.grad(lambda *args: objective(*args)[1], (0, 1, 2, 3))(*at)
+    for way, number in (
+        (0, jnp.array([[0, 0.5], [0.5, 0]])),
+        (0, jnp.diag(jnp.array([1.0, 0]))),
+        *((i, 1.0) for i in (1, 2, 3)),
+    ):
+        ends = [objective(*at[:way], at[way] + h * number, *at[way + 1 :])[1] for h in (-1e-5, 1e-5)]
+        np.testing.assert_allclose(jnp.sum(slopes[way] * number), (ends[1] - ends[0]) / 2e-5, rtol=1e-6, atol=1e-8)
+    changes = objective(*at)[0].changes
+    np.testing.assert_allclose(slopes[2:], changes, rtol=1e-8)
+
+
+@pytest.mark.parametrize("prices", [(2.0, 3.0), (0.05, 4.0), (np.inf, 0.3)])
+def test_the_way_between(prices, x64):
+    """Mass, mean and variance in one dimension, by quadrature of the density that the module states."""
+    line = jax.tree.map(jnp.asarray, ([m[:1] for m in MEANS], [c[:1, :1] for c in COVARIANCES], 0.6, prices))
+    found = unbalanced_pair(*map(tuple, line[:2]), *line[2:])
+    x = np.linspace(-8, 9, 700)
+    (m0, m1), (v0, v1) = ([float(v.ravel()[0]) for v in pair] for pair in (found.means, found.covariances))
+    slope, rest = float(found.slope[0, 0]), float(found.conditionals[1][0, 0])
+    density = norm.pdf(x, m0, v0**0.5)[:, None] * norm.pdf(x[None], m1 + slope * (x - m0)[:, None], rest**0.5)
+    changes = [
+        norm.pdf(x, m, v**0.5) / norm.pdf(x, mean[0], covariance[0, 0] ** 0.5)
+        for m, v, mean, covariance in zip((m0, m1), (v0, v1), MEANS, COVARIANCES, strict=True)
+    ]
+    for t in (0.0, 0.3, 1.0):
+        weights = density * changes[0][:, None] ** (t - 1) * changes[1][None] ** -t
+        place, mass = (1 - t) * x[:, None] + t * x[None], weights.sum()
+        mean = (weights * place).sum() / mass
+        expected = mass * (x[1] - x[0]) ** 2, mean, (weights * (place - mean) ** 2).sum() / mass
+        ours = between(found, tuple(line[1]), *line[2:], jnp.asarray(t))
+        for value, other in zip(ours, expected, strict=True):
+            np.testing.assert_allclose(np.ravel(value)[0], other, rtol=1e-7)

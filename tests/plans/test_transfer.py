@@ -76,5 +76,3 @@ def test_a_label_too_few_or_missing_is_refused():
         plan.transfer(labels[1:], x)
     with pytest.raises(ValueError, match="`labels` must name a group at every place; 1 do not, the first at 599"):
         plan.transfer([*labels[:-1], None], x)
-    with pytest.raises(ValueError, match="`component_relaxation` must be infinite; got 1.0"):
-        omt.transport(before, after, **SETTINGS, component_relaxation=1.0)
