@@ -124,6 +124,19 @@ def _check_diagnose(arguments: argparse.Namespace, wrong: Wrong) -> None:
         wrong("-K takes one number, or two for source and target")
 
 
+def _check_report(arguments: argparse.Namespace, wrong: Wrong) -> None:
+    if not arguments.out.lower().endswith((".html", ".htm")):
+        wrong("-o: a report is an .html file")
+    if arguments.components is not None and len(arguments.components) > 2:
+        wrong("-K takes one number, or two for source and target")
+    if arguments.components is not None and arguments.plan is not None:
+        wrong("-K and --plan do not go together: the plan has its components")
+    if arguments.embedding is not None and len(arguments.embedding) > 2:
+        wrong("--embedding takes the name of an array, or of two columns separated by a comma")
+    if arguments.target_labels is not None and arguments.labels is None:
+        wrong("--target-labels go with --labels, those of the source")
+
+
 def _check_labels(arguments: argparse.Namespace, wrong: Wrong) -> None:
     if arguments.labels is None and arguments.target_labels is None:
         wrong("--labels or --target-labels is required: what is to be carried over?")
@@ -149,6 +162,7 @@ _CHECKS: dict[str, Callable[[argparse.Namespace, Wrong], object]] = {
     "fit": _check_fit,
     "select": _check_select,
     "diagnose": _check_diagnose,
+    "report": _check_report,
     "push": lambda arguments, _: check_extension(arguments.out),
     "labels": _check_labels,
     "trajectory": _check_trajectory,

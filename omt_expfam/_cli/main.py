@@ -29,6 +29,7 @@ _HOMES = {
     "labels": "labels",
     "trajectory": "courses",
     "interpolate": "courses",
+    "report": "page",
     "diagnose": "report",
 }
 
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = build_parser().parse_args(argv)
         debug = arguments.debug
+        arguments.words = sys.argv[1:] if argv is None else list(argv)
         check_usage(arguments)
         if arguments.cache:
             # What earlier runs compiled is found.

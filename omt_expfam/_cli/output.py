@@ -53,6 +53,11 @@ def save_points(arguments: argparse.Namespace, points: Any, labels: Labels) -> s
     return _written(arguments, lambda path, **how: write_points(path, points, labels, **how))
 
 
+def save_page(arguments: argparse.Namespace, write: Callable[..., None]) -> str:
+    """Save what a function writes likewise."""
+    return _written(arguments, write)
+
+
 def say_saved(arguments: argparse.Namespace, path: str) -> None:
     """Print where a result was saved."""
     other = path != arguments.out

@@ -102,6 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_labels(commands, [points, saving, common])
     _add_trajectory(commands, [points, saving, common])
     _add_interpolate(commands, [saving, common])
+    _add_report(commands, [points, saving, common])
     _add_diagnose(commands, [points, saving, common])
     return parser
 
@@ -233,12 +234,7 @@ def _add_labels(commands: Any, parents: list) -> None:
     parser.add_argument("plan", metavar="PLAN.omt", help="a saved plan of the two")
     parser.add_argument("source", metavar="SOURCE", help=_POINTS_HELP)
     parser.add_argument("target", metavar="TARGET", help="points of the target, likewise")
-    what = (
-        "a column of the table, a key of obs, or a file of its own (.csv, .tsv, .csv.gz, .parquet; FILE:COLUMN for one "
-        "of several): in the order of the points, or beside their names"
-    )
-    parser.add_argument("--labels", metavar="NAME", help=f"labels of the source: {what}")
-    parser.add_argument("--target-labels", metavar="NAME", help="labels of the target, likewise")
+    _add_both_labels(parser)
     parser.add_argument(
         "--backward",
         action="store_true",
@@ -252,6 +248,15 @@ def _add_labels(commands: Any, parents: list) -> None:
         help="likeliest label and probabilities of every point: .csv, .tsv, .csv.gz, .npz, .parquet or .h5ad "
         "(default: %(default)s)",
     )
+
+
+def _add_both_labels(parser: Any) -> None:
+    what = (
+        "a column of the table, a key of obs, or a file of its own (.csv, .tsv, .csv.gz, .parquet; FILE:COLUMN for one "
+        "of several): in the order of the points, or beside their names"
+    )
+    parser.add_argument("--labels", metavar="NAME", help=f"labels of the source: {what}")
+    parser.add_argument("--target-labels", metavar="NAME", help="labels of the target, likewise")
 
 
 def _add_trajectory(commands: Any, parents: list) -> None:
@@ -297,6 +302,35 @@ def _add_interpolate(commands: Any, parents: list) -> None:
     )
     parser.add_argument("-n", "--points", type=count, default=1000, help="how many points to draw (default: 1000)")
     parser.add_argument("--seed", type=seed, default=0, help="seed of the draws (default: 0)")
+
+
+def _add_report(commands: Any, parents: list) -> None:
+    summary = "write one HTML page on two data sets: who goes where, pictures, labels, checks in words"
+    parser = _add(commands, "report", summary, parents)
+    parser.add_argument("source", metavar="SOURCE", help=_POINTS_HELP)
+    parser.add_argument("target", metavar="TARGET", help="points of the target, likewise")
+    parser.add_argument("--plan", metavar="PLAN.omt", help="a saved plan of the two (default: one is made)")
+    parser.add_argument(
+        "-K",
+        "--components",
+        type=count,
+        nargs="+",
+        metavar="K",
+        help="number of components, or two (default: the labeled groups, or the smallest BIC of 1 to 8)",
+    )
+    _add_family(parser)
+    _add_epsilons(parser)
+    _add_both_labels(parser)
+    parser.add_argument(
+        "--embedding",
+        type=names,
+        metavar="NAME[,NAME]",
+        help="coordinates to draw at: an array of both files, such as X_umap, or two columns (default: two of the "
+        "data's own dimensions)",
+    )
+    parser.add_argument("--title", metavar="TEXT", help="title of the page (default: from both files' names)")
+    parser.add_argument("-o", "--out", metavar="FILE", default="report.html", help="the page (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the fits (default: 0)")
 
 
 def _add_diagnose(commands: Any, parents: list) -> None:

@@ -69,10 +69,7 @@ def report(
         ValueError: If points, labels or coordinates do not fit the plan, or each other.
         FileExistsError: Unless ``replace``, if there is a file of that name.
     """
-    try:
-        from plotly.offline import get_plotlyjs
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("A report needs plotly: pip install 'omt-expfam[report]'.") from error
+    library = plotly_library()
     titles = str(names[0]), str(names[1])
     given = x is not None, y is not None
     points = _points(plan, "x", x, plan.source, 0), _points(plan, "y", y, plan.target, 1)
@@ -99,9 +96,22 @@ def report(
     sizes = f"{plan.weights.shape[0]} components to {plan.weights.shape[1]}"
     lead = f"Optimal transport between two mixtures: {sizes}, in {plan.source.dim} dimensions."
     generator = f"omt-expfam {omt_expfam.__version__}"
-    written = page(heading, lead, sections(story), get_plotlyjs(), generator)
+    written = page(heading, lead, sections(story), library, generator)
     with atomic_file(path, replace=replace) as file:
         file.write(written.encode())
+
+
+def plotly_library() -> str:
+    """The source of plotly.js.
+
+    Raises:
+        ModuleNotFoundError: If plotly is not installed.
+    """
+    try:
+        from plotly.offline import get_plotlyjs
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("A report needs plotly: pip install 'omt-expfam[report]'.") from error
+    return get_plotlyjs()
 
 
 def _points(plan: TransportPlan, name: str, values: Any, mixture: Any, number: int) -> np.ndarray:
