@@ -19,7 +19,7 @@ from .evidence import evidence, improves
 from .fitted import BrenierFit
 from .gated import GatedMap
 from .interface import AbstractPotential
-from .line import StraightLine
+from .line import StraightLine, unit_slopes
 from .map import BrenierMap
 from .members import Members
 from .network import start_network
@@ -118,21 +118,21 @@ def fit_separable(rng: np.random.Generator, source: Sample, target: Sample, want
     wanted = wanted._replace(potential=SeparablePotential, start=None)
     job = _jobs(rng, source, target, wanted, (1, 0))[0]
     held_out = point_bucket(max(len(job.task.source.held_out), len(job.task.target.held_out)))
-    potential = stacked([_alone(job.task)])
+    potential = stacked([_alone(job.task, job.line)])
     trained = Trained(potential, None, np.zeros(1, np.int32), 0, RESULTS.successful)
     found = _package([job], trained, source, target, held_out, wanted)
     everything = [np.zeros(0, int)] * 2
     task, line = make_task(source, target, (everything[0], everything[1]), None, wanted.dtype, along_axes=True)
-    members = stacked([Members(narrow(_alone(task), wanted.dtype), line)])
+    members = stacked([Members(narrow(_alone(task, line), wanted.dtype), line)])
     return dataclasses.replace(found, map=BrenierMap(members))
 
 
-def _alone(task: Task) -> SeparablePotential:
+def _alone(task: Task, line: StraightLine) -> SeparablePotential:
     """One-dimensional maps of what a member learns from."""
     sides = task.source, task.target
     weights = [None if side.weight is None else side.weight[side.training] for side in sides]
     points = [side.points[side.training] for side in sides]
-    return start_separable(points[0], points[1], weights[0], weights[1])
+    return start_separable(points[0], points[1], weights[0], weights[1], beyond=unit_slopes(line))
 
 
 def _jobs(
@@ -163,7 +163,7 @@ def _begin(rng: np.random.Generator, wanted: Wanted, job: Job, chosen: Recipe) -
     if potential is None:
         return start_network(rng, variances, chosen.num_layers, chosen.width)
     if potential is SeparablePotential:
-        return with_network(rng, _alone(job.task), variances, chosen.num_layers, chosen.width)
+        return with_network(rng, _alone(job.task, job.line), variances, chosen.num_layers, chosen.width)
     if isinstance(potential, AbstractPotential):
         return narrow(potential, np.float32)
     assert wanted.start is not None  # fit_brenier has asked.

@@ -10,8 +10,8 @@ from .._base.arrays import to_jax
 
 # What is added to variances: this share of the mean variance of its sample, so that constant columns do no harm.
 _RIDGE = 1e-8
-# Standard deviations along axes are at least this share of the largest.
-_FLATTEST = 1e-4
+# Lengths along axes are at least this share of the largest; and no point is further from the mean than so many.
+_FLATTEST, _FURTHEST = 1e-4, 5.0
 
 
 class StraightLine(eqx.Module):
@@ -112,14 +112,19 @@ def straight_line(x: Any, y: Any, x_weight: Any = None, y_weight: Any = None, dt
 
 
 def axes_line(x: Any, y: Any, x_weight: Any = None, y_weight: Any = None, dtype: Any = None) -> StraightLine:
-    """The straight line that keeps coordinates apart and makes their spreads agree; see `straight_line`."""
+    """The straight line that keeps coordinates apart and makes their spreads agree; see `straight_line`.
+
+    Spreads are standard deviations, but where a few points lie far out, as in a gene that few cells express: these
+    points would be all but out of reach in units of the others.
+    """
     sides = []
     for points, weight in ((x, x_weight), (y, y_weight)):
         points = np.asarray(points, np.float64)
         share = np.ones(len(points)) if weight is None else np.asarray(weight, np.float64)
         share = share / share.sum()
         mean = share @ points
-        size = np.sqrt(share @ (points - mean) ** 2)
+        furthest = np.abs(points - mean)[share > 0].max(axis=0, initial=0.0)
+        size = np.maximum(np.sqrt(share @ (points - mean) ** 2), furthest / _FURTHEST)
         sides.append((mean, np.maximum(size, _FLATTEST * size.max(initial=0.0) or 1.0)))
     (mean0, size0), (mean1, size1) = sides
     # Of a coordinate with one value on one side alone, lengths stay as they are.
@@ -130,6 +135,11 @@ def axes_line(x: Any, y: Any, x_weight: Any = None, y_weight: Any = None, dtype:
     variances = size0 * size1 / scale**2
     arrays = mean0, mean1, np.diag(root / scale), np.diag(1 / root / scale), scale, variances
     return StraightLine(*(to_jax(np.asarray(array), dtype) for array in arrays))
+
+
+def unit_slopes(line: StraightLine) -> Float[np.ndarray, " d"]:
+    """Slopes of maps between the coordinates of an `axes_line` that are one in the points' own units."""
+    return np.diag(np.asarray(line.target_matrix, np.float64)) / np.diag(np.asarray(line.source_matrix, np.float64))
 
 
 def _moments(points: Any, weight: Any) -> tuple[np.ndarray, Any, np.ndarray]:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-# Segments between knots, quantiles that are fitted, and the levels between which they lie.
-SEGMENTS, _QUANTILES, _TAIL = 12, 400, 0.01
+# Segments between knots, parts of equal mass whose means are fitted, and the levels between which inner knots lie.
+SEGMENTS, _PARTS, _TAIL = 14, 400, 0.01
 # How firmly slopes may be held together, over the number of points; the largest is all but a straight line. And how
 # firmly they are where nothing is chosen.
 _FIRMNESS = (1.0, 10.0, 40.0, 160.0, 4000.0)
@@ -23,6 +23,8 @@ _GAIN = 2.0
 
 class Lines(NamedTuple):
     """Increasing piecewise linear functions of d variables, one of each, with a slope for each end.
+
+    The first and the last knot of a fitted function are the least and the largest value that was seen.
 
     Attributes:
         knots: Where they bend, ascending.
@@ -92,8 +94,12 @@ def fit_monotone(
     y_weight: Any = None,
     curvature: float = 0.02,
     choose: bool = True,
+    beyond: Float[np.ndarray, " d"] | float = 1.0,
 ) -> Fitted:
     """Functions whose values at the quantiles of x are nearly those of y.
+
+    What lies outside of all that was seen of a variable moves as far as what was seen last: a few cells that express a
+    gene tell nothing of a slope there.
 
     Args:
         x: Source points.
@@ -103,15 +109,16 @@ def fit_monotone(
         curvature: The least slope.
         choose: Whether held-out points say how firmly slopes are held together: one firmness for all variables, but
             for those that gain by another one by more than two standard errors.
+        beyond: Slopes outside of all values of x: one where x and y are in the same units.
     """
-    weights = x_weight, y_weight
+    weights, ends = (x_weight, y_weight), np.broadcast_to(np.maximum(beyond, curvature), x.shape[1:])
     firmness = np.full(x.shape[1], USUAL)
     if choose and x.shape[1] and min(len(x), len(y)) >= _FEWEST:
-        firmness = _chosen(x, y, weights, curvature)
-    return _fit(x, y, weights, firmness, curvature)
+        firmness = _chosen(x, y, weights, curvature, ends)
+    return _fit(x, y, weights, firmness, curvature, ends)
 
 
-def _chosen(x: np.ndarray, y: np.ndarray, weights: Any, curvature: float) -> np.ndarray:
+def _chosen(x: np.ndarray, y: np.ndarray, weights: Any, curvature: float, beyond: np.ndarray) -> np.ndarray:
     """How firmly the slopes of each variable are held together, by the dual value of points that are held out."""
     num, dim = len(_FIRMNESS), x.shape[1]
     sums = np.zeros((num, dim))
@@ -121,7 +128,10 @@ def _chosen(x: np.ndarray, y: np.ndarray, weights: Any, curvature: float) -> np.
         parts = [side[own != fold] for side, own in zip((x, y), folds, strict=True)]
         known = [None if w is None else w[own != fold] for w, own in zip(weights, folds, strict=True)]
         held = [side[own == fold].astype(np.float64) for side, own in zip((x, y), folds, strict=True)]
-        fits = [_fit(parts[0], parts[1], known, np.full(dim, one), curvature).lines.terms(*held) for one in _FIRMNESS]
+        fits = [
+            _fit(parts[0], parts[1], known, np.full(dim, one), curvature, beyond).lines.terms(*held)
+            for one in _FIRMNESS
+        ]
         for side in (0, 1):
             weight = weights[side]
             share = np.ones(len(held[side])) if weight is None else weight[folds[side] == fold]
@@ -142,44 +152,61 @@ def _chosen(x: np.ndarray, y: np.ndarray, weights: Any, curvature: float) -> np.
     return np.array(_FIRMNESS)[np.where(gain > _GAIN * error, best, common)]
 
 
-def _fit(x: np.ndarray, y: np.ndarray, weights: Any, firmness: np.ndarray, curvature: float) -> Fitted:
-    grid = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
-    ends = np.linspace(_TAIL, 1 - _TAIL, SEGMENTS + 1)
+def _fit(
+    x: np.ndarray, y: np.ndarray, weights: Any, firmness: np.ndarray, curvature: float, beyond: np.ndarray
+) -> Fitted:
     num, other = len(x), len(y)
     firm = firmness * (num + other) / (2 * num * other)
     knots, levels, slopes = [], [], []
     for j in range(x.shape[1]):
-        source, target = (
-            np.quantile(side[:, j].astype(np.float64), np.concatenate([grid, ends]), **_weighted(weight))
-            for side, weight in zip((x, y), weights, strict=True)
-        )
-        at = np.maximum.accumulate(source[_QUANTILES:])
-        level, slope = _nearest(at, source[:_QUANTILES], target[:_QUANTILES], firm[j], curvature)
+        source, target = (_ordered(side[:, j], weight) for side, weight in zip((x, y), weights, strict=True))
+        at = _knots(*source)
+        level, slope = _nearest(at, _means(*source), _means(*target), firm[j], curvature)
         knots.append(at)
         levels.append(level)
-        slopes.append(slope)
+        slopes.append(np.concatenate([beyond[j : j + 1], slope, beyond[j : j + 1]]))
     shapes = (-1, SEGMENTS + 1), (-1,), (-1, SEGMENTS + 2)
     return Fitted(*(np.reshape(np.array(a), shape) for a, shape in zip((knots, levels, slopes), shapes, strict=True)))
 
 
-def _weighted(weight: Any) -> dict[str, Any]:
-    return {} if weight is None else {"weights": weight, "method": "inverted_cdf"}
+def _ordered(values: np.ndarray, weight: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Values of positive weight, ascending, and which share of all is at most as far."""
+    share = np.ones(len(values)) if weight is None else np.asarray(weight, np.float64)
+    order = np.argsort(values, kind="stable")
+    order = order[share[order] > 0]
+    below = np.cumsum(share[order])
+    return values[order].astype(np.float64), below / below[-1]
+
+
+def _means(values: np.ndarray, below: np.ndarray) -> Float[np.ndarray, " parts"]:
+    """Means of the values within each of some parts of equal mass, in order."""
+    grid = np.arange(_PARTS + 1) / _PARTS
+    so_far = np.concatenate([[0.0], np.cumsum(values * np.diff(below, prepend=0.0))])
+    return _PARTS * np.diff(np.interp(grid, np.concatenate([[0.0], below]), so_far))
+
+
+def _knots(values: np.ndarray, below: np.ndarray) -> Float[np.ndarray, " knots"]:
+    """The least value, some quantiles, and the largest value; where they are tied, other values in their place."""
+    levels = np.linspace(_TAIL, 1 - _TAIL, SEGMENTS - 1)
+    inner = np.interp(levels, below - np.diff(below, prepend=0.0) / 2, values)
+    at = np.concatenate([values[:1], inner, values[-1:]])
+    different = np.unique(at)
+    spare = len(at) - len(different)
+    others = np.setdiff1d(values, different) if spare else values
+    if spare and len(others):
+        some = others[np.round(np.linspace(0, len(others) - 1, spare + 2)[1:-1]).astype(int)]
+        at = np.sort(np.concatenate([different, some]))
+    return at
 
 
 def _nearest(
     knots: np.ndarray, source: np.ndarray, target: np.ndarray, firm: float, curvature: float
 ) -> tuple[float, Float[np.ndarray, " segments"]]:
-    """Level at the first knot and slopes of the increasing function that is nearest to pairs of quantiles."""
+    """Level at the first knot and slopes between knots of the increasing function nearest to pairs of quantiles."""
     import scipy.optimize
 
     left, right = knots[:-1], knots[1:]
-    point = source[:, None]
-    parts = [
-        np.minimum(source - knots[0], 0),
-        *np.minimum(np.maximum(point - left, 0), right - left).T,
-        np.maximum(source - knots[-1], 0),
-    ]
-    table = np.array(parts).T
+    table = np.minimum(np.maximum(source[:, None] - left, 0), right - left)
     num = table.shape[1]
     # The level has either sign; slopes start at the least one. Of segments without points the slope is one.
     rest = target - table @ np.full(num, curvature)

@@ -16,7 +16,7 @@ from .._screening.screen import Screen, Screening
 from .ensemble import Wanted
 from .fitted import BrenierFit
 from .gated import GatedMap
-from .line import axes_line
+from .line import axes_line, unit_slopes
 from .members import Members
 from .monotone import fit_monotone
 from .moved import ComponentFeatures, INTERVAL, MovedFeatures
@@ -130,7 +130,8 @@ def _gated(
                 (part.y, line.target_mean, line.target_matrix),
             )
         )
-        potential = start_separable(x[:, own], y[:, own], part.x_weight, part.y_weight)
+        beyond = unit_slopes(line)[own]
+        potential = start_separable(x[:, own], y[:, own], part.x_weight, part.y_weight, beyond=beyond)
         made.append(Members(narrow(_among(potential, own), wanted.dtype), line))
     mixture = cast_mixture(plan.source, np.dtype(wanted.dtype))
     selection = Selection(to_jax(index.astype(np.int32)), source.points.shape[1])

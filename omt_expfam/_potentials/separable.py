@@ -27,7 +27,8 @@ class SeparablePotential(AbstractPotential):
     Attributes:
         knots: Where the derivatives bend, ascending; training leaves them.
         levels: $h_j'$ at the first knot.
-        slopes: Slopes of the derivatives before softplus, before, between and after the knots.
+        slopes: Slopes of the derivatives before softplus, before, between and after the knots; training leaves those
+            before and after, where there are no points.
         network: The network, or ``None``.
         curvature: The least slope.
     """
@@ -82,7 +83,10 @@ class SeparablePotential(AbstractPotential):
 
     @property
     def _slopes(self) -> Float[Array, "d segments"]:
-        return jax.nn.softplus(self.slopes) + self.curvature
+        raw = self.slopes
+        ends = jax.lax.stop_gradient(raw)
+        raw = jnp.concatenate([ends[:, :1], raw[:, 1:-1], ends[:, -1:]], axis=1)
+        return jax.nn.softplus(raw) + self.curvature
 
 
 def _widened(x: Float[Array, " d"], num: int) -> Float[Array, "d num"]:
@@ -97,12 +101,13 @@ def start_separable(
     y_weight: Any = None,
     curvature: float = 0.02,
     choose: bool = True,
+    beyond: Float[np.ndarray, " d"] | float = 1.0,
 ) -> SeparablePotential:
     """The potential whose map sends quantiles of each coordinate to quantiles, by least squares, in float32.
 
     See `fit_monotone`.
     """
-    fitted = fit_monotone(x, y, x_weight, y_weight, curvature, choose)
+    fitted = fit_monotone(x, y, x_weight, y_weight, curvature, choose, beyond)
     above = np.maximum(fitted.slopes - curvature, 1e-6)
     raw = above + np.log(-np.expm1(-above))
     fields: Any = [to_jax(array, np.float32) for array in (fitted.knots, fitted.levels, raw)]

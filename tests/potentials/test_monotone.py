@@ -73,3 +73,18 @@ def test_dual_values_are_bounds_of_the_distance():
     found = first.mean(axis=0) + second.mean(axis=0)
     assert (found <= exact + 1e-12).all()
     np.testing.assert_allclose(found, exact, rtol=0.1)
+
+
+@pytest.mark.parametrize("num", [90, 3000])
+def test_atoms_go_to_means_and_the_rest_bends_as_it_does(num):
+    """Most values are zero: these go to the mean of what they are worth, the others to their own targets."""
+    rng = np.random.default_rng(0)
+    rank = (np.arange(num) + 0.5) / num
+    x = np.where(rank > 0.9, 1 + (rank - 0.9), 0.0)
+    y = np.where(rank > 0.9, 5 + 40 * (rank - 0.9) ** 2, rank)
+    lines = fit_monotone(rng.permutation(x)[:, None], rng.permutation(y)[:, None]).lines
+    found = lines.images(np.array([[0.0], [1.0], [1.1], [2.1], [-3.0]]))[:, 0]
+    np.testing.assert_allclose(found[:3], [0.45, 5.0, 5.4], atol=0.25)
+    # Outside, displacements stay.
+    np.testing.assert_allclose(found[3], found[2] + 1, atol=0.01)
+    np.testing.assert_allclose(found[4], found[0] - 3, atol=1e-9)

@@ -192,3 +192,25 @@ def test_a_feature_of_one_value_moves_by_a_shift():
     points[1, 2] = 3
     images = np.asarray(found.map.push_forward(points))[:, 2]
     np.testing.assert_allclose(images, [y[:, 2].mean(), y[:, 2].mean() + 3], atol=0.1)
+
+
+def test_features_that_few_points_have_are_not_stretched():
+    """Rare genes: one to four source cells express them, many target cells do, and fresh cells express them more."""
+    rng = np.random.default_rng(0)
+    x, y = (np.maximum(rng.standard_normal((400, 16)) - 0.8, 0).astype(np.float32) for _ in range(2))
+    rare = np.array([0, 3, 6, 9])
+    for j, num in zip(rare, (1, 2, 3, 4), strict=True):
+        x[:, j] = 0
+        x[:num, j] = 0.4 + 0.1 * np.arange(num)
+        y[:, j] = np.where(rng.random(400) < 0.4, rng.uniform(1, 6, 400), 0)
+    fresh = x.copy()
+    fresh[:50, rare] = rng.uniform(0, 3, (50, 4))
+    found = omt.fit_brenier(jax.random.key(0), x, y, sparsity=omt.Features(rare.tolist()), progress=False)
+    images = np.asarray(found.map.push_forward(fresh))
+    # Beyond all that was seen, a point moves as far as what was seen last.
+    beyond = np.maximum(fresh - x.max(axis=0), 0)
+    excess = images - y.max(axis=0) - beyond
+    assert excess[:, rare].max() < 0.25 * y[:, rare].max()
+    assert images[:, rare].min() > -0.5
+    matrix = np.asarray(found.map.jacobian(np.full((1, 16), 50, np.float32)))[0]
+    np.testing.assert_allclose(matrix, np.eye(16), atol=1e-4)
