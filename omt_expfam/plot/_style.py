@@ -33,6 +33,8 @@ def check_dims(dims: ArrayLike, dim: int) -> tuple[int, ...]:
 # A dimension tells little with less than this share of the largest variance, and nothing new beside one that it is
 # correlated with beyond the other number.
 _LEAST_VARIANCE, _MOST_CORRELATION = 1e-4, 0.95
+# Of a frame, the shorter side over the longer one.
+_LEAST_RATIO = 0.75
 
 
 def informative_dims(dim: int, mixtures: Sequence[Any], sides: Sequence[tuple[str, Any]] = ()) -> tuple[int, ...]:
@@ -71,10 +73,15 @@ def same_limits(axes: Sequence[Any]) -> None:
     for ax in axes:
         # Limits that are set cannot give way to equal scales.
         ax.set_aspect(ax.get_aspect(), adjustable="box")
-    for name in ("x", "y"):
-        limits = np.array([getattr(ax, f"get_{name}lim")() for ax in axes]).reshape(-1, 2)
-        for ax in axes:
-            getattr(ax, f"set_{name}lim")(limits[:, 0].min(), limits[:, 1].max())
+    limits = np.array([[ax.get_xlim(), ax.get_ylim()] for ax in axes])
+    low, high = limits[..., 0].min(axis=0), limits[..., 1].max(axis=0)
+    if all(ax.get_aspect() == 1 for ax in axes):
+        # Neither much flatter nor much narrower than the panels that it is to fill.
+        missing = np.maximum(_LEAST_RATIO * (high - low).max() - (high - low), 0)
+        low, high = low - missing / 2, high + missing / 2
+    for ax in axes:
+        ax.set_xlim(low[0], high[0])
+        ax.set_ylim(low[1], high[1])
 
 
 # Categories keep clear of the blue and the orange of source and target; after them come their pale shades.

@@ -117,3 +117,44 @@ def test_every_public_name_is_in_the_reference():
     for name, value in vars(omt.diagnostics).items():
         if not name.startswith("_") and getattr(value, "__module__", "").startswith("omt_expfam"):
             assert re.search(rf"omt_expfam\.diagnostics\.{name}(\(\))?$", reference, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_formulas_do_not_begin_a_list(page):
+    """A line that begins with a sign within a formula is a list or a quotation to Markdown, and the formula is lost."""
+    blank = lambda match: "\n" * match[0].count("\n")
+    text = re.sub(r"```.*?```|\$\$.*?\$\$|`[^`]*`", blank, (DOCS / page).read_text(), flags=re.DOTALL)
+    inside, wrong = False, []
+    for number, line in enumerate(text.splitlines(), 1):
+        inside = inside and bool(line.strip())
+        if inside and re.match(r"\s*([-+*>]|\d+[.)]|#+)\s", line):
+            wrong.append(number)
+        inside ^= len(re.findall(r"(?<!\\)\$", line)) % 2 == 1
+    assert not wrong, f"{page}: lines {wrong}"
+
+
+def test_every_example_is_in_the_gallery():
+    page = (DOCS / "gallery.md").read_text()
+    examples = {path.name for path in (DOCS.parent / "examples").glob("*.py")}
+    assert set(re.findall(r"literalinclude\} \.\./examples/(\w+\.py)", page)) == examples
+    pictures = re.findall(r"^!\[(.+)\]\((images/\w+\.png)\)$", page, re.MULTILINE)
+    assert len(pictures) >= len(examples)
+    for words, path in pictures:
+        assert len(words) > 30, f"{path} must be described for those who do not see it"
+        assert (DOCS / path).exists()
+
+
+def test_first_questions_have_pages_on_data_that_a_package_ships():
+    """By their titles; and the side bar holds every page, in groups."""
+    index = (DOCS / "index.md").read_text()
+    groups = dict(re.findall(r"```\{toctree\}\n:hidden:\n:caption: (\w+)\n\n(.*?)\n```", index, re.DOTALL))
+    assert list(groups) == ["Start", "Guides", "Gallery", "Theory", "Experiments", "Reference"]
+    listed = [f"{name}.md" for names in groups.values() for name in names.split()]
+    pages = {page for page in PAGES if "/" not in page} - {"index.md"}
+    assert set(listed) == pages | {"experiments/index.md", "theory/index.md"}
+    assert len(listed) == len(set(listed))
+    titles = {(DOCS / page).read_text().splitlines()[0]: (DOCS / page).read_text() for page in listed}
+    wanted = "From AnnData to a plan in ten lines", "Label transfer", "My groups change their shares"
+    for title in (*wanted, "Which epsilon, which K"):
+        assert "from sklearn.datasets import load_" in titles[f"# {title}"]
+        assert any(blocks(titles[f"# {title}"]))
