@@ -181,9 +181,15 @@ class _Problem(NamedTuple):
         _, to_source, absorbs, _ = self.laws(tau)
         return self._grounded(absorbs, to_source)
 
-    def solve(self, tau: Float[Array, " K1"], rhs: Float[Array, "K1 m"]) -> Float[Array, "K1 m"]:
-        """Solve with minus epsilon times the derivative of `gap`: a graph Laplacian; columns at bounds are given."""
+    def solve(
+        self, tau: Float[Array, " K1"], rhs: Float[Array, "K1 m"], held: Bool[Array, " K1"]
+    ) -> Float[Array, "K1 m"]:
+        """Solve with minus epsilon times the derivative of `gap`: a graph Laplacian; columns at bounds are given.
+
+        So are those that are held.
+        """
         to_target, to_source, absorbs, free = self.laws(tau)
+        free = free & ~held
         edges = jnp.where(free[:, None], to_source.T @ to_target, 0.0)
         ground = self._grounded(absorbs, to_source)
         return eliminate(edges, jnp.where(free, ground, 1.0), rhs)
@@ -251,9 +257,17 @@ def _newton(problem: _Problem, stop: Stop) -> Stop:
     # Where next to nothing holds the level, Newton's method would send it far away.
     loose = free.all() & (share @ problem.ground(tau) < _LOOSE)
     rhs = jnp.stack([jnp.where(loose, centered[0], gap), jnp.where(loose, centered[1], relative), *centered], axis=1)
-    solution = epsilon * problem.solve(tau, rhs).T
-    steps = jnp.where(jnp.isfinite(solution), solution, jnp.zeros_like(solution))
     low, high = problem.room(tau)
+
+    def solved(held: Array) -> Array:
+        solution = epsilon * problem.solve(tau, jnp.where(held[:, None], 0.0, rhs), held).T
+        return jnp.where(jnp.isfinite(solution), solution, jnp.zeros_like(solution))
+
+    steps = solved(jnp.zeros_like(free))
+    # Columns that would leave their bound alone but that all others push against it stay there.
+    held = free & (jnp.where(steps[0] > 0, high, -low) <= 0)
+    held = jax.lax.cond(held.any(), lambda: solved(held)[:2], lambda: steps[:2])
+    steps = jnp.concatenate([steps, held])
     # As far as the first bound, for those that are not at one.
     room = jnp.where(steps > 0, high[None, :], -low[None, :]) / jnp.maximum(jnp.abs(steps), jnp.finfo(tau.dtype).tiny)
     part = jnp.min(jnp.where(free[None, :] & (steps != 0), room, jnp.inf), axis=1)
@@ -269,7 +283,7 @@ def _newton(problem: _Problem, stop: Stop) -> Stop:
         return jnp.where(jnp.dot(gradient, d) > 0, problem.error(moved(d, level)), jnp.inf)
 
     # Where a column is at its bound, Newton's own step knows the level.
-    level = jnp.isin(jnp.arange(len(directions)), jnp.array([0, 1, 4, 5]), invert=True) | free.all()
+    level = jnp.isin(jnp.arange(len(directions)), jnp.array([0, 1, 4, 5, 6, 7, 10, 11]), invert=True) | free.all()
     errors = jax.vmap(outcome)(directions, level)
     best = jnp.argmin(errors)
     quick = errors[best] < 0.5 * stop.least
