@@ -78,9 +78,14 @@ class _Problem(NamedTuple):
         return (none if self.log_mass is not None else jnp.where(some, (-bound - tau) / unit, none)), high
 
     def inside(self, tau: Float[Array, " K1"]) -> Float[Array, " K1"]:
-        """The nearest potential within the bounds."""
+        """The nearest potential within the bounds, none farther below the largest than costs are apart.
+
+        The best ones are not, as they are soft minima; columns with next to no mass would be sent anywhere.
+        """
         low, high = self.room(tau)
-        return tau + jnp.clip(jnp.zeros_like(tau), low, high)
+        tau = tau + jnp.clip(jnp.zeros_like(tau), low, high)
+        top = jnp.max(jnp.where(jnp.isfinite(self.log_b), tau, -jnp.inf))
+        return jnp.maximum(tau, top - (jnp.max(self.cost) - jnp.min(self.cost)))
 
     def sums(self, tau: Float[Array, " K1"]) -> tuple[Float[Array, " K1"], Float[Array, " K1"]]:
         """Logarithms of the column sums that a target potential stands for without bounds, and of those there are."""
