@@ -1,5 +1,6 @@
 """Pictures of mixtures."""
 
+import textwrap
 from typing import Any, Optional, TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 # Shares of the mass that the density contours enclose.
 _MASSES = (0.95, 0.8, 0.6, 0.4, 0.2)
+# Characters in a line of a component's name, and what marks such labels.
+_LINE, _LABEL = 14, "component"
 
 
 def mixture(
@@ -107,10 +110,10 @@ def draw_plane(
     if ellipses:
         for k, strength in enumerate(_strength(weights)):
             _draw_ellipses(ax, mean[k], covariance[k], color, strength)
-    if labels:
-        draw_labels(ax, mean, color, names)
     name_axes(ax, places.names)
     equal_aspect(ax)
+    if labels:
+        draw_labels(ax, mean, color, names)
 
 
 def _draw_line(
@@ -196,10 +199,28 @@ def draw_labels(ax: Any, places: np.ndarray, color: str, names: Any = None) -> N
     for k, (x, y) in enumerate(places):
         if not np.isfinite([x, y]).all():
             continue
-        label = str(k) if names is None else as_text(names[k])
-        text = ax.text(x, y, label, color=color, ha="center", va="center", fontsize=9, fontweight="bold", clip_on=True)
+        label = str(k) if names is None else as_text("\n".join(textwrap.wrap(str(names[k]), _LINE)))
+        style = {
+            "fontsize": 9 if len(label) < 4 else 8,
+            "fontweight": "bold",
+            "linespacing": 0.95,
+            "gid": _LABEL,
+            "clip_on": True,
+        }
+        text = ax.text(x, y, label, color=color, ha="center", va="center", **style)
         text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
         text.set_zorder(4)
+    keep_inside(ax)
+
+
+def keep_inside(ax: Any) -> None:
+    """Let labels of components begin or end where they are, if they would reach beyond the frame; limits are final."""
+    (left, right), width = ax.get_xlim(), ax.get_window_extent().width / ax.figure.dpi
+    for text in ax.texts:
+        if text.get_gid() == _LABEL:
+            half = 0.36 * text.get_fontsize() / 72 * max(map(len, text.get_text().split("\n"))) / width
+            place = (text.get_position()[0] - left) / (right - left)
+            text.set_horizontalalignment("left" if place < half else "right" if place > 1 - half else "center")
 
 
 def _draw_contours(ax: Any, mixture: Mixture, pair: tuple[int, ...], color: str, resolution: int) -> None:

@@ -1,5 +1,6 @@
 """Pictures of transport plans."""
 
+import textwrap
 from typing import Any, Optional, TYPE_CHECKING
 
 import jax
@@ -10,8 +11,9 @@ from .._components.mixture import Mixture
 from .._plans.plan import TransportPlan
 from ._arrows import draw_arrows
 from ._embedding import as_places, coordinates, Places
-from ._mixtures import draw_labels, draw_plane, draw_points, mixture
+from ._mixtures import draw_labels, draw_plane, draw_points, keep_inside, mixture
 from ._style import (
+    as_text,
     axes_or_new,
     axis_name,
     blend,
@@ -30,6 +32,9 @@ from ._style import (
 if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
+
+# Characters in a line of a name.
+_LINE = 20
 
 
 def coupling(
@@ -70,9 +75,10 @@ def coupling(
         _draw_cells(panel, image, weights)
     for axis, num, names in zip((panel.yaxis, panel.xaxis), (rows, columns), plan.component_names, strict=True):
         step = next(s for s in (1, 2, 5, 10, 20, 50, 100, num) if num <= MAX_TICKS * s)
-        axis.set_ticks(range(0, num, step), None if names is None else names[::step])
-    if plan.component_names[1] is not None:
-        panel.tick_params(axis="x", labelrotation=45 if max(map(len, plan.component_names[1])) > 3 else 0)
+        written = None if names is None else [as_text(textwrap.fill(name, _LINE)) for name in names[::step]]
+        long = axis is panel.xaxis and names is not None and max(map(len, names)) > 3
+        turned: Any = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if long else {}
+        axis.set_ticks(range(0, num, step), written, **turned)
     panel.set_axes_locator(_lower_left)
     panel.tick_params(length=0)
     panel.set_xlabel("target component")
@@ -173,6 +179,8 @@ def overview(
     ax.set_title("Barycentric map and coupled components")
     # On the line, the map has axes of its own.
     same_limits([*axes[0], *([] if places.on_line else [ax])])
+    for one in figure.axes:
+        keep_inside(one)
     figure.suptitle(f"Transport cost {float(plan.cost):.4g} (squared distance)")
     return figure
 
@@ -195,8 +203,11 @@ def _draw_pairs(ax: Any, plan: TransportPlan, places: Places, x: Any, y: Any) ->
     )
     ax.autoscale_view()
     if len(source) + len(target) <= MAX_LABELS:
-        draw_labels(ax, source, SOURCE_COLOR, plan.component_names[0])
-        draw_labels(ax, target, TARGET_COLOR, plan.component_names[1])
+        names = plan.component_names
+        # A name that both sides have is written once.
+        alone = [names[0] is None or names[1] is None or name not in names[1] for name in names[0] or source]
+        draw_labels(ax, np.where(np.array(alone)[:, None], source, np.nan), SOURCE_COLOR, names[0])
+        draw_labels(ax, target, TARGET_COLOR, names[1])
 
 
 def interpolation(
