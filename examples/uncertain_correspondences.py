@@ -114,7 +114,7 @@ figure, (left, right_panel) = plt.subplots(1, 2, figsize=(14, 6), layout="constr
 for points, color in zip(x, (omt.plot.SOURCE_COLOR, omt.plot.TARGET_COLOR), strict=True):
     left.plot(points[:, 0], points[:, 1], ".", color=color, markersize=2, alpha=0.3, zorder=0)
 means = np.asarray(posteriors[0].interval("loc").mean)
-omt.plot.uncertain_map(plan, means, ax=left, alpha=1.0, width=0.003)
+omt.plot.uncertain_map(plan, means, ax=left, dims=(0, 1), alpha=1.0, width=0.003)
 for kind, color in zip(np.unique(before), mpl.color_sequences["Dark2"], strict=False):
     left.plot(*means[before == kind, :2].T, "o", color=color, label=kind, zorder=3)
 left.legend(title="control component of", loc=(0.31, 0.02), fontsize=8, title_fontsize=8)
