@@ -52,7 +52,8 @@ from ._potentials.moved import ComponentFeatures, MovedFeatures
 from ._potentials.network import ConvexNetwork
 from ._potentials.selection import Selection
 from ._potentials.separable import SeparablePotential
-from ._time_courses.trajectory import Lineage, Trajectory
+from ._time_courses.lineage import Lineage
+from ._time_courses.trajectory import Trajectory
 from ._weights.entropic import WeightCoupling
 from .diagnostics import (
     Biconvexity,

@@ -23,5 +23,5 @@ from ._potentials.certificates import Certificate as Certificate
 from ._potentials.gated import GatedMap as GatedMap
 from ._potentials.map import ConjugatePoints as ConjugatePoints
 from ._potentials.moved import ComponentFeatures as ComponentFeatures, MovedFeatures as MovedFeatures
-from ._time_courses.trajectory import Lineage as Lineage
+from ._time_courses.lineage import Lineage as Lineage
 from ._weights.entropic import WeightCoupling as WeightCoupling

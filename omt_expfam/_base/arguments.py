@@ -21,6 +21,10 @@ else:
     ArrayLike = ScalarLike = KeyLike = Any
 
 
+# Entries of a sparse matrix that is made dense: a GiB of float64.
+_DENSE = 2**27
+
+
 def _shape_text(shape: str) -> str:
     return f"[{', '.join(shape.split())}]"
 
@@ -80,10 +84,25 @@ def as_host_or_traced(name: str, value: Any) -> Any:
     return array
 
 
+def densified(name: str, value: Any) -> Any:
+    """A sparse matrix as an array of NumPy's; anything else as it is.
+
+    Raises:
+        ValueError: If it is too large to be one.
+    """
+    if not hasattr(value, "toarray"):
+        return value
+    if (size := np.prod(value.shape, dtype=np.float64)) > _DENSE:
+        raise ValueError(
+            f"`{name}` is sparse, of shape {tuple(value.shape)}: as an array it would take {8 * size / 2**30:.3g} GiB. "
+            "Reduce it first, such as by sklearn.decomposition.TruncatedSVD, or choose columns."
+        )
+    return value.toarray()
+
+
 def _host_array(name: str, value: Any) -> np.ndarray:
     """NumPy's view of what is not JAX's; nothing is dropped on the way."""
-    if hasattr(value, "toarray"):
-        raise TypeError(f"`{name}` must be a dense array; got a sparse {type(value).__name__}: call its `.toarray()`.")
+    value = densified(name, value)
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise ValueError(f"`{name}` must not have masked values; got {np.ma.count_masked(value)}. Drop or impute them.")
     try:

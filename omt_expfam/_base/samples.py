@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from .arguments import ArrayLike, as_floating, as_host_or_traced, check_finite
 from .arrays import default_dtype, is_traced, spread_indices, to_jax
+from .tables import alike
 
 # Rows looked at for an offset, and how many half ranges away from the origin is far.
 _ROWS, _FAR = 1000, 100.0
@@ -46,7 +47,7 @@ def to_samples(named: Mapping[str, ArrayLike], minimum: int) -> list[Array]:
     What they have in common is subtracted before it is rounded: distances between them stay as exact as the numbers
     that were given.
     """
-    wide = {name: as_host_or_traced(name, value) for name, value in named.items()}
+    wide = {name: as_host_or_traced(name, x) for name, x in zip(named, alike(**named), strict=True)}
     if not is_traced(list(wide.values())) and all(array.ndim == 2 for array in wide.values()):
         wide = _without_offset(wide)
     arrays = {name: as_floating(name, value, "n d") for name, value in wide.items()}

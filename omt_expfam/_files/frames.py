@@ -6,6 +6,8 @@ from typing import Any, IO, NamedTuple
 
 import numpy as np
 
+from .._base.arguments import densified
+
 _INSTALL = "pip install 'omt-expfam[tables]'"
 
 
@@ -84,7 +86,7 @@ def representation(adata: Any, use_rep: str) -> np.ndarray | None:
     if use_rep != "X" and use_rep not in adata.obsm:
         return None
     table = adata.X if use_rep == "X" else adata.obsm[use_rep]
-    return np.asarray(table.toarray() if hasattr(table, "toarray") else table)
+    return np.asarray(densified(use_rep, table))
 
 
 def place(path: str, names: Sequence[str], wanted: str) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 
 from .._base.arguments import ArrayLike, as_count, as_key, KeyLike
 from .._base.progress import progress_bar
+from .._base.tables import column_names
 from .._family.em_family import AbstractEMFamily
 from .._family.template import Template
 from .data import _as_data, weighted_points
@@ -102,6 +103,7 @@ def select_num_components(
     chosen = fits.get(best)
     if chosen is None:
         chosen = fit(last_key, points, family, best, sample_weight=weight, **options)
+    chosen = dataclasses.replace(chosen, feature_names=column_names(x))
     return Selection(best, chosen, sizes, criterion, np.asarray(scores), np.asarray(errors))
 
 

@@ -1,5 +1,6 @@
 """Fitting two mixtures together: their transport cost as a penalty on the likelihood."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from .._base.buckets import pad, point_bucket
 from .._base.precision import in_float64, narrow, relaxed
 from .._base.results import raise_if_failed, RESULTS
 from .._base.samples import refuse_constant
+from .._base.tables import alike, column_names
 from .._base.xla import program
 from .._components.mixture import Mixture
 from .._couplings.solve import solve_couplings
@@ -153,6 +155,8 @@ def fit_coupled(
     families = tuple(as_template(f) for f in (family, family if target_family is None else target_family))
     numbers = _as_numbers(num_components)
     _check_start(start)
+    x, y = alike(x=x, y=y)
+    names = column_names(x) or column_names(y)
     points = [np.asarray(as_host_or_traced(name, value)) for name, value in (("x", x), ("y", y))]
     _check_families(families, points)
     fits = [
@@ -173,6 +177,8 @@ def fit_coupled(
 
     solved = in_float64(solve, points, mixtures)
     fitted = narrow(solved, jnp.result_type(mixtures[0].components.dtype, mixtures[1].components.dtype))
+    plans = (dataclasses.replace(plan, feature_names=names) for plan in (fitted.plan, fitted.uncoupled_plan))
+    fitted = eqx.tree_at(lambda f: (f.plan, f.uncoupled_plan), fitted, tuple(plans))
     if throw and fitted.result == RESULTS.mode_not_found:
         for name, own in zip(("x", "y"), points, strict=True):
             refuse_constant(name, own)

@@ -7,7 +7,8 @@ import jax
 from jaxtyping import Array, Float
 
 from .._base.arguments import ArrayLike, as_count, as_key, KeyLike, ScalarLike
-from .._components.mixture import Mixture
+from .._base.tables import alike
+from .._components.mixture import MixtureLike
 from .._fitting.fit import Fit, fit
 from .._plans.epsilons import check_epsilons, EpsilonLike
 from .._plans.plan import TransportPlan
@@ -65,7 +66,8 @@ class MixtureTransport(eqx.Module):
     ) -> TransportPlan:
         """Fit both mixtures, with one half of the key each, and couple them."""
         source_key, target_key = jax.random.split(as_key(key))
-        return self.couple(self.fit_source(source_key, x).mixture, self.fit_target(target_key, y).mixture)
+        x, y = alike(x=x, y=y)
+        return self.couple(self.fit_source(source_key, x), self.fit_target(target_key, y))
 
     def fit_source(self, key: KeyLike, x: Float[Array, "n d"] | ArrayLike, **options: Any) -> Fit:
         """Fit the source mixture; ``method(key, x, y)`` gives it the first of the two keys that its own splits into.
@@ -81,7 +83,7 @@ class MixtureTransport(eqx.Module):
         """Fit the target mixture, likewise; ``method(key, x, y)`` gives it the second key."""
         return fit(key, y, _pair("family", self.family)[1], self.num_components[1], **self.fit_options | options)
 
-    def couple(self, source: Mixture, target: Mixture) -> TransportPlan:
+    def couple(self, source: MixtureLike, target: MixtureLike) -> TransportPlan:
         """Couple two mixtures."""
         return transport(
             source,

@@ -12,6 +12,7 @@ from .._base.arguments import ArrayLike, as_count, as_host_or_traced, as_key, as
 from .._base.arrays import spread_indices
 from .._base.progress import progress_bar
 from .._base.results import ConvergenceError
+from .._base.tables import alike
 from .._plans.epsilons import EpsilonLike
 from .._plans.plan import TransportPlan
 from .mixture_transport import MixtureTransport
@@ -121,6 +122,7 @@ def select_plan(
         methods[method.num_components] = method
     if not methods:
         raise ValueError("`candidates` must hold at least one number of components; got none.")
+    x, y = alike(x=x, y=y)
     points = [np.asarray(as_host_or_traced(name, value)) for name, value in (("x", x), ("y", y))]
     scores, floors, failures = [], [], {}
     keys = list(jax.random.split(as_key(key), 2 * num_splits))
@@ -146,7 +148,7 @@ def select_plan(
         raise ConvergenceError(f"Every candidate failed. {next(iter(failures.values()))}")
     best = list(methods)[int(np.nanargmin(means))]
     errors = table.std(axis=0, ddof=1) / np.sqrt(num_splits) if num_splits > 1 else np.full(len(means), np.nan)
-    plan = methods[best](jax.random.clone(keys[1]), *points)
+    plan = methods[best](jax.random.clone(keys[1]), x, y)
     return PlanSelection(best, plan, tuple(methods), means, errors, float(np.mean(floors)), failures)
 
 

@@ -99,6 +99,11 @@ def as_names(names: Any, sizes: tuple[int, ...]) -> tuple[Any, Any]:
     return found[0], found[1]
 
 
+def as_texts(names: Any, num: int) -> tuple[str, ...]:
+    """Names of components as they head columns: their numbers where they have none."""
+    return tuple(map(str, range(num))) if names is None else tuple(map(str, names))
+
+
 def _changes(side: str, verb: str, of: str, growth: np.ndarray | None, names: Any) -> list[str]:
     """One line for each component whose mass changes by more than a percent."""
     if growth is None:

@@ -9,11 +9,11 @@ from jaxtyping import Array, Float
 from .._base.arguments import ArrayLike, as_count, as_key, as_points, as_scalar, KeyLike, ScalarLike
 from .._base.arrays import is_traced, kept, on_host, split_key, to_jax
 from .._base.results import RESULTS, succeeded
-from .._base.tables import in_order, maps_tables, reads_tables
+from .._base.tables import in_order, maps_tables, reads_tables, tabulates
 from .._components.mixture import Mixture
 from .._couplings.interface import AbstractComponentMaps, AbstractCouplings, select_pairs
 from .._weights.entropic import WeightCoupling
-from .correspondences import as_names, Correspondences
+from .correspondences import as_names, as_texts, Correspondences
 from .displacement import Displacement, interpolated
 from .epsilons import GIVEN
 from .groups import flows_between, GroupFlows
@@ -200,7 +200,7 @@ class TransportPlan(eqx.Module):
 
         return self.couplings.conditional_mean(points, *on_host(largest, rows.responsibilities(points), row_shares))
 
-    @reads_tables
+    @tabulates(lambda plan, **_: as_texts(plan.component_names[1], plan.target.num_components))
     def target_probabilities(self, x: ArrayLike) -> Float[Array, "n K1"]:
         """The probability that each point ``x[n, d]`` is sent to each target component."""
         rows, row_shares = self._rows()

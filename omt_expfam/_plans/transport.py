@@ -122,7 +122,10 @@ def transport(
             shapes may change, or these are not Gaussian.
         ConvergenceError: If a solve fails and ``throw`` is true.
     """
-    names, features = tuple(getattr(side, "names", None) for side in (source, target)), _features(source, target)
+    names, features = (
+        tuple(getattr(side, "names", None) for side in (source, target)),
+        shared_features(source=source, target=target),
+    )
     source, target = as_pair(source, target)
     dtype = jnp.result_type(source.components.dtype, target.components.dtype)
     source, target = (cast_mixture(mixture, dtype) for mixture in (source, target))
@@ -187,19 +190,23 @@ def transport(
     return raise_if_failed(plan, plan.result) if throw else plan
 
 
-def _features(source: Any, target: Any) -> tuple[str, ...] | None:
+def shared_features(**sides: Any) -> tuple[str, ...] | None:
     """The names of the columns that fits know.
 
     Raises:
-        ValueError: If the two know different ones, or in another order.
+        ValueError: If two know different ones, or in another order.
     """
-    first, second = (getattr(side, "feature_names", None) for side in (source, target))
-    if first is not None and second is not None and first != second:
-        raise ValueError(
-            f"`target` must be fitted to the columns of `source`, in their order, {', '.join(first)}; got "
-            f"{', '.join(second)}."
-        )
-    return second if first is None else first
+    known = {name: names for name, side in sides.items() if (names := getattr(side, "feature_names", None))}
+    if not known:
+        return None
+    first, wanted = next(iter(known.items()))
+    for name, names in known.items():
+        if names != wanted:
+            raise ValueError(
+                f"`{name}` must be fitted to the columns of `{first}`, in their order, {', '.join(wanted)}; got "
+                f"{', '.join(names)}."
+            )
+    return wanted
 
 
 def _marginals(xp: Any, weights: Any) -> Any:

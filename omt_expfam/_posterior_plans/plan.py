@@ -1,5 +1,6 @@
 """The posterior of a transport plan: draws of everything that is read from it, and intervals."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 from .._base.arguments import ArrayLike, as_count, as_key, as_points, as_scalar, KeyLike, ScalarLike
 from .._base.arrays import is_traced, kept
 from .._base.results import RESULTS
+from .._base.tables import in_order, maps_tables
 from .._components.interface import AbstractComponents
 from .._components.mixture import Mixture
 from .._couplings.interface import select_pairs
@@ -30,9 +32,11 @@ class PosteriorPlan(eqx.Module):
 
     Attributes:
         plans: The plans of all draws; `plan` gives one of them.
+        feature_names: Names of the columns, where a side was fitted to a table: points are taken by name.
     """
 
     plans: AbstractPlanDraws
+    feature_names: tuple[str, ...] | None = eqx.field(static=True, default=None)
 
     # -- numbers --------------------------------------------------------------------------------------------------
 
@@ -118,11 +122,11 @@ class PosteriorPlan(eqx.Module):
         """
         if as_count("index", index, minimum=0) >= self.num_draws:
             raise ValueError(f"`index` must be below the number of draws, {self.num_draws}; got {index}.")
-        return self.plans.plan(index)
+        return dataclasses.replace(self.plans.plan(index), feature_names=self.feature_names)
 
     def reverse(self) -> "PosteriorPlan":
         """The same plans, read from target to source."""
-        return PosteriorPlan(self.plans.reverse())
+        return PosteriorPlan(self.plans.reverse(), self.feature_names)
 
     # -- maps -----------------------------------------------------------------------------------------------------
 
@@ -132,7 +136,7 @@ class PosteriorPlan(eqx.Module):
 
     def pull_back(self, y: ArrayLike) -> Float[Array, "S n d"]:
         """Draws of the backward barycentric map E[x | y] at points ``y[n, d]``."""
-        return kept(self, "_reverse", self.reverse).push_forward(y)
+        return kept(self, "_reverse", self.reverse).push_forward(in_order("y", y, self.feature_names))
 
     def target_probabilities(self, x: ArrayLike) -> Float[Array, "S n K1"]:
         """Draws of the probability that each point ``x[n, d]`` is sent to each target component."""
@@ -152,6 +156,7 @@ class PosteriorPlan(eqx.Module):
         center = _on_host(lambda images: images.mean(axis=0), self.plans.push_forward(points))
         return self.plans.mean(_second_moment, points, center)
 
+    @maps_tables
     def sample(self, key: KeyLike, x: ArrayLike) -> Float[Array, "n d"]:
         """One y for each point ``x[n, d]``, each from the plan of a random draw: the posterior predictive law."""
         points = self._points("x", x)
@@ -253,7 +258,7 @@ class PosteriorPlan(eqx.Module):
 
     def _points(self, name: str, value: ArrayLike) -> Float[Array, "n d"]:
         components = self._components()
-        return as_points(name, value, components.dim, components.dtype)
+        return as_points(name, in_order(name, value, self.feature_names), components.dim, components.dtype)
 
     def _components(self) -> AbstractComponents:
         return self.plans.plan(0).source.components

@@ -33,7 +33,7 @@ from .._couplings.settings import NumericalSettings
 from .._couplings.solve import route_of
 from .._plans.epsilons import choose_epsilons, EpsilonLike, Epsilons, GIVEN
 from .._plans.relaxations import as_relaxation, RelaxationLike
-from .._plans.transport import transport
+from .._plans.transport import shared_features, transport
 from .._weights.solve import measured_error
 from .draws import ListedPlans, PlanNumbers, StackedPlans
 from .plan import PosteriorPlan
@@ -131,7 +131,7 @@ def transport_posterior(
         plans = _solve_together(left, right, index, epsilons, options, chunk_size, progress)
     else:
         plans = _solve_in_turn(left, right, index, epsilons, options | masses | {"numerical": numerical}, progress)
-    plan = PosteriorPlan(plans)
+    plan = PosteriorPlan(plans, shared_features(source=source, target=target))
     if throw:
         _raise_if_any_failed(plan)
     return plan

@@ -1,5 +1,6 @@
 """Fitting the posterior of a mixture."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from .._base.arrays import default_dtype, split_key
 from .._base.precision import narrow
 from .._base.results import ConvergenceError, RESULTS
 from .._base.samples import refuse_constant
+from .._base.tables import column_names
 from .._components.mixture import Mixture
 from .._components.relabel import relabel
 from .._family.em_family import AbstractEMFamily
@@ -94,7 +96,7 @@ def fit_posterior(
             chosen, reason = NUTS(), f"the {name}'s Pareto k is {pareto_k_of(draws.traces['log_weight']):.2f}"
             draws, name = chosen._draw(second_key, problem), f"{chosen.name} ({reason})"
         posterior = _assemble(problem.model, draws, problem.start, wide, name, chosen.is_chain)
-    posterior = narrow(posterior, precision)
+    posterior = dataclasses.replace(narrow(posterior, precision), feature_names=column_names(x))
     if throw and posterior.result == RESULTS.mode_not_found:
         refuse_constant("x", points)
     return raise_with(posterior, posterior.result) if throw else posterior

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 from .._base.arguments import ArrayLike, as_count, as_key, as_points, KeyLike
 from .._base.arrays import power_of_two, safe_log, take
 from .._base.results import RESULTS
+from .._base.tables import reads_tables, tabulates
 from .._base.xla import program
 from .._components.draws import count_draws
 from .._components.mixture import Mixture
@@ -41,6 +42,7 @@ class PosteriorFit(eqx.Module):
         num_chains: Number of chains; 1 for methods whose draws are independent.
         method: What made the draws.
         result: Why it stopped.
+        feature_names: Names of the columns, where the points came in a table.
     """
 
     mixtures: Mixture
@@ -54,6 +56,7 @@ class PosteriorFit(eqx.Module):
     num_chains: int = eqx.field(static=True)
     method: str = eqx.field(static=True)
     result: Any
+    feature_names: tuple[str, ...] | None = eqx.field(static=True, default=None)
 
     @property
     def num_draws(self) -> int:
@@ -100,16 +103,19 @@ class PosteriorFit(eqx.Module):
             raise ValueError(f"`name` must be one of {', '.join(self.parameters)}; got {name!r}.")
         return credible_interval(self.parameters[name], probability)
 
+    @reads_tables
     def log_prob(self, x: ArrayLike) -> Float[Array, " n"]:
         """Log-density of the posterior predictive law at points ``x[n, d]``: the mean of the draws' densities."""
         table = self.log_prob_draws(x)
         return jax.nn.logsumexp(table, axis=0) - np.log(self.num_draws).astype(table.dtype)
 
+    @reads_tables
     def log_prob_draws(self, x: ArrayLike) -> Float[Array, "S n"]:
         """Log-density of every draw at points ``x[n, d]``."""
         points = as_points("x", x, self.dim, self.reference.components.dtype)
         return _log_prob_draws(self.mixtures, points)
 
+    @tabulates(lambda posterior, **_: tuple(map(str, range(posterior.num_components))))
     def responsibilities(self, x: ArrayLike) -> Float[Array, "n K"]:
         """Posterior component probabilities at points ``x[n, d]``, the mean over (relabelled) draws."""
         points = as_points("x", x, self.dim, self.reference.components.dtype)

@@ -1,5 +1,6 @@
 """Fitting the optimal map between two samples: convex potentials, trained by the semi-dual of optimal transport."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from .._base.arguments import ArrayLike, as_key, as_scalar, KeyLike, ScalarLike
 from .._base.results import raise_if_failed, RESULTS, succeeded
+from .._base.tables import alike, in_order
 from .._plans.plan import TransportPlan
 from .._screening.screen import Features, Screen
 from .blend import BlendedPotential
@@ -99,6 +101,8 @@ def fit_brenier(
         sparsity = SmoothedL0("annealed")
     penalty = None if sparsity is None or selects else as_penalty(sparsity)
     threshold = float(as_scalar("moved_threshold", moved_threshold))
+    fitted_to = None if start is None else start.feature_names
+    x, y = alike(x=in_order("x", x, fitted_to), y=in_order("y", y, fitted_to))
     source, target, dtype = read_samples(key, x, y, start, source_weight, target_weight)
     names = read_names(feature_names, x, source.points.shape[1])
     dim = source.points.shape[1]
@@ -134,6 +138,7 @@ def fit_brenier(
         fitted = fit_selected(rng, source, target, sparsity, wanted, given)
     else:
         fitted = fit_ensemble(rng, source, target, chosen, wanted)
+    fitted = dataclasses.replace(fitted, map=dataclasses.replace(fitted.map, feature_names=names))
     return fitted if not throw or _may_return(fitted.result) else raise_if_failed(fitted, fitted.result)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from .._base.arguments import ArrayLike, as_points, ScalarLike
 from .._base.arrays import at_top, on_host, to_jax
 from .._base.buckets import cut, pad, point_bucket
-from .._base.methods import jittable
+from .._base.tables import maps_tables, reads_tables
 from .._base.xla import program
 from .._components.mixture import Mixture
 from .members import Members
@@ -45,12 +45,14 @@ class GatedMap(eqx.Module):
         members: A potential for each component, of the coordinates that any of them moves.
         moves: Which of these coordinates each component moves; the others are left exactly as they are.
         selection: The coordinates that any component moves.
+        feature_names: Names of the columns, where they are known: points in tables are taken by name.
     """
 
     mixture: Mixture
     members: Members
     moves: Bool[Array, "K s"]
     selection: Selection
+    feature_names: tuple[str, ...] | None = eqx.field(static=True, default=None)
 
     def __getattr__(self, name: str) -> Any:
         if name in _NEEDS_POTENTIAL:
@@ -70,12 +72,12 @@ class GatedMap(eqx.Module):
         """d, the dimension of points."""
         return self.selection.num_dimensions
 
-    @jittable
+    @reads_tables
     def component_of(self, x: ArrayLike) -> Int[Array, " n"]:
         """The most likely component of points ``x[n, d]``."""
         return on_host(lambda xp, member: xp.argmax(member, axis=1), self.mixture.responsibilities(x))
 
-    @jittable
+    @maps_tables
     def push_forward(self, x: ArrayLike) -> Float[Array, "n d"]:
         """The images of points: T_k(x) with the most likely component k of x.
 
@@ -84,7 +86,7 @@ class GatedMap(eqx.Module):
         """
         return self._found(_images, x, "point")
 
-    @jittable
+    @maps_tables
     def interpolate(self, t: ScalarLike, x: ArrayLike) -> Float[Array, "n d"]:
         """Where points are at a time on their way: (1 - t) x + t T(x).
 
@@ -97,7 +99,7 @@ class GatedMap(eqx.Module):
         """
         return on_the_way(t, self._points(x), self.push_forward)
 
-    @jittable
+    @reads_tables
     def jacobian(self, x: ArrayLike) -> Float[Array, "n d d"]:
         """The Jacobian of `push_forward` at points ``x[n, d]``: that of the map of a point's own component.
 

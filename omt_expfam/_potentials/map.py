@@ -1,5 +1,6 @@
 """The gradient of a convex potential, an optimal map, and its inverse."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from .._base.arrays import at_top, batch_size, is_traced, on_host, to_jax
 from .._base.buckets import pad, point_bucket
 from .._base.methods import jittable
 from .._base.results import raise_if_failed
+from .._base.tables import maps_tables, reads_tables
 from .._base.xla import program
 from .._plans.plan import TransportPlan
 from .average import average, ConjugatePoints, outcome, Solved
@@ -43,12 +45,14 @@ class BrenierMap(eqx.Module):
         target: Members on the target side: potentials of target points, for maps from there to the source.
         is_reversed: Whether source and target are read the other way round; see `reverse`.
         selection: The coordinates that members see, where these are not all; the others are left exactly as they are.
+        feature_names: Names of the columns, where they are known: points in tables are taken by name.
     """
 
     source: Members | None
     target: Members | None
     is_reversed: bool = eqx.field(static=True)
     selection: Selection | None = None
+    feature_names: tuple[str, ...] | None = eqx.field(static=True, default=None)
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class BrenierMap(eqx.Module):
         *,
         is_reversed: bool = False,
         selection: Selection | None = None,
+        feature_names: tuple[str, ...] | None = None,
     ) -> None:
         given = [side for side in (source, target) if side is not None]
         if not given:
@@ -65,6 +70,7 @@ class BrenierMap(eqx.Module):
             dims = " and ".join(str(side.num_dimensions) for side in given)
             raise ValueError(f"`source` and `target` must have the same number of dimensions; got {dims}.")
         self.source, self.target, self.is_reversed, self.selection = source, target, is_reversed, selection
+        self.feature_names = feature_names
 
     @classmethod
     def from_potential(cls, potential: AbstractPotential, dtype: Any = None) -> "BrenierMap":
@@ -98,7 +104,7 @@ class BrenierMap(eqx.Module):
 
     # -- maps -----------------------------------------------------------------------------------------------------
 
-    @jittable
+    @maps_tables
     def push_forward(self, x: ArrayLike) -> Float[Array, "n d"]:
         """The images of points: grad phi(x).
 
@@ -111,7 +117,7 @@ class BrenierMap(eqx.Module):
         """
         return self._found(_solve, "x", x, self.is_reversed, "point")
 
-    @jittable
+    @maps_tables
     def pull_back(self, y: ArrayLike) -> Float[Array, "n d"]:
         """The points whose images are ``y[n, d]``: grad phi*(y), the conjugate points.
 
@@ -153,7 +159,7 @@ class BrenierMap(eqx.Module):
         """
         return self._found(_member_images, "x", x, self.is_reversed)
 
-    @jittable
+    @maps_tables
     def spread(self, x: ArrayLike) -> Float[Array, "n d"]:
         """Standard deviations of the members' images of points ``x[n, d]``, for each coordinate.
 
@@ -164,7 +170,7 @@ class BrenierMap(eqx.Module):
             raise ValueError("`spread` compares members: fit a map with several; this one has one.")
         return on_host(lambda xp, images: xp.std(images, axis=1, ddof=1), self.push_forward_members(x))
 
-    @jittable
+    @maps_tables
     def interpolate(self, t: ScalarLike, x: ArrayLike) -> Float[Array, "n d"]:
         """Where points are at a time on their way: (1 - t) x + t T(x) (McCann, 1997).
 
@@ -179,17 +185,17 @@ class BrenierMap(eqx.Module):
 
     # -- potentials -----------------------------------------------------------------------------------------------
 
-    @jittable
+    @reads_tables
     def potential(self, x: ArrayLike) -> Float[Array, " n"]:
         """The potential phi at points ``x[n, d]``, units of squared distance; its gradient is `push_forward`."""
         return self._found(_solve, "x", x, self.is_reversed, "value")
 
-    @jittable
+    @reads_tables
     def conjugate(self, y: ArrayLike) -> Float[Array, " n"]:
         """The conjugate phi* at points ``y[n, d]``, the largest <x, y> - phi(x); its gradient is `pull_back`."""
         return self._found(_solve, "y", y, not self.is_reversed, "value")
 
-    @jittable
+    @reads_tables
     def jacobian(self, x: ArrayLike) -> Float[Array, "n d d"]:
         """The Jacobian of `push_forward` at points ``x[n, d]``: the Hessian of phi, symmetric and positive."""
         return self._found(_jacobians, "x", x, self.is_reversed, "matrix")
@@ -219,7 +225,7 @@ class BrenierMap(eqx.Module):
 
     def reverse(self) -> "BrenierMap":
         """The inverse map, with its own inverse."""
-        return BrenierMap(self.source, self.target, is_reversed=not self.is_reversed, selection=self.selection)
+        return dataclasses.replace(self, is_reversed=not self.is_reversed)
 
     # -- work -----------------------------------------------------------------------------------------------------
 

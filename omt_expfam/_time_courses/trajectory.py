@@ -24,40 +24,17 @@ from .._base.arguments import (
 )
 from .._base.arrays import is_traced, on_host, safe_log
 from .._base.results import ConvergenceError
+from .._base.tables import reads_tables, tabulates
 from .._base.xla import program
 from .._components.mixture import as_mixture, Mixture, MixtureLike
+from .._plans.correspondences import as_texts
 from .._plans.displacement import Displacement
 from .._plans.epsilons import EpsilonLike
 from .._plans.groups import flows_between, GroupFlows
 from .._plans.plan import TransportPlan
 from .._plans.relaxations import RelaxationLike
-from .._plans.transport import transport
-
-
-class Lineage(eqx.Module):
-    """Where a component comes from, and what becomes of it.
-
-    Attributes:
-        time: Index of the component's time.
-        component: The component.
-        times: All times.
-        probabilities: For each time, the probability of every component there: of having been an ancestor before, of
-            being a descendant after; shapes ``[K_t]``.
-    """
-
-    time: int = eqx.field(static=True)
-    component: int = eqx.field(static=True)
-    times: np.ndarray
-    probabilities: tuple[np.ndarray, ...]
-
-    def __str__(self) -> str:
-        lines = [f"component {self.component} at time {self.times[self.time]:g}"]
-        for index, (time, values) in enumerate(zip(self.times, self.probabilities, strict=True)):
-            if index != self.time:
-                order = [k for k in np.argsort(-values, kind="stable") if values[k] >= 0.01]
-                listed = ", ".join(f"{k} ({values[k]:.0%})" for k in order)
-                lines.append(f"{'from' if index < self.time else 'to':>4} time {time:g}: {listed}")
-        return "\n".join(lines)
+from .._plans.transport import shared_features, transport
+from .lineage import Lineage
 
 
 class Trajectory(eqx.Module):
@@ -94,6 +71,17 @@ class Trajectory(eqx.Module):
     def costs(self) -> Float[Array, " steps"]:
         """The transport cost of each step."""
         return on_host(lambda xp, *costs: xp.stack(costs), *(plan.cost for plan in self.plans))
+
+    @property
+    def feature_names(self) -> tuple[str, ...] | None:
+        """Names of the columns, where a mixture was fitted to a table: points are taken by name."""
+        return self.plans[0].feature_names
+
+    def component_names(self, time: int) -> tuple[str, ...]:
+        """Names of the components at a time index; their numbers where they have none."""
+        index = self._index("time", time)
+        known = self.plans[0].component_names[0] if index == 0 else self.plans[index - 1].component_names[1]
+        return as_texts(known, self.mixtures[index].num_components)
 
     # -- components -----------------------------------------------------------------------------------------------
 
@@ -158,6 +146,7 @@ class Trajectory(eqx.Module):
 
     # -- points ---------------------------------------------------------------------------------------------------
 
+    @tabulates(lambda course, last, **_: course.component_names(last))
     def fates(self, x: ArrayLike, first: int, last: int) -> Float[Array, "n K1"]:
         """Probability of each component at ``last`` for a descendant of each point ``x[n, d]`` at ``first``.
 
@@ -173,6 +162,7 @@ class Trajectory(eqx.Module):
 
         return on_host(shares, self.mixtures[first].responsibilities(x), self._forward(first, last))
 
+    @reads_tables
     def survival(self, x: ArrayLike, first: int, last: int) -> Float[Array, " n"]:
         """Probability that each point ``x[n, d]`` at ``first`` has descendants at ``last``.
 
@@ -181,6 +171,7 @@ class Trajectory(eqx.Module):
         first, last = self._span(first, last)
         return on_host(_survival, self.mixtures[first].responsibilities(x), self._forward(first, last))
 
+    @tabulates(lambda course, first, **_: course.component_names(first))
     def origins(self, y: ArrayLike, first: int, last: int) -> Float[Array, "n K0"]:
         """Probability of each component at ``first`` for an ancestor of each point ``y[n, d]`` at ``last``."""
         first, last = self._span(first, last)
@@ -309,6 +300,7 @@ def trajectory(
         ConvergenceError: If a solve fails; the message says between which times.
     """
     named = [getattr(side, "names", None) for side in mixtures]
+    features = shared_features(**{f"mixtures[{index}]": side for index, side in enumerate(mixtures)})
     mixtures = tuple(as_mixture(f"mixtures[{index}]", mixture) for index, mixture in enumerate(mixtures))
     if len(mixtures) < 2:
         raise ValueError(f"`mixtures` must hold at least two mixtures; got {len(mixtures)}.")
@@ -341,7 +333,8 @@ def trajectory(
         if plan.masses is not None:
             relative[step] = on_host(lambda _, g, found: g * found, relative[step], plan.source_growth)
             plan = eqx.tree_at(lambda p: p.masses, plan, None)
-        plans.append(dataclasses.replace(plan, component_names=(named[step], named[step + 1])))
+        known = {"component_names": (named[step], named[step + 1]), "feature_names": features}
+        plans.append(dataclasses.replace(plan, **known))
     return Trajectory(mixtures, tuple(plans), moments, tuple(relative))
 
 
