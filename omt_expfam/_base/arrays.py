@@ -95,6 +95,11 @@ def _split_key(key: jax.Array, num: int) -> tuple[jax.Array, ...]:
     return tuple(jax.random.split(key, num))
 
 
+def host_generator(key: jax.Array) -> np.random.Generator:
+    """NumPy's generator of a key, for orders and choices on the host: there no number of points needs a program."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+
+
 def safe_log(weights: jax.Array) -> jax.Array:
     """The logarithm of nonnegative weights: ``-inf``, with derivative zero, at zero."""
     used = weights > 0

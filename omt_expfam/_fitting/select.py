@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from .._base.arguments import ArrayLike, as_count, as_key, KeyLike
+from .._base.arrays import host_generator
 from .._base.progress import progress_bar
 from .._base.tables import column_names
 from .._family.em_family import AbstractEMFamily
@@ -85,7 +86,7 @@ def select_num_components(
     points = _as_data(x, sizes[-1])
     points, weight = weighted_points(points, sample_weight, sizes[-1])
     fold_key, fit_key, last_key = jax.random.split(as_key(key), 3)
-    order = np.asarray(jax.random.permutation(fold_key, len(points)))
+    order = host_generator(fold_key).permutation(len(points))
     options = {**options, "progress": False}
     scores, errors, fits = [], [], {}
     with progress_bar(len(sizes), "choosing the number of components", progress) as bar:

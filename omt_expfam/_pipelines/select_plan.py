@@ -7,15 +7,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from .. import metrics
 from .._base.arguments import ArrayLike, as_count, as_host_or_traced, as_key, as_scalar, KeyLike, ScalarLike
-from .._base.arrays import spread_indices
+from .._base.arrays import host_generator, spread_indices
 from .._base.progress import progress_bar
 from .._base.results import ConvergenceError
 from .._base.tables import alike
 from .._plans.epsilons import EpsilonLike
 from .._plans.plan import TransportPlan
+from .judge import Judge
 from .mixture_transport import MixtureTransport
+
+# Regularization of the divergences, as a share of the total variance of the target's points.
+_EPSILON = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +69,7 @@ def select_plan(
     use: str = "mean",
     held_out: float = 0.2,
     num_splits: int = 1,
-    max_points: int = 4000,
+    max_points: int = 1000,
     fit_options: dict[str, Any] | None = None,
     transport_options: dict[str, Any] | None = None,
     progress: bool | None = None,
@@ -131,13 +134,14 @@ def select_plan(
             train, test = _split(split_key, points, held_out)
             test = [values[spread_indices(len(values), max_points)] for values in test]
             draw_key = jax.random.fold_in(split_key, 1) if use == "sample" else None
-            floors.append(_divergence(train[1][spread_indices(len(train[1]), len(test[0]))], test[1]))
+            judge = Judge(test[1], _EPSILON * float(np.var(test[1].astype(np.float64), axis=0).sum()))
+            floors.append(judge(train[1][spread_indices(len(train[1]), len(test[0]))]))
             for pair, method in methods.items():
                 try:
                     # The same key for all, so that they differ by their numbers only.
                     plan = method(jax.random.clone(fit_key), *train)
                     images = plan.push_forward(test[0]) if draw_key is None else _draw(plan, draw_key, test[0])
-                    scores.append(_divergence(images, test[1]))
+                    scores.append(judge(images))
                 except ConvergenceError as error:
                     failures[pair] = str(error)
                     scores.append(np.nan)
@@ -160,16 +164,10 @@ def _split(key: Any, samples: list[np.ndarray], held_out: float) -> tuple[list[n
     """Both samples in two parts at random: to fit, and held out."""
     train, test = [], []
     for own_key, values in zip(jax.random.split(key, 2), samples, strict=True):
-        order = np.asarray(jax.random.permutation(own_key, len(values)))
+        order = host_generator(own_key).permutation(len(values))
         size = round((1 - held_out) * len(values))
         if not 0 < size < len(values):
             raise ValueError(f"`held_out` = {held_out:g} leaves nothing to fit or to compare of {len(values)} points.")
         train.append(values[order[:size]])
         test.append(values[order[size:]])
     return train, test
-
-
-def _divergence(images: Any, y: np.ndarray) -> float:
-    """Sinkhorn divergence, regularized by a tenth of the total variance of the target's points."""
-    epsilon = 0.1 * float(np.var(np.asarray(y, np.float64), axis=0).sum())
-    return float(metrics.sinkhorn_divergence(np.asarray(images), np.asarray(y, np.asarray(images).dtype), epsilon))

@@ -11,11 +11,10 @@ From above: every coupling of two samples costs at least their distance, whose e
 from typing import Any
 
 import equinox as eqx
-import jax
 import numpy as np
 
 from .._base.arguments import ArrayLike, as_key, as_points, KeyLike
-from .._base.arrays import is_traced
+from .._base.arrays import host_generator, is_traced
 from .._base.precision import in_float64
 from ..metrics import mmd
 
@@ -80,7 +79,7 @@ def certificate(key: KeyLike, map: Any, x: ArrayLike, y: ArrayLike, plan: Any = 
     """What the potential of a map proves; see `BrenierMap.certificate`."""
     if is_traced(x, y, map):
         raise TypeError("A certificate needs concrete points and a concrete map: it is computed on the host.")
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(as_key(key))).ravel())
+    rng = host_generator(as_key(key))
     sides = []
     for name, value in (("x", x), ("y", y)):
         points = np.asarray(as_points(name, value, map.num_dimensions), np.float64)

@@ -4,10 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import numpy as np
-
 from .._base.arguments import ArrayLike, as_key, as_scalar, KeyLike, ScalarLike
+from .._base.arrays import host_generator
 from .._base.results import raise_if_failed, RESULTS, succeeded
 from .._base.tables import alike, in_order
 from .._plans.plan import TransportPlan
@@ -130,7 +128,7 @@ def fit_brenier(
         "learning_rate": learning_rate,
     }
     chosen = recipe(min(len(source.points), len(target.points)), dim, **given)
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+    rng = host_generator(key)
     most = None if max_moved is None else float(max_moved)
     wanted = Wanted(potential, start, penalty, threshold, names, dtype, progress, most)
     if isinstance(sparsity, Screen | Features):

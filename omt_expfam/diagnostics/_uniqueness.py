@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from .._base.arguments import as_count, as_key, as_scalar, KeyLike, ScalarLike
+from .._base.arrays import host_generator
 from .._base.precision import in_float64
 from .._base.progress import progress_bar
 from .._base.results import ConvergenceError, raise_if_failed, RESULTS
@@ -260,7 +261,7 @@ class _Settings(NamedTuple):
 def _study(key: Key[Array, ""], source: Mixture, target: Mixture, settings: _Settings) -> Uniqueness:
     source, target = balanced(source), balanced(target)
     start_key, point_key = jax.random.split(key)
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(start_key)))
+    rng = host_generator(start_key)
     a, b = np.asarray(source.weights), np.asarray(target.weights)
     both = gaussians(source, target)
     epsilon = jnp.asarray(settings.epsilon_components)
