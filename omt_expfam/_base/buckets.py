@@ -4,6 +4,9 @@ Padding repeats the last entry, which is valid wherever the others are; its weig
 It is done on the host: a padding of its own size would be one more program.
 """
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -15,6 +18,7 @@ _COARSE = 4096
 _PREFERRED = (100, 125, 150, 175, 200, 250, 300, 350, 400, 500, 600, 700, 800)
 _LEAST_POINTS = 64
 _LEAST_COMPONENTS = 4
+_least: contextvars.ContextVar[int] = contextvars.ContextVar("least", default=1)
 
 
 def point_bucket(num: int) -> int:
@@ -29,7 +33,7 @@ def point_bucket(num: int) -> int:
 def component_bucket(num: int) -> int:
     """The number of components that ``num`` components are padded to, where the work is small beside compilation."""
     size = _LEAST_COMPONENTS
-    while size < num:
+    while size < max(num, _least.get()):
         # 4, 6, 8, 12, 16, 24, 32, ...
         size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
     return size
@@ -37,6 +41,16 @@ def component_bucket(num: int) -> int:
 
 # What padding may add: work on so many numbers is little beside compiling a program.
 LITTLE = 2**18
+
+
+@contextlib.contextmanager
+def sharing_components(num: int) -> Iterator[None]:
+    """Pad components, within, as ``num`` of them are padded: calls with several numbers share programs."""
+    token = _least.set(num)
+    try:
+        yield
+    finally:
+        _least.reset(token)
 
 
 def small_component_bucket(num: int, item_size: int) -> int:

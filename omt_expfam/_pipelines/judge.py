@@ -94,7 +94,7 @@ def _between(
     start: Float[Array, " m"],
 ) -> tuple[Array, Array, Array]:
     """Value, L1 error of the marginals, and target potential of transport at a regularization of one."""
-    here, there = jnp.arange(len(x)) < num, jnp.arange(len(y)) < others
+    here, there = jnp.arange(len(x), dtype=num.dtype) < num, jnp.arange(len(y), dtype=num.dtype) < others
     a, b = _shares(here, x), _shares(there, x)
     kernel, f, g = _kernel(x, y, start, here, there)
 
@@ -124,7 +124,7 @@ def _between(
 @program
 def _within(x: Float[Array, "n d"], num: Int[Array, ""]) -> tuple[Array, Array]:
     """Value and L1 error of transport of a sample to itself, by averaged steps (Feydy et al., 2019, eq. 25)."""
-    here = jnp.arange(len(x)) < num
+    here = jnp.arange(len(x), dtype=num.dtype) < num
     a = _shares(here, x)
     squares = jnp.sum(x**2, axis=1)
     cost = jnp.maximum(squares[:, None] + squares[None] - 2 * jnp.matmul(x, x.T, precision="highest"), 0)

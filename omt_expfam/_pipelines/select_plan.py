@@ -9,9 +9,11 @@ import numpy as np
 
 from .._base.arguments import ArrayLike, as_count, as_host_or_traced, as_key, as_scalar, KeyLike, ScalarLike
 from .._base.arrays import host_generator, spread_indices
+from .._base.buckets import sharing_components
 from .._base.progress import progress_bar
 from .._base.results import ConvergenceError
 from .._base.tables import alike
+from .._fitting.fit import Fit
 from .._plans.epsilons import EpsilonLike
 from .._plans.plan import TransportPlan
 from .judge import Judge
@@ -127,7 +129,7 @@ def select_plan(
         raise ValueError("`candidates` must hold at least one number of components; got none.")
     x, y = alike(x=x, y=y)
     points = [np.asarray(as_host_or_traced(name, value)) for name, value in (("x", x), ("y", y))]
-    scores, floors, failures = [], [], {}
+    scores, floors, failures, most = [], [], {}, max(map(max, methods))
     keys = list(jax.random.split(as_key(key), 2 * num_splits))
     with progress_bar(len(methods) * num_splits, "choosing the numbers of components", progress) as bar:
         for split_key, fit_key in zip(keys[::2], keys[1::2], strict=True):
@@ -139,8 +141,10 @@ def select_plan(
             for pair, method in methods.items():
                 try:
                     # The same key for all, so that they differ by their numbers only.
-                    plan = method(jax.random.clone(fit_key), *train)
-                    images = plan.push_forward(test[0]) if draw_key is None else _draw(plan, draw_key, test[0])
+                    fits = _fits(method, jax.random.clone(fit_key), *train)
+                    with sharing_components(most):
+                        plan = method.couple(*fits)
+                        images = plan.push_forward(test[0]) if draw_key is None else _draw(plan, draw_key, test[0])
                     scores.append(judge(images))
                 except ConvergenceError as error:
                     failures[pair] = str(error)
@@ -152,8 +156,15 @@ def select_plan(
         raise ConvergenceError(f"Every candidate failed. {next(iter(failures.values()))}")
     best = list(methods)[int(np.nanargmin(means))]
     errors = table.std(axis=0, ddof=1) / np.sqrt(num_splits) if num_splits > 1 else np.full(len(means), np.nan)
-    plan = methods[best](jax.random.clone(keys[1]), x, y)
+    fits = _fits(methods[best], jax.random.clone(keys[1]), x, y)
+    with sharing_components(most):
+        plan = methods[best].couple(*fits)
     return PlanSelection(best, plan, tuple(methods), means, errors, float(np.mean(floors)), failures)
+
+
+def _fits(method: MixtureTransport, key: Any, x: ArrayLike, y: ArrayLike) -> tuple[Fit, Fit]:
+    source_key, target_key = jax.random.split(key)
+    return method.fit_source(source_key, x), method.fit_target(target_key, y)
 
 
 def _draw(plan: TransportPlan, key: Any, x: np.ndarray) -> Any:
