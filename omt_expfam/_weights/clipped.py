@@ -25,7 +25,7 @@ from .._base.results import RESULTS
 from .._base.xla import program
 from .entropic import WeightCoupling
 from .laplacian import eliminate, solve_laplacian
-from .path import follow, Stop
+from .path import follow, half_spread, kept_near, Stop
 from .relaxed import RelaxedCoupling
 from .search import ascend
 
@@ -51,6 +51,10 @@ class _Problem(NamedTuple):
     rigidity: tuple[Float[Array, ""], Float[Array, ""]]
     bound: tuple[Float[Array, ""], Float[Array, ""]]
     log_mass: Float[Array, ""] | None
+
+    def widest(self) -> Float[Array, ""]:
+        """Half the spread of the costs."""
+        return half_spread(self.cost)
 
     def _soft(self, tau: Float[Array, " K1"]) -> Float[Array, " K0"]:
         return logsumexp(self.log_b[None, :] + (tau[None, :] - self.cost) / self.epsilon, axis=1)
@@ -78,14 +82,9 @@ class _Problem(NamedTuple):
         return (none if self.log_mass is not None else jnp.where(some, (-bound - tau) / unit, none)), high
 
     def inside(self, tau: Float[Array, " K1"]) -> Float[Array, " K1"]:
-        """The nearest potential within the bounds, none farther below the largest than costs are apart.
-
-        The best ones are not, as they are soft minima; columns with next to no mass would be sent anywhere.
-        """
+        """The nearest potential within the bounds, of columns that are near each other."""
         low, high = self.room(tau)
-        tau = tau + jnp.clip(jnp.zeros_like(tau), low, high)
-        top = jnp.max(jnp.where(jnp.isfinite(self.log_b), tau, -jnp.inf))
-        return jnp.maximum(tau, top - (jnp.max(self.cost) - jnp.min(self.cost)))
+        return kept_near(tau + jnp.clip(jnp.zeros_like(tau), low, high), self.cost, self.log_b)
 
     def sums(self, tau: Float[Array, " K1"]) -> tuple[Float[Array, " K1"], Float[Array, " K1"]]:
         """Logarithms of the column sums that a target potential stands for without bounds, and of those there are."""

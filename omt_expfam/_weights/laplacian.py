@@ -28,6 +28,12 @@ def solve_laplacian(adjacency: Float[Array, "k k"], ground: Float[Array, " k"], 
     return jax.lax.custom_linear_solve(apply, rhs, solve, symmetric=True)
 
 
+def factorize(adjacency: Float[Array, "k k"], ground: Float[Array, " k"], rhs: Float[Array, "k m"]) -> Array:
+    """The same by LAPACK's factorization: several times faster, and inexact where little holds the graph."""
+    edges = adjacency - jnp.diag(jnp.diagonal(adjacency))
+    return jnp.linalg.solve(jnp.diag(jnp.sum(edges, axis=1) + ground) - edges, rhs)
+
+
 def eliminate(adjacency: Float[Array, "k k"], ground: Float[Array, " k"], rhs: Float[Array, "k m"]) -> Array:
     """The same for several right-hand sides at once and any nonnegative edges, without derivatives.
 

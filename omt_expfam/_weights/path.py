@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 # How exact a stop on the path is, relative to the mass, and how the regularization shrinks.
-_STAGE, _GUARD, _FIRST_FACTOR, _LEAST_FACTOR, _MOST_FACTOR = 0.02, 0.2, 4.0, 1.5, 64.0
+_STAGE, _GUARD, _FIRST_FACTOR, _LEAST_FACTOR, _MOST_FACTOR = 0.02, 0.5, 4.0, 1.5, 64.0
 
 
 class Stop(NamedTuple):
@@ -24,6 +24,20 @@ class Stop(NamedTuple):
     tries: Array
     stage: Array
     num_steps: Array
+
+
+def half_spread(cost: Array) -> Array:
+    """Half of how far costs are apart."""
+    return 0.5 * (jnp.max(cost) - jnp.min(cost))
+
+
+def kept_near(tau: Array, cost: Array, log_b: Array) -> Array:
+    """A potential of which no column is farther below the largest than costs are apart.
+
+    The best ones are not, as they are soft minima; columns with next to no mass would be sent anywhere.
+    """
+    top = jnp.max(jnp.where(jnp.isfinite(log_b), tau, -jnp.inf))
+    return jnp.maximum(tau, top - 2 * half_spread(cost))
 
 
 def _advance(problem: Any, stop: Stop, epsilon: Array) -> Stop:
@@ -71,11 +85,12 @@ def _retreat(problem: Any, stop: Stop, tolerance: Array) -> Stop:
 def follow(
     problem: Any, newton: Callable[[Any, Stop], Stop], tolerance: Array, start: Array, max_steps: Array, patience: int
 ) -> tuple[Array, Array]:
-    """Solve at half the spread of the costs, then at less and less regularization down to the problem's own.
+    """Solve at much regularization, then at less and less down to the problem's own.
 
     Args:
         problem: A dual in the potential of the target components: a named tuple with ``cost`` and ``epsilon``, whose
-            ``error`` says how far a potential is from the best, and ``leveled`` moves it by the best constant.
+            ``widest`` is the regularization to begin with, whose ``error`` says how far a potential is from the best,
+            and whose ``leveled`` moves it by the best constant.
         newton: One step at fixed regularization.
         tolerance: The error to reach.
         start: The potential to start from; ignored unless it is near the solution.
@@ -86,7 +101,7 @@ def follow(
         The potential and the number of steps.
     """
     epsilon = problem.epsilon
-    top = jnp.maximum(epsilon, 0.5 * (jnp.max(problem.cost) - jnp.min(problem.cost)))
+    top = jnp.maximum(epsilon, problem.widest())
     near = problem.error(start) < _STAGE
     first = jnp.where(near, epsilon, top)
     tau = problem._replace(epsilon=first).leveled(jnp.where(near, start, jnp.zeros_like(start)))

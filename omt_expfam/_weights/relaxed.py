@@ -11,6 +11,7 @@ written for the logarithms of the column sums, whose derivative is a matrix with
 masses; a path of decreasing regularization, from the spread of the costs down to the one wanted, keeps it near.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -23,8 +24,8 @@ from .._base.arrays import safe_log
 from .._base.results import RESULTS
 from .._base.xla import program
 from .entropic import WeightCoupling
-from .laplacian import eliminate, solve_laplacian
-from .path import follow, Stop
+from .laplacian import eliminate, factorize, solve_laplacian
+from .path import follow, half_spread, Stop
 from .search import ascend
 
 # Newton steps after which a stop on the path is given up.
@@ -63,6 +64,11 @@ class _Problem(NamedTuple):
     rigidity_a: Float[Array, ""]
     rigidity_b: Float[Array, ""]
 
+    def widest(self) -> Float[Array, ""]:
+        """Half the spread of the costs, or of the larger price where masses change for less."""
+        rigidity = jnp.minimum(self.rigidity_a, self.rigidity_b)
+        return jnp.minimum(half_spread(self.cost), 0.5 / jnp.maximum(rigidity, jnp.finfo(rigidity.dtype).tiny))
+
     def source_potential(self, tau: Float[Array, " K1"]) -> Float[Array, " K0"]:
         """The best source potential for a target potential."""
         soft = logsumexp(self.log_b[None, :] + (tau[None, :] - self.cost) / self.epsilon, axis=1)
@@ -99,7 +105,9 @@ class _Problem(NamedTuple):
         level = (logsumexp(wanted) - logsumexp(there)) / (gives[0] + gives[1])
         return tau + level, _error_of(wanted - gives[0] * level, there + gives[1] * level)
 
-    def solve(self, tau: Float[Array, " K1"], rhs: Float[Array, "K1 m"]) -> Float[Array, "K1 m"]:
+    def solve(
+        self, tau: Float[Array, " K1"], rhs: Float[Array, "K1 m"], method: Callable[..., Array]
+    ) -> Float[Array, "K1 m"]:
         """Solve with minus epsilon times the derivative of `gap`: a graph Laplacian, grounded where masses may change.
 
         Its rows are conditional laws, so that columns without any mass are served like all others.
@@ -107,7 +115,7 @@ class _Problem(NamedTuple):
         to_target, to_source = self._laws(tau)
         rigid = self.epsilon * self.rigidity_a
         ground = rigid / (1 + rigid) + self.epsilon * self.rigidity_b
-        return eliminate(to_source.T @ to_target / (1 + rigid), jnp.full_like(tau, ground), rhs)
+        return method(to_source.T @ to_target / (1 + rigid), jnp.full_like(tau, ground), rhs)
 
     def solve_linear(self, tau: Float[Array, " K1"], rhs: Float[Array, " K1"]) -> Float[Array, " K1"]:
         """The same for one right-hand side, at the solution; can be transposed. Rows are weighted by column sums."""
@@ -143,25 +151,37 @@ def _newton(problem: _Problem, stop: Stop) -> Stop:
     gradient = problem.residual(tau, unit)
     relative = -jnp.expm1(-jnp.clip(gap, -60.0, 60.0)) * jnp.exp(jnp.clip(gap, -60.0, 60.0))
     share = jax.nn.softmax(problem.sums(tau)[1])
-    rhs = jnp.stack([gap, relative, gap - share @ gap, relative - share @ relative], axis=1)
-    solution = epsilon * problem.solve(tau, rhs).T
-    directions = jnp.where(jnp.isfinite(solution), solution, jnp.zeros_like(solution))
-    directions = jnp.concatenate([directions, (epsilon * gap / (1 + epsilon * problem.rigidity_b))[None]])
+    rhs = jnp.stack([gap - share @ gap, relative - share @ relative, gap, relative], axis=1)
 
-    def outcome(d: Array) -> Array:
-        return jnp.where(jnp.dot(gradient, d) > 0, problem.leveled_error(tau + d)[1], jnp.inf)
+    def newton(method: Callable[..., Array], rhs: Array) -> Array:
+        solution = epsilon * problem.solve(tau, rhs, method).T
+        return jnp.where(jnp.isfinite(solution), solution, jnp.zeros_like(solution))
 
-    errors = jax.vmap(outcome)(directions)
+    def outcome(d: Array) -> tuple[Array, Array]:
+        there, error = problem.leveled_error(tau + d)
+        return there, jnp.where(jnp.dot(gradient, d) > 0, error, jnp.inf)
+
+    # What elementary elimination finds is good enough for most steps.
+    found, errors = jax.vmap(outcome)(newton(factorize, rhs[:, :2]))
+
+    def other() -> tuple[Array, Array]:
+        sinkhorn = epsilon * gap / (1 + epsilon * problem.rigidity_b)
+        directions = jnp.concatenate([newton(eliminate, rhs), sinkhorn[None]])
+        every, least = jax.vmap(outcome)(directions)
+        best = jnp.argmin(least)
+        quick = least[best] < 0.5 * stop.error
+        # Newton's directions, where they ascend, else Sinkhorn's, which always does.
+        order = jnp.where(jnp.arange(5) < 4, least, jnp.where(jnp.isinf(least[:4]).all(), -1.0, jnp.inf))
+        direction = directions[jnp.argmin(order)]
+        t = ascend(lambda step: problem.residual(tau + step, unit), gradient, direction, epsilon, quick)
+        # Where the search met numbers that are none, Sinkhorn's step.
+        (there, error), (its_there, its) = (problem.leveled_error(tau + d) for d in (t * direction, directions[4]))
+        fine = jnp.isfinite(error)
+        there, error = jnp.where(fine, there, its_there), jnp.where(fine, error, its)
+        return jnp.where(quick, every[best], there), jnp.where(quick, least[best], error)
+
     best = jnp.argmin(errors)
-    quick = errors[best] < 0.5 * stop.error
-    # Newton's directions, where they ascend, else Sinkhorn's, which always does.
-    order = jnp.where(jnp.arange(5) < 4, errors, jnp.where(jnp.isinf(errors[:4]).all(), -1.0, jnp.inf))
-    direction = jnp.where(quick, directions[best], directions[jnp.argmin(order)])
-    t = ascend(lambda step: problem.residual(tau + step, unit), gradient, direction, epsilon, quick)
-    # Where the search met numbers that are none, Sinkhorn's step.
-    (found, error), (other, its) = (problem.leveled_error(tau + d) for d in (t * direction, directions[4]))
-    fine = jnp.isfinite(error)
-    moved, error = jnp.where(fine, found, other), jnp.where(fine, error, its)
+    moved, error = jax.lax.cond(errors[best] < 0.5 * stop.error, lambda: (found[best], errors[best]), other)
     return stop._replace(tau=moved, error=error, tries=stop.tries + 1, num_steps=stop.num_steps + 1)
 
 
