@@ -110,6 +110,8 @@ def draw_plane(
     if ellipses:
         for k, strength in enumerate(_strength(weights)):
             _draw_ellipses(ax, mean[k], covariance[k], color, strength)
+        # Ellipses alone make themselves no room.
+        ax.autoscale_view()
     name_axes(ax, places.names)
     equal_aspect(ax)
     if labels:

@@ -11,6 +11,7 @@ import omt_expfam as omt
 from omt_expfam import diagnostics
 from omt_expfam.diagnostics import _uniqueness
 from omt_expfam.families import DiagonalGaussian, Gaussian, Laplace
+from tests.pictures import cut
 from tests.plans.test_transport import BruteForce, random_pair
 
 EPSILON = {"epsilon_components": 0.4, "epsilon_weights": 0.5}
@@ -424,6 +425,7 @@ def test_the_histogram_shows_every_start_at_every_stage():
     assert [line.get_label() for line in panel.lines] == ["joint descents", "mirror descents"]
     # The joint descent ended 1e-9 above the minimum, mirror descent at its own.
     np.testing.assert_allclose([line.get_xdata()[0] for line in panel.lines], [-9, -16], atol=0.1)
+    assert not cut(panel.figure)
     plt.close("all")
 
 
@@ -437,6 +439,7 @@ def test_the_heat_map_and_the_curve_show_the_numbers():
         "weights\nper unit of mass",
         "mean\nper unit of distance",
     ]
+    assert not cut(panel.figure)
     with pytest.raises(ValueError, match='`side` must be "source" or "target"; got \'left\''):
         omt.plot.sensitivity_map(found, side="left")
     with pytest.raises(ValueError, match="`quantity` must be one of map, cost, weights; got 'mass'"):
@@ -448,5 +451,6 @@ def test_the_heat_map_and_the_curve_show_the_numbers():
     panel = omt.plot.worst_case_curve(worst, color="black")
     np.testing.assert_array_equal(panel.lines[1].get_ydata(), moved)
     assert panel.lines[1].get_color() == "black"
+    assert not cut(panel.figure)
     np.testing.assert_allclose(worst.exponents, [np.log10(0.9 / 0.2)])
     plt.close("all")

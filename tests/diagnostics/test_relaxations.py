@@ -7,6 +7,7 @@ import pytest
 
 import omt_expfam as omt
 from omt_expfam.diagnostics import relaxation_path
+from tests.pictures import cut
 from tests.plans.test_masses import pair, SETTINGS
 
 GROWTH = [2.0, 1.0, 1.0, 1.0, 0.0]
@@ -54,7 +55,9 @@ def test_shares_files_and_a_picture(path, x64, tmp_path):
     omt.save(tmp_path / "path.omt", path)
     np.testing.assert_array_equal(omt.load(tmp_path / "path.omt").growth, path.growth)
     for found in (path, shares):
-        assert len(omt.plot.relaxation_path(found).lines) >= 3
+        panel = omt.plot.relaxation_path(found)
+        assert len(panel.lines) >= 3
+        assert not cut(panel.figure)
     plt.close("all")
 
 

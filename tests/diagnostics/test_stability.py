@@ -28,6 +28,7 @@ from omt_expfam.diagnostics._envelope import fit_envelope
 from omt_expfam.diagnostics._stability import COLUMNS, stability
 from omt_expfam.families import DiagonalGaussian, Gaussian, Laplace
 from omt_expfam.plot import _stability as pictures
+from tests.pictures import cut
 
 EPSILON = 0.3
 
@@ -558,6 +559,7 @@ def test_curves_show_means_and_quantiles():
     noise = [GaussianNoise(s) for s in (0.3, 0.0, 0.1)]
     study = stability(key(), X, Y, affine, [*noise, Dropout(0.3)], num_repeats=5, true_map=2 * X)
     panel = pictures.stability_curves(study)
+    assert not cut(panel.figure)
     curve, flat = panel.get_lines()
     # The sizes are sorted, and a kind with one size is a line across.
     np.testing.assert_allclose(curve.get_xdata(), [0, 0.1, 0.3])
@@ -584,6 +586,7 @@ def test_the_envelope_is_drawn_above_all_runs():
     study = stability(key(), X, Y, affine, [GaussianNoise(s) for s in (0.1, 0.3)], num_repeats=4)
     envelope = fit_envelope(study, column="w2")
     panel = pictures.modulus(study, envelope)
+    assert not cut(panel.figure)
     steps, bound = panel.get_lines()
     places = np.asarray(panel.collections[0].get_offsets())
     np.testing.assert_allclose(np.sort(places[:, 0]), np.sort(study.w2.ravel()))

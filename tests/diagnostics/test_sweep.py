@@ -11,6 +11,7 @@ from omt_expfam.diagnostics._comparison import COLUMNS
 from omt_expfam.diagnostics._sweep import Sweep, sweep
 from omt_expfam.families import DiagonalGaussian, Gaussian
 from omt_expfam.plot import _stability as pictures
+from tests.pictures import cut
 
 from .test_stability import affine, key, X, Y
 
@@ -241,6 +242,7 @@ def test_a_chart_of_choices():
     moved = np.array([0.0, 0.1, 0.2, 0.3, np.nan])
     found = made(choices=("base", "a", "b", "c", "d"), displacement=moved, held_out_change=changes)
     panel = pictures.sweep_chart(found)
+    assert not cut(panel.figure)
     np.testing.assert_allclose([bar.get_width() for bar in panel.patches[:4]], [5, 10, 15, 0])
     assert [text.get_text() for text in panel.texts] == [
         "5.0 %   (+0.02 nats)",

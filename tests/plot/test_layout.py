@@ -10,17 +10,16 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Ellipse, PathPatch, Rectangle
 from matplotlib.quiver import Quiver
-from matplotlib.text import Text
 
 import omt_expfam as omt
 from omt_expfam import plot as typed_plot
 from omt_expfam.families import Gaussian
 from omt_expfam.plot._embedding import as_places
+from tests.pictures import cut
 
 from .test_plot import draw, gaussians, only
 
@@ -53,26 +52,6 @@ def course(times, sizes=(3, 4, 3)):
 @pytest.fixture(scope="module")
 def steps():
     return course([0.0, 1.0, 5.0])
-
-
-def cut(figure):
-    """Texts that reach beyond the figure."""
-    figure.canvas.draw()
-    frame, found = figure.bbox, []
-    undrawn = {id(label) for ax in figure.findobj(Axes) for label in beyond(ax)}
-    for text in figure.findobj(Text):
-        if text.get_visible() and text.get_text().strip() and id(text) not in undrawn:
-            box = text.get_window_extent()
-            if min(box.x0, box.y0) < -1 or box.x1 > frame.x1 + 1 or box.y1 > frame.y1 + 1:
-                found.append(text.get_text())
-    return found
-
-
-def beyond(ax):
-    """Labels of ticks outside the limits, which are never drawn."""
-    for axis in (ax.xaxis, ax.yaxis):
-        low, high = sorted(axis.get_view_interval())
-        yield from (tick.label1 for tick in axis.get_major_ticks() if not low <= tick.get_loc() <= high)
 
 
 def test_no_label_is_cut(named, steps):

@@ -24,6 +24,7 @@ from matplotlib.quiver import Quiver
 import omt_expfam as omt
 from omt_expfam import plot as typed_plot
 from omt_expfam.families import DiagonalGaussian, Gaussian
+from tests.pictures import cut
 
 # Matplotlib's types know little of what a picture holds.
 plot: Any = typed_plot
@@ -31,11 +32,11 @@ plot: Any = typed_plot
 
 @pytest.fixture(autouse=True)
 def close_figures():
-    """Every picture must also survive being laid out and drawn, without a warning."""
+    """Every picture must also survive being laid out and drawn, without a warning, and without text that is cut."""
     yield
-    for number in plt.get_fignums():
-        plt.figure(number).canvas.draw()
+    found = [cut(plt.figure(number)) for number in plt.get_fignums()]
     plt.close("all")
+    assert not any(found), found
 
 
 class Square(omt.AbstractComponents):

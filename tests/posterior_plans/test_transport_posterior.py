@@ -25,6 +25,7 @@ from omt_expfam._posterior_plans.transport import transport_posterior
 from omt_expfam._posteriors.credible import credible_interval
 from omt_expfam.families import Exponential, Gaussian, Laplace
 from tests.cases import covariances
+from tests.pictures import cut
 
 plot: Any = typed_plot
 
@@ -440,6 +441,12 @@ def test_the_map_is_drawn_with_its_ellipses(posterior, x64):
     # Area of an ellipse that holds 80 %: pi r^2 sqrt(det), r^2 = -2 log 0.2.
     area = -2 * np.log(0.2) * np.sqrt(np.linalg.det(np.cov(images[:, 0].T, bias=True)))
     assert ellipses[0].width * ellipses[0].height / 4 == pytest.approx(area)
+    assert not cut(panel.figure)
+    turned = plot.uncertain_map(posterior, X, probability=0.8, embedding=lambda points: np.asarray(points)[:, ::-1])
+    other = [patch for patch in turned.patches if isinstance(patch, Ellipse) and not patch.get_fill()]
+    np.testing.assert_allclose([e.center for e in other], images.mean(0)[:, ::-1], rtol=1e-10)
+    assert other[0].width * other[0].height / 4 == pytest.approx(area)
+    assert turned.get_xlabel() == "embedding 1"
     with pytest.raises(ValueError, match="`dims` must be two"):
         plot.uncertain_map(posterior, X, dims=(0, 2))
     with pytest.raises(ValueError, match="`probability` must lie"):
@@ -457,6 +464,7 @@ def test_shares_are_drawn_with_their_intervals(posterior, x64):
     texts = [t.get_text() for t in panel.texts]
     i, j = np.unravel_index(mean.argmax(), mean.shape)
     assert any(t.startswith(f"{mean[i, j]:.2f}\n") for t in texts)
+    assert not cut(panel.figure)
     axes = plt.subplots()[1]
     assert plot.weights_posterior(posterior, ax=axes, annotate=False) is axes
     assert not axes.texts

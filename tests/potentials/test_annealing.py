@@ -8,6 +8,7 @@ import scipy.stats
 
 import omt_expfam as omt
 from omt_expfam import plot
+from tests.pictures import cut
 
 from .test_sparsity import DIM, fitted, NUM, samples, SHIFT
 
@@ -126,6 +127,7 @@ def test_files_and_pictures_have_the_path(annealed, tmp_path):
     assert len(ax.collections) == 2
     np.testing.assert_allclose(ax.collections[1].get_offsets()[:, 1], annealed.path.err)
     assert ax.get_xscale() == "log"
+    assert not cut(ax.figure)
     plt.close(ax.figure)
     with pytest.raises(ValueError, match="`fit` has no path"):
         plot.strengths(fitted(omt.L1(0.4)))

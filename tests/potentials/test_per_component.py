@@ -11,6 +11,7 @@ from omt_expfam import plot
 from omt_expfam._cli.main import main
 from omt_expfam._potentials.separable import on_lines, start_separable
 from omt_expfam.families import DiagonalGaussian
+from tests.pictures import cut
 
 NUM, DIM = 700, 12
 MOVED = ([1, 4], [4, 7])
@@ -116,6 +117,7 @@ def test_the_picture_shows_the_table(fit):
     np.testing.assert_allclose(points.get_xdata(), np.asarray(fit.features.mean)[fit.features.order], rtol=1e-5)
     assert ax.texts[0].get_text().endswith("in 100% of halves")
     assert ax.get_title() == "3 of 12 features move"
+    assert not cut(ax.figure)
     one = plot.features(fit.component_features[0], most=1)
     assert one.get_title() == "2 of 12 features move, 1 not shown"
 
