@@ -202,7 +202,7 @@ def _layout(height: int, margin: dict[str, int], buttons: Sequence[str] = _BUTTO
         "template": None,
         "meta": list(buttons),
         **clear,
-    } | {"modebar": {"bgcolor": _CLEAR}}
+    } | {"modebar": {"bgcolor": _CLEAR}, "legend": {"itemsizing": "constant"}}
 
 
 def _axis(own: dict[str, Any]) -> dict[str, Any]:

@@ -253,28 +253,37 @@ def _labels(story: Story) -> Section:
         table("Labels carried over", columns, rows, numbers=(1, 2)),
     ]
     if second is not None:
-        groups = [
-            group_shares(_given(plan, side), points, labels)
-            for side, (points, labels) in enumerate(zip(story.points, story.labels, strict=True))
-        ]
-        flows = plan.group_flows(*groups)
-        mass = flows.couplings[0]
-        order = [[name for name in flows.names if name in group.names] for group in groups]
-        places = [[flows.names.index(name) for name in side] for side in order]
-        small = mass[np.ix_(*places)]
-        chart = charts.sankey(small, order, charts.side_colors(order, small), _LEAST)
-        described = (
-            f"Flow chart from labels of {story.titles[0]} to labels of {story.titles[1]}; the table has its numbers."
-        )
-        caption = "Mass that goes from label to label. Equal names have equal colors."
-        rows = []
-        for source, target, weight, a, b, purity in zip(*list(flows.to_dict(0.005).values())[2:], strict=True):
-            pure = f"{purity:.0%}" + (", blurred" if purity < words.PURE else "")
-            rows.append((source, target, f"{weight:.1%}", f"{a:.1%}", f"{b:.1%}", pure))
-        head = ("from", "to", "of all mass", "of source", "of target", "purity")
-        said = "Flows between labels, those above 0.5% of the mass; purity of the components they are read through"
-        parts += [figure("labels-flows", chart, described, caption), table(said, head, rows, numbers=(2, 3, 4, 5))]
+        parts += _flows(story)
     return Section("labels", "Labels", parts)
+
+
+def _flows(story: Story) -> list[str]:
+    """Mass from label to label, where labels are not the components themselves."""
+    plan = story.plan
+    sides = zip(plan.component_names, story.labels, strict=True)
+    known = [own is not None and np.ndim(labels) == 1 and set(own) == set(map(str, labels)) for own, labels in sides]
+    if all(known):
+        return [paragraph("The labels are the components: flows between them are those of the chart above.")]
+    groups = [
+        None if known[side] else group_shares(_given(plan, side), points, labels)
+        for side, (points, labels) in enumerate(zip(story.points, story.labels, strict=True))
+    ]
+    flows = plan.group_flows(*groups)
+    own = [story.names[side] if group is None else group.names for side, group in enumerate(groups)]
+    order = [[name for name in flows.names if name in names] for names in own]
+    places = [[flows.names.index(name) for name in names] for names in order]
+    mass = flows.couplings[0][np.ix_(*places)]
+    chart = charts.sankey(mass, order, charts.side_colors(order, mass), _LEAST)
+    ends = f"from labels of {story.titles[0]} to labels of {story.titles[1]}"
+    rows = []
+    for source, target, weight, a, b, purity in zip(*list(flows.to_dict(0.005).values())[2:], strict=True):
+        pure = f"{purity:.0%}" + (", blurred" if purity < words.PURE else "")
+        rows.append((source, target, f"{weight:.1%}", f"{a:.1%}", f"{b:.1%}", pure))
+    head = ("from", "to", "of all mass", "of source", "of target", "purity")
+    said = "Flows between labels, those above 0.5% of the mass; purity of the components they are read through"
+    caption = "Mass that goes from label to label. Equal names have equal colors."
+    described = f"Flow chart {ends}; the table below has its numbers."
+    return [figure("labels-flows", chart, described, caption), table(said, head, rows, numbers=(2, 3, 4, 5))]
 
 
 def _given(plan: TransportPlan, side: int) -> Any:

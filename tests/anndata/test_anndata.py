@@ -237,9 +237,13 @@ def test_a_report_is_drawn_in_the_embedding_of_the_objects(sides, plan, tmp_path
         (text,) = re.findall(r'id="chart-map-data">(.*?)</script>', path.read_text())
         return {trace["name"]: np.array([trace["x"], trace["y"]]).T for trace in json.loads(text)["data"][:2]}
 
-    omt.anndata.report(path, plan, source, target, "cell_type")
+    for side in sides:
+        side.obs["lymphocyte"] = ["yes"] * len(side)
+    omt.anndata.report(path, plan, source, target, "lymphocyte")
     np.testing.assert_allclose(places()["source"], source.obsm["X_pca"][:, :2], rtol=1e-5)
     assert 'id="chart-labels-flows"' in path.read_text()
+    omt.anndata.report(path, plan, source, target, "cell_type")
+    assert "The labels are the components" in path.read_text()
     for side in sides:
         side.obsm["X_umap"] = np.sin(side.obsm["X_pca"][:, 2:5])
     omt.anndata.report(path, plan, source, target)

@@ -59,7 +59,8 @@ def test_labeled_groups_are_the_components(capsys):
     assert document["names"] == [["B", "T"]] * 2
     assert document["notes"] == [f"The components of {name}.csv are its labeled groups." for name in PLACES]
     assert {row["kind"] for row in document["findings"]} <= {"good", "look", "note"}
-    assert set(charts) == {"flows", "points", "map", "labels-flows"}
+    assert set(charts) == {"flows", "points", "map"}
+    assert "The labels are the components" in page
     for name, expected in PLACES.items():
         np.testing.assert_allclose(places(charts)[f"{name}.csv"], expected, rtol=1e-5)
     assert "omt-expfam report source.csv target.csv --labels type" in page
@@ -68,12 +69,14 @@ def test_labeled_groups_are_the_components(capsys):
 
 def test_without_a_number_the_bic_chooses_it(capsys):
     """And an embedding is found in AnnData files."""
-    arguments = ("report", "source.h5ad", "target.h5ad", "--embedding", "X_umap", "-o", "other.html", *DIAGONAL)
+    drawn = ("--embedding", "X_umap", "--labels", "type", "--target-labels", "type")
+    arguments = ("report", "source.h5ad", "target.h5ad", *drawn[:2], "-o", "other.html", *DIAGONAL)
     document, charts, page = ask(capsys, *arguments)
     assert document["components"] == [2, 2]
     assert document["notes"][0] == "2 components of source.h5ad have the smallest BIC of 1 to 8."
     np.testing.assert_allclose(places(charts)["target.h5ad"], PLACES["target"], rtol=1e-5)
     assert document["notes"][0] in page
+    assert set(ask(capsys, *arguments, *drawn[2:], "-K", "2", "--force")[1]) >= {"map", "labels-flows"}
     assert main([*arguments]) == 1
     assert "exists already" in capsys.readouterr().err
 
