@@ -122,14 +122,20 @@ def _data(story: Story) -> Section:
     parts = [table("Both sides", columns, rows, numbers=(1, 2))]
     features = list(plan.feature_names or (f"x{i}" for i in range(plan.source.dim)))
     sides = zip(story.titles, (plan.source, plan.target), story.names, story.fits, strict=True)
-    for title, side, names, fit in sides:
+    for number, (title, side, names, fit) in enumerate(sides):
         means = np.asarray(side.components.mean(), np.float64)
         weights = np.asarray(side.weights, np.float64)
         shown = features[:6]
         head = ["component", "weight", *(["points"] if fit else []), *(f"mean of {name}" for name in shown)]
+        mostly = [[] for _ in names]
+        if story.labels[number] is not None:
+            labels = group_shares(_given(plan, number), story.points[number], story.labels[number])
+            mostly = [[f"{a} ({b:.0%})"] for a, b in zip(labels.main, labels.purity, strict=True)]
+            head.append("mostly (purity)")
         body = [
             [names[k], f"{weights[k]:.1%}", *([f"{float(fit.effective_sizes[k]):.4g}"] if fit else [])]
             + [f"{value:.4g}" for value in means[k, :6]]
+            + mostly[k]
             for k in np.argsort(-weights, kind="stable")[:_MOST_ROWS]
         ]
         more = f", the first 6 of {len(features)} features" if len(features) > 6 else ""

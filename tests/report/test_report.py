@@ -186,6 +186,7 @@ def test_a_page_says_what_is_asked_of_it(page, case):
         "arXiv:2606.02515",
         "omt.transport(",
         "Labels carried over",
+        "mostly (purity)",
         "Convergence",
         "Far pairs",
         "Uniqueness",
