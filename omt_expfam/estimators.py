@@ -9,6 +9,7 @@ import numpy as np
 from families import Gaussian
 
 from ._base.arguments import ArrayLike
+from ._base.tables import column_names, in_order
 from ._fitting.fit import fit
 from ._plans.transport import transport
 
@@ -77,7 +78,7 @@ class MixtureTransport(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Args:
             X: Source points, shape ``[n, d]``.
             y: Not used; labels of the source are carried over by `transform_labels`.
-            Xt: Target points, shape ``[m, d]``, of the same features.
+            Xt: Target points, shape ``[m, d]``, of the same features: columns of data frames are taken by name.
 
         Raises:
             ValueError: If the data are refused, or ``Xt`` is missing.
@@ -87,6 +88,7 @@ class MixtureTransport(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         source = self._points(X, reset=True, ensure_min_samples=max(2, numbers[0]))
         if Xt is None:
             raise ValueError("`Xt` must be given: the points of the target that `X` is mapped to.")
+        Xt = in_order("Xt", Xt, column_names(X), "the columns of `X`")
         target = self._points(Xt, reset=False, ensure_min_samples=max(2, numbers[1]))
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=2)
         with jax.enable_x64(source.dtype == np.float64):
