@@ -75,6 +75,17 @@ def epsilon(text: str) -> float | str:
     return text if text == "auto" else nonnegative(text)
 
 
+def relaxation(text: str) -> tuple[str, float]:
+    """A kind of relaxation, and its number: a price, ``tv:PRICE`` or ``share:SHARE``."""
+    kind, _, value = text.rpartition(":")
+    if kind not in ("", "tv", "share"):
+        raise argparse.ArgumentTypeError(f"must be PRICE, tv:PRICE or share:SHARE; got {text!r}")
+    found = positive(value)
+    if kind == "share" and found > 1:
+        raise argparse.ArgumentTypeError(f"a share must be at most 1; got {value}")
+    return kind, found
+
+
 def positive(text: str) -> float:
     """A finite number greater than 0."""
     found = nonnegative(text)

@@ -1,6 +1,7 @@
 """The commands that compute: fit, transport, refine and push."""
 
 import argparse
+import math
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from .._files.frames import Labels
 from .._fitting.fit import Fit, fit
 from .._fitting.labeled import mixture_from_labels
 from .._plans.plan import TransportPlan
+from .._plans.relaxations import Partial, RelaxationLike, TotalVariation
 from .._plans.transport import transport
 from .._potentials.fit import fit_brenier
 from .._potentials.fitted import BrenierFit
@@ -90,6 +92,10 @@ def transport_command(arguments: argparse.Namespace) -> Document:
             epsilon_components=arguments.epsilon_components,
             epsilon_weights=arguments.epsilon_weights,
             epsilon_scale=arguments.epsilon_scale,
+            source_relaxation=_relaxation(arguments.source_relaxation),
+            target_relaxation=_relaxation(arguments.target_relaxation),
+            source_mass=arguments.source_mass,
+            target_mass=arguments.target_mass,
         )
         saved = save_result(arguments, plan, *sides)
         print(plan)
@@ -97,6 +103,14 @@ def transport_command(arguments: argparse.Namespace) -> Document:
         print(plan.correspondences(arguments.min_weight))
         say_saved(arguments, saved)
         return {"out": saved, "columns": sides, **plan_document(plan, arguments.min_weight)}
+
+
+def _relaxation(given: tuple[str, float] | None) -> RelaxationLike:
+    """What an argument says of a side's masses."""
+    if given is None:
+        return math.inf
+    kind, value = given
+    return {"": lambda v: v, "tv": TotalVariation, "share": Partial}[kind](value)
 
 
 def check_columns(first: str, ours: Any, second: str, theirs: Any) -> None:
@@ -122,6 +136,9 @@ def plan_document(plan: TransportPlan, min_weight: float) -> Document:
         "epsilon_weights": plan.epsilon_weights,
         "epsilon_rules": plan.epsilon_rules,
         "independence": plan.independence,
+        "mass": plan.mass,
+        "source_growth": plan.source_growth,
+        "target_growth": plan.target_growth,
         "marginal_error": plan.marginal_error,
         "weights": plan.weights,
         "component_costs": plan.component_costs,

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 import omt_expfam
 
-from .arguments import candidate, count, epsilon, names, nonnegative, number, positive, seed
+from .arguments import candidate, count, epsilon, names, nonnegative, number, positive, relaxation, seed
 
 PROG = "omt-expfam"
 
@@ -182,6 +182,21 @@ def _add_transport(commands: Any, parents: list) -> None:
     parser.add_argument("source", metavar="SOURCE.omt", help="source: a saved fit or mixture")
     parser.add_argument("target", metavar="TARGET.omt", help="target: a saved fit or mixture")
     _add_epsilons(parser)
+    for side in ("source", "target"):
+        parser.add_argument(
+            f"--{side}-relaxation",
+            type=relaxation,
+            metavar="R",
+            help=f"let the masses of {side} components change: PRICE of a divergence in units of squared distance, "
+            "tv:PRICE of every unit of mass, or share:SHARE to move (default: they are kept)",
+        )
+        parser.add_argument(
+            f"--{side}-mass",
+            type=positive,
+            metavar="M",
+            default=1.0,
+            help=f"total mass of the {side}, such as a number of cells (default: 1)",
+        )
     parser.add_argument("-o", "--out", metavar="FILE", default="plan.omt", help="the plan (default: %(default)s)")
     _add_min_weight(parser)
 

@@ -92,6 +92,27 @@ def test_known_groups_are_components(capsys):
     assert "must name a group at every place; 1 do not" in refusal(capsys, "fit", "few.csv", "--labels", "type")
 
 
+def test_masses_may_change(capsys):
+    for name in ("source.csv", "target.parquet"):
+        ask(capsys, "fit", name, "--labels", "type", "-o", f"{name}.omt", *DIAGONAL)
+    sides = "source.csv.omt", "target.parquet.omt"
+    kinds = {"4": 4.0, "tv:3": omt.TotalVariation(3.0), "share:0.8": omt.Partial(0.8)}
+    for given, relaxation in kinds.items():
+        options = "--source-relaxation", given, "--target-relaxation", given
+        found = ask(capsys, "transport", *sides, *options, "-o", "plan.omt", "--force")
+        both = {"source_relaxation": relaxation, "target_relaxation": relaxation}
+        with jax.enable_x64(True):
+            plan = omt.transport(*(load(side) for side in sides), **both)
+        np.testing.assert_allclose(found["mass"], plan.mass, rtol=1e-6)
+        np.testing.assert_allclose(found["source_growth"], plan.source_growth, rtol=1e-6)
+    options = "--source-relaxation", "4", "--source-mass", 50, "--target-mass", 40
+    found = ask(capsys, "transport", *sides, *options, "-o", "plan.omt", "--force")
+    np.testing.assert_allclose(found["mass"], 40, rtol=1e-9)
+    refused = refusal(capsys, "transport", *sides, "--source-relaxation", "tw:4")
+    assert "must be PRICE, tv:PRICE or share:SHARE; got 'tw:4'" in refused
+    assert "a share must be at most 1; got 2" in refusal(capsys, "transport", *sides, "--source-relaxation", "share:2")
+
+
 # -- select ---------------------------------------------------------------------------------------------------------
 
 
