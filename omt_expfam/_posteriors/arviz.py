@@ -76,8 +76,9 @@ def inference_data(posterior: Any, log_likelihood: bool, key: Any) -> Any:
         array = np.asarray(values)
         return array.reshape(posterior.num_chains, -1, *array.shape[1:])
 
+    parameters, entries = _without_zeros(posterior.parameters)
     groups: dict[str, dict[str, np.ndarray]] = {
-        "posterior": {name: chains(values) for name, values in posterior.parameters.items()}
+        "posterior": {name: chains(values) for name, values in parameters.items()}
         | {"mixture_mean": chains(_mixture_means(posterior))}
     }
     if posterior.statistics:
@@ -93,8 +94,10 @@ def inference_data(posterior: Any, log_likelihood: bool, key: Any) -> Any:
         "point": np.arange(0 if posterior.x is None else len(posterior.x)),
         "coordinate": np.arange(posterior.dim),
     }
-    dims = _dims(posterior.parameters, posterior.num_components, posterior.dim)
+    dims = _dims(parameters, posterior.num_components, posterior.dim)
     dims |= {"mixture_mean": ["coordinate"]}
+    dims |= {name: [*dims.get(name, ["component"])[:1], f"{name}_entry"] for name in entries}
+    coords |= {f"{name}_entry": np.asarray(labels) for name, labels in entries.items()}
     # ``x`` has a point axis in all groups and a coordinate axis in those that hold points.
     parts = []
     for name, group in groups.items():
@@ -118,6 +121,23 @@ def _as_tree(arviz: Any, parts: list[Any]) -> Any:
         else:
             tree[name] = part[name]
     return tree
+
+
+def _without_zeros(parameters: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """Cholesky factors as the entries that are not zero by construction, of which r-hat and the like are no numbers.
+
+    Returns:
+        All parameters, and the names ``row,column`` of the entries of those that have become vectors.
+    """
+    kept, entries = {}, {}
+    for name, values in parameters.items():
+        array = np.asarray(values)
+        square = array.ndim == 4 and array.shape[2] == array.shape[3] > 1
+        if square and not np.triu(array, 1).any():
+            row, column = np.tril_indices(array.shape[2])
+            array, entries[name] = array[..., row, column], [f"{i},{j}" for i, j in zip(row, column, strict=True)]
+        kept[name] = array
+    return kept, entries
 
 
 def _dims(parameters: Any, num_components: int, dim: int) -> dict[str, list[str]]:

@@ -18,6 +18,10 @@ else:
     IntervalKind = Any
 
 
+# Entries that are printed.
+_SHOWN = 4
+
+
 class CredibleInterval(eqx.Module):
     """A summary of posterior draws: one number of each kind per entry of the quantity.
 
@@ -36,10 +40,13 @@ class CredibleInterval(eqx.Module):
     probability: float = eqx.field(static=True)
 
     def __repr__(self) -> str:
-        if self.mean.ndim:
-            return f"CredibleInterval of shape {tuple(self.mean.shape)}, probability {self.probability:g}"
-        numbers = f"{float(self.mean):.4g} [{float(self.lower):.4g}, {float(self.upper):.4g}]"
-        return f"CredibleInterval({numbers}, probability {self.probability:g})"
+        if is_traced(self):
+            return f"CredibleInterval(traced, shape {tuple(self.mean.shape)}, probability {self.probability:g})"
+        entries = zip(*(np.asarray(v).ravel()[:_SHOWN] for v in (self.mean, self.lower, self.upper)), strict=True)
+        numbers = ", ".join(f"{mean:.4g} [{lower:.4g}, {upper:.4g}]" for mean, lower, upper in entries)
+        more = self.mean.size - _SHOWN
+        shape = f", {more} more" * (more > 0) + f", shape {tuple(self.mean.shape)}" * (self.mean.ndim > 0)
+        return f"CredibleInterval({numbers}{shape}, probability {self.probability:g})"
 
 
 def credible_interval(

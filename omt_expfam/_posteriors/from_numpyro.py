@@ -28,6 +28,7 @@ def posterior_from_numpyro(
     x: ArrayLike | None = None,
     reference: Mixture | None = None,
     num_chains: int = 1,
+    group_by_chain: bool = False,
     key: KeyLike | None = None,
     num_samples: int = 1000,
     throw: bool = True,
@@ -35,14 +36,15 @@ def posterior_from_numpyro(
     """A posterior from the draws of your own NumPyro program.
 
     Args:
-        run: An ``MCMC`` that has run; draws of sites by name, shape ``[S, ...]``; or a pair ``(guide, result)`` of an
-            autoguide and what ``SVI.run`` returned.
+        run: An ``MCMC`` that has run; draws of sites by name, shape ``[S, ...]``; an ``InferenceData`` or ``DataTree``
+            of ArviZ with a posterior; or a pair ``(guide, result)`` of an autoguide and what ``SVI.run`` returned.
         mixture: Makes the mixture of one draw of the sites: ``model.mixture`` for a `mixture_model`, or for instance
             ``lambda s: omt.Mixture(s["w"], Gaussian(s["mu"], scale_tril=s["tril"]))``.
         x: The points, shape ``[n, d]``: for the log-likelihood in diagnostics, `PosteriorFit.loo` and ArviZ.
         reference: The mixture whose labels the draws shall follow; by default the first draw.
         num_chains: For draws by name: how many chains of equal length stand one after the other. Of draws in one piece
             (the default) r-hat is shown but not judged: they may be independent, and few.
+        group_by_chain: Draws by name have the shape ``[C, S, ...]`` of ``mcmc.get_samples(group_by_chain=True)``.
         key: Random key, to draw from a guide.
         num_samples: How many draws to take from a guide.
         throw: Raise when chains do not mix or diverge; otherwise the ``result`` tells.
@@ -56,7 +58,10 @@ def posterior_from_numpyro(
         raise TypeError(f"`mixture` must be a function of the sites of one draw; got {type(mixture).__name__}.")
     if reference is not None and not isinstance(reference, Mixture):
         raise TypeError(f"`reference` must be a Mixture; got {type(reference).__name__}.")
-    sites, statistics, method, is_chain = _read(run, as_count("num_chains", num_chains), key, num_samples)
+    num_chains = as_count("num_chains", num_chains)
+    if isinstance(run, Mapping) and group_by_chain:
+        run, num_chains = _chains_in_line(run, num_chains)
+    sites, statistics, method, is_chain = _read(run, num_chains, key, num_samples)
     num_chains = next(iter(sites.values())).shape[0]
     flat = jax.device_put(stack_chains(sites))
     with relaxed():
@@ -93,6 +98,8 @@ def _read(run: Any, num_chains: int, key: Any, num_samples: int) -> tuple[dict[s
         if not isinstance(samples, dict):
             raise TypeError("`run` must have sampled a model with named sites; sample a model, not a potential.")
         return samples, statistics, type(run.sampler).__name__, True
+    if hasattr(run, "posterior"):
+        return _read_arviz(run)
     if isinstance(run, Mapping):
         arrays = {name: jnp.asarray(values) for name, values in run.items()}
         lengths = {values.shape[0] if values.ndim else 0 for values in arrays.values()}
@@ -112,8 +119,36 @@ def _read(run: Any, num_chains: int, key: Any, num_samples: int) -> tuple[dict[s
             samples = guide.sample_posterior(as_key(key), result.params, sample_shape=shape)
         return {name: values[None] for name, values in samples.items()}, {}, "SVI", False
     raise TypeError(
-        f"`run` must be an MCMC, a dictionary of draws, or a pair (guide, SVI result); got {type(run).__name__}."
+        "`run` must be an MCMC, a dictionary of draws, an ArviZ object with a posterior, or a pair (guide, SVI "
+        f"result); got {type(run).__name__}."
     )
+
+
+def _read_arviz(run: Any) -> tuple[dict[str, Any], dict[str, Any], str, bool]:
+    """What `_read` says, of an object of ArviZ."""
+
+    def grouped(values: Any) -> np.ndarray:
+        return np.asarray(values.transpose("chain", "draw", ...).values)
+
+    sites = {str(name): jax.device_put(grouped(values)) for name, values in run.posterior.data_vars.items()}
+    if not sites:
+        raise ValueError("`run` must have a posterior with draws; its posterior is empty.")
+    found = getattr(run, "sample_stats", None)
+    statistics = {} if found is None or "diverging" not in found else {"diverging": grouped(found["diverging"])}
+    return sites, statistics, "given draws", next(iter(sites.values())).shape[0] > 1
+
+
+def _chains_in_line(run: Mapping, num_chains: int) -> tuple[dict[str, np.ndarray], int]:
+    """Draws of chains one after the other, and the number of chains."""
+    arrays = {name: np.asarray(values) for name, values in run.items()}
+    leading = {values.shape[:2] for values in arrays.values()}
+    if len(leading) != 1 or len(next(iter(leading))) != 2:
+        shapes = ", ".join(map(str, sorted(leading)))
+        raise ValueError(f"`run` must hold chains and draws of every site, [C, S, ...]; leading axes are {shapes}.")
+    ((chains, num),) = leading
+    if num_chains not in (1, chains):
+        raise ValueError(f"`num_chains` must be left out, or {chains} as in `run`; got {num_chains}.")
+    return {name: values.reshape(chains * num, *values.shape[2:]) for name, values in arrays.items()}, chains
 
 
 def _check_function(mixture: Callable, sites: dict[str, Array]) -> None:

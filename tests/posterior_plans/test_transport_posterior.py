@@ -317,6 +317,8 @@ def test_intervals_are_numpys_and_arvizs(x64):
     assert single.mean.shape == ()
     assert "probability 0.9" in repr(single)
     assert "shape (2, 3)" in repr(interval)
+    assert f"({float(interval.mean[0, 0]):.4g} [{float(interval.lower[0, 0]):.4g}, " in repr(interval)
+    assert "2 more" in repr(interval)
 
 
 def test_summaries_count_draws(posterior, x64):

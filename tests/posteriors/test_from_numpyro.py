@@ -95,6 +95,55 @@ def test_label_free_quantities_need_no_labels():
     np.testing.assert_allclose(quantities[0].r_hat, quantities[1].r_hat, atol=1e-3)
 
 
+# -- other containers of draws ----------------------------------------------------------------------------------------
+
+
+def test_chains_may_stand_apart_and_come_from_arviz():
+    """The same draws grouped by chain, and in ArviZ's object, with its record of divergences."""
+    import arviz
+
+    flat = stacked(sites(), sites(seed=1))
+    apart = {name: np.asarray(v).reshape(2, DRAWS, *v.shape[1:]) for name, v in flat.items()}
+    plain = omt.posterior_from_numpyro(flat, build, num_chains=2)
+    given = omt.posterior_from_numpyro(apart, build, group_by_chain=True)
+    assert given.num_chains == 2
+    np.testing.assert_array_equal(given.parameters["loc"], plain.parameters["loc"])
+    diverging = np.zeros((2, DRAWS), bool)
+    diverging[1, :5] = True
+    groups = {"posterior": apart, "sample_stats": {"diverging": diverging}}
+    new = int(arviz.__version__.split(".")[0]) >= 1
+    tree = arviz.from_dict(groups) if new else arviz.from_dict(**groups)
+    found = omt.posterior_from_numpyro(tree, build, throw=False)
+    np.testing.assert_array_equal(found.parameters["loc"], plain.parameters["loc"])
+    assert (found.num_chains, found.num_divergences) == (2, 5)
+    uneven = {**apart, "w": apart["w"][:1]}
+    with pytest.raises(ValueError, match=r"^`run` must hold chains and draws of every site"):
+        omt.posterior_from_numpyro(uneven, build, group_by_chain=True)
+    with pytest.raises(ValueError, match="^`num_chains` must be left out, or 2 as in `run`; got 3"):
+        omt.posterior_from_numpyro(apart, build, group_by_chain=True, num_chains=3)
+
+
+def test_zeros_by_construction_are_left_out_of_summaries():
+    """Every number that ArviZ summarizes has an r-hat."""
+    import arviz
+
+    rng = np.random.default_rng(0)
+    draws = stacked(sites(), sites(seed=1))
+    factor = np.array(draws["tril"])
+    factor[:, :, 1, 0] = rng.normal(size=(2 * DRAWS, 3))
+    draws["tril"] = jnp.asarray(factor)
+    found = omt.posterior_from_numpyro(draws, build, num_chains=2)
+    tree = found.to_arviz()
+    factor = tree.posterior["scale_tril"]
+    assert list(factor.coords["scale_tril_entry"].values) == ["0,0", "1,0", "1,1"]
+    whole = np.asarray(found.parameters["scale_tril"])
+    np.testing.assert_array_equal(np.concatenate(np.asarray(factor)), whole[:, :, [0, 1, 1], [0, 0, 1]])
+    rhat = arviz.rhat(tree)
+    rhat = getattr(rhat, "posterior", rhat)
+    for name in rhat.data_vars:
+        assert np.isfinite(np.asarray(rhat[name])).all(), name
+
+
 # -- chains that did not mix ----------------------------------------------------------------------------------------
 
 
@@ -255,7 +304,7 @@ BAD = {
     "a list": (
         lambda: posterior_from_numpyro([1, 2], build),
         TypeError,
-        r"^`run` must be an MCMC, a dictionary of draws, or a pair \(guide, SVI result\); got list",
+        r"^`run` must be an MCMC, a dictionary of draws, an ArviZ object with a posterior, or a pair .* got list",
     ),
     "a pair of others": (lambda: posterior_from_numpyro((1, 2), build), TypeError, "^`run` must be an MCMC"),
     "an MCMC that has not run": (
