@@ -61,6 +61,19 @@ def kang(directory: Path, dim: int = 16) -> Cells:
     return Cells(points, arrays["stim"][mine] == 1, arrays["cell_type"][mine].astype(str), features)
 
 
+def kang_genes(directory: Path, num_genes: int = 2000) -> Cells:
+    """The same cells in gene space: log(1 + counts per 10,000) of the most variable genes."""
+    import scipy.sparse
+
+    arrays = read_arrays(directory, "kang_ifnb/kang_scgen_valid.npz")
+    parts = arrays["counts_data"], arrays["counts_indices"].astype(np.int32), arrays["counts_indptr"]
+    counts = scipy.sparse.csr_matrix(parts, shape=tuple(arrays["counts_shape"])).toarray().astype(np.float32)
+    values = np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True))
+    most = np.sort(np.argsort(-values.var(axis=0), kind="stable")[:num_genes])
+    names = [str(name) for name in arrays["genes"][most]]
+    return Cells(values[:, most], arrays["stim"] == 1, arrays["cell_type"].astype(str), names)
+
+
 def bodenmiller(directory: Path) -> Cells:
     """Blood cells without and with B cell receptor stimulation (Bodenmiller et al. 2012), by donor: 24 markers."""
     arrays = read_arrays(directory, "bodenmiller_bcrxl/bcrxl.npz")

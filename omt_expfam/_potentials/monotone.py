@@ -19,6 +19,8 @@ USUAL = 40.0
 _FOLDS, _FEWEST = 3, 60
 # A function has a firmness of its own where held-out points gain by so many standard errors; it votes by no more.
 _GAIN = 2.0
+# How far slopes may be drawn towards those that all functions have on average; and of how many functions at least.
+_ALIKE, _FEWEST_ALIKE = (0.0, 0.25, 0.5, 0.75, 1.0), 8
 
 
 class Lines(NamedTuple):
@@ -98,6 +100,9 @@ def fit_monotone(
 ) -> Fitted:
     """Functions whose values at the quantiles of x are nearly those of y.
 
+    Where held-out points say so, slopes are drawn towards those that all functions have on average, at the same
+    quantiles (Efron and Morris, 1975): a slope of one function is known less well than its mean over many.
+
     What lies outside of all that was seen of a variable moves as far as what was seen last: a few cells that express a
     gene tell nothing of a slope there.
 
@@ -107,49 +112,85 @@ def fit_monotone(
         x_weight: Weights of the source points, by default equal.
         y_weight: Weights of the target points.
         curvature: The least slope.
-        choose: Whether held-out points say how firmly slopes are held together: one firmness for all variables, but
-            for those that gain by another one by more than two standard errors.
+        choose: Whether held-out points say how firmly slopes are held together, one firmness for all variables, but
+            for those that gain by another one by more than two standard errors; and how alike slopes of all are.
         beyond: Slopes outside of all values of x: one where x and y are in the same units.
     """
     weights, ends = (x_weight, y_weight), np.broadcast_to(np.maximum(beyond, curvature), x.shape[1:])
-    firmness = np.full(x.shape[1], USUAL)
+    firmness, alike = np.full(x.shape[1], USUAL), 0.0
     if choose and x.shape[1] and min(len(x), len(y)) >= _FEWEST:
-        firmness = _chosen(x, y, weights, curvature, ends)
-    return _fit(x, y, weights, firmness, curvature, ends)
+        firmness, alike = _chosen(x, y, weights, curvature, ends)
+    return _drawn(_fit(x, y, weights, firmness, curvature, ends), alike, x, y, weights, curvature)
 
 
-def _chosen(x: np.ndarray, y: np.ndarray, weights: Any, curvature: float, beyond: np.ndarray) -> np.ndarray:
-    """How firmly the slopes of each variable are held together, by the dual value of points that are held out."""
-    num, dim = len(_FIRMNESS), x.shape[1]
-    sums = np.zeros((num, dim))
-    squares = np.zeros((num, num, dim))
+def _drawn(fitted: Fitted, alike: float, x: Any, y: Any, weights: Any, curvature: float) -> Fitted:
+    """The same with slopes that are drawn towards their mean over all functions, in the points' own units."""
+    if not alike:
+        return fitted
+    units = fitted.slopes[:, :1]
+    inner = fitted.slopes[:, 1:-1] / units
+    inner = np.maximum(units * ((1 - alike) * inner + alike * inner.mean(axis=0)), curvature)
+    drawn = fitted._replace(slopes=np.concatenate([fitted.slopes[:, :1], inner, fitted.slopes[:, -1:]], axis=1))
+    first, second = (
+        np.average(points, axis=0, weights=w) for points, w in zip((drawn.lines.images(x), y), weights, strict=True)
+    )
+    return drawn._replace(levels=drawn.levels + second - first)
+
+
+def _chosen(
+    x: np.ndarray, y: np.ndarray, weights: Any, curvature: float, beyond: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """How firmly slopes are held together, for each variable, and how alike they are, by points that are held out."""
+    kept: list[Any] = []
     folds = [np.random.default_rng(0).permutation(len(side)) % _FOLDS for side in (x, y)]
     for fold in range(_FOLDS):
         parts = [side[own != fold] for side, own in zip((x, y), folds, strict=True)]
         known = [None if w is None else w[own != fold] for w, own in zip(weights, folds, strict=True)]
         held = [side[own == fold].astype(np.float64) for side, own in zip((x, y), folds, strict=True)]
-        fits = [
-            _fit(parts[0], parts[1], known, np.full(dim, one), curvature, beyond).lines.terms(*held)
-            for one in _FIRMNESS
+        shares = [
+            np.ones(own.sum()) if w is None else np.asarray(w, np.float64)[own]
+            for w, own in zip(weights, (own == fold for own in folds), strict=True)
         ]
-        for side in (0, 1):
-            weight = weights[side]
-            share = np.ones(len(held[side])) if weight is None else weight[folds[side] == fold]
-            share = share / share.sum() / _FOLDS
-            terms = np.array([fit[side] for fit in fits])
-            means = np.einsum("n,fnd->fd", share, terms)
-            sums += means
+        fits = [_fit(parts[0], parts[1], known, np.full(x.shape[1], one), curvature, beyond) for one in _FIRMNESS]
+        kept.append((parts, known, held, [share / share.sum() / _FOLDS for share in shares], fits))
+    usual, alike = _FIRMNESS.index(USUAL), 0.0
+    if x.shape[1] >= _FEWEST_ALIKE:
+        drawn = [
+            [_drawn(fits[usual], one, *parts, known, curvature).lines for one in _ALIKE]
+            for parts, known, *_, fits in kept
+        ]
+        sums, squares = _compared(drawn, kept)
+        # In units of the largest step: differences of small steps are known well, and are small.
+        alike = _ALIKE[_voted(sums, np.broadcast_to(squares[:, -1:], squares.shape), 0)]
+        # With all points, slopes are known better than with those of two folds.
+        alike *= (_FOLDS - 1) / (_FOLDS - alike)
+    lines = [[_drawn(fit, alike, *parts, known, curvature).lines for fit in fits] for parts, known, *_, fits in kept]
+    sums, squares = _compared(lines, kept)
+    common = _voted(sums, squares, usual)
+    best, columns = sums.argmax(axis=0), np.arange(x.shape[1])
+    gain, error = sums[best, columns] - sums[common], np.sqrt(squares[common, best, columns])
+    return np.array(_FIRMNESS)[np.where(gain > _GAIN * error, best, common)], alike
+
+
+def _compared(lines: list[list[Lines]], kept: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Dual values of held-out points, and squared standard errors of their differences, for each of some functions."""
+    num, dim = len(lines[0]), lines[0][0].knots.shape[0]
+    sums, squares = np.zeros((num, dim)), np.zeros((num, num, dim))
+    for some, (_, _, held, shares, _) in zip(lines, kept, strict=True):
+        found = [one.terms(*held) for one in some]
+        for side, share in enumerate(shares):
+            terms = np.array([values[side] for values in found])
+            sums += np.einsum("n,fnd->fd", share, terms)
             for k in range(num):
                 each = terms - terms[k]
                 squares[k] += np.einsum("n,fnd->fd", share**2, (each - each.mean(axis=1, keepdims=True)) ** 2)
-    # Gains over the usual firmness in standard errors, of which no variable brings more than some.
-    usual = _FIRMNESS.index(USUAL)
+    return sums, squares
+
+
+def _voted(sums: np.ndarray, squares: np.ndarray, usual: int) -> int:
+    """What all variables gain most by, in standard errors beside the usual, of which none brings more than some."""
     scores = (sums - sums[usual]) / np.sqrt(np.maximum(squares[usual], 1e-300))
-    common = int(np.argmax(np.clip(scores, -_GAIN, _GAIN).sum(axis=1)))
-    best = sums.argmax(axis=0)
-    columns = np.arange(dim)
-    gain, error = sums[best, columns] - sums[common], np.sqrt(squares[common, best, columns])
-    return np.array(_FIRMNESS)[np.where(gain > _GAIN * error, best, common)]
+    return int(np.argmax(np.clip(scores, -_GAIN, _GAIN).sum(axis=1)))
 
 
 def _fit(

@@ -88,3 +88,20 @@ def test_atoms_go_to_means_and_the_rest_bends_as_it_does(num):
     # Outside, displacements stay.
     np.testing.assert_allclose(found[3], found[2] + 1, atol=0.01)
     np.testing.assert_allclose(found[4], found[0] - 3, atol=1e-9)
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_functions_learn_from_each_other_as_far_as_they_are_alike(alike):
+    """Against those of each variable alone: much nearer where all bend alike, and no further where they do not."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, 1500, 40))
+    turn = np.ones(40) if alike else rng.uniform(0.3, 2.0, 40)
+    size = rng.uniform(0.5, 1.0, 40)
+
+    def response(points):
+        return turn * points + size * (1 + 0.2 * np.tanh(points))
+
+    found = fit_monotone(x, response(y)).lines.images(x)
+    alone = [fit_monotone(x[:, [j]], response(y)[:, [j]]).lines.images(x[:, [j]])[:, 0] for j in range(40)]
+    errors = [np.mean((images - response(x)) ** 2) for images in (found, np.array(alone).T)]
+    assert errors[0] < (0.75 if alike else 1.05) * errors[1]
