@@ -49,6 +49,7 @@ from ._potentials.blend import BlendedPotential as BlendedPotential
 from ._potentials.fit import fit_brenier as fit_brenier
 from ._potentials.fitted import BrenierFit as BrenierFit
 from ._potentials.interface import AbstractPotential as AbstractPotential
+from ._potentials.low_rank import LowRankNetwork as LowRankNetwork
 from ._potentials.map import BrenierMap as BrenierMap
 from ._potentials.network import ConvexNetwork as ConvexNetwork
 from ._potentials.penalties import (

@@ -46,6 +46,7 @@ from ._potentials.certificates import Certificate
 from ._potentials.fitted import BrenierFit
 from ._potentials.gated import GatedMap
 from ._potentials.line import StraightLine
+from ._potentials.low_rank import LowRankNetwork
 from ._potentials.map import BrenierMap, ConjugatePoints
 from ._potentials.members import Members
 from ._potentials.moved import ComponentFeatures, MovedFeatures
@@ -98,6 +99,7 @@ _CLASSES: dict[str, type] = {
         LineProblem,
         LineTable,
         ListedPlans,
+        LowRankNetwork,
         MassChange,
         Members,
         Mixture,

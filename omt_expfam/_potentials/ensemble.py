@@ -20,6 +20,7 @@ from .fitted import BrenierFit
 from .gated import GatedMap
 from .interface import AbstractPotential
 from .line import StraightLine, unit_slopes
+from .low_rank import MOST_DENSE, start_low_rank
 from .map import BrenierMap
 from .members import Members
 from .network import start_network
@@ -161,7 +162,8 @@ def _begin(rng: np.random.Generator, wanted: Wanted, job: Job, chosen: Recipe) -
     """Where one member starts, in its coordinates."""
     potential, variances = wanted.potential, np.asarray(job.line.variances)
     if potential is None:
-        return start_network(rng, variances, chosen.num_layers, chosen.width)
+        start = start_network if len(variances) <= MOST_DENSE else start_low_rank
+        return start(rng, variances, chosen.num_layers, chosen.width)
     if potential is SeparablePotential:
         return with_network(rng, _alone(job.task, job.line), variances, chosen.num_layers, chosen.width)
     if isinstance(potential, AbstractPotential):

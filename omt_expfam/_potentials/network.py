@@ -12,7 +12,7 @@ from .._base.arrays import to_jax
 from .interface import AbstractPotential
 
 # Where training starts: this share of the identity is in the quadratic form, the rest in the network's reach.
-_START = 0.95
+QUADRATIC_START = 0.95
 
 
 class ConvexNetwork(AbstractPotential):
@@ -24,7 +24,7 @@ class ConvexNetwork(AbstractPotential):
     and nondecreasing convex functions of them are convex, so $\phi$ is, whatever its arrays hold.
 
     Attributes:
-        quadratic: Q.
+        quadratic: Q, square unless it is part of a `LowRankNetwork`.
         linear: c.
         squares: A_l, of L layers of h units each.
         slopes: W_l.
@@ -35,7 +35,7 @@ class ConvexNetwork(AbstractPotential):
         curvature: mu.
     """
 
-    quadratic: Float[Array, "d d"]
+    quadratic: Float[Array, "r d"]
     linear: Float[Array, " d"]
     squares: Float[Array, "L d h"]
     slopes: Float[Array, "L d h"]
@@ -68,9 +68,17 @@ class ConvexNetwork(AbstractPotential):
 
 
 def start_network(
-    rng: np.random.Generator, variances: np.ndarray, num_layers: int, width: int, curvature: float = 0.05
+    rng: np.random.Generator,
+    variances: np.ndarray,
+    num_layers: int,
+    width: int,
+    curvature: float = 0.05,
+    rank: int | None = None,
 ) -> ConvexNetwork:
-    """A network that is nearly the half square, for points of given variances along their axes, in float32."""
+    """A network that is nearly the half square, for points of given variances along their axes, in float32.
+
+    With a ``rank`` its quadratic form has so many rows.
+    """
     dim = len(variances)
 
     def normal(*shape: int, size: float) -> Array:
@@ -79,7 +87,7 @@ def start_network(
     # softplus of about log(size)
     quiet = np.log(np.expm1(1.0 / width))
     return ConvexNetwork(
-        quadratic=to_jax(np.sqrt(_START) * np.eye(dim), np.float32),
+        quadratic=to_jax(np.sqrt(QUADRATIC_START) * np.eye(dim if rank is None else rank, dim), np.float32),
         linear=to_jax(np.zeros(dim), np.float32),
         squares=normal(num_layers, dim, width, size=0.5 / np.sqrt(dim)),
         slopes=normal(num_layers, dim, width, size=1 / np.sqrt(dim)),
