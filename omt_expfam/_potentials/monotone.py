@@ -156,7 +156,7 @@ def _chosen(
     usual, alike = _FIRMNESS.index(USUAL), 0.0
     if x.shape[1] >= _FEWEST_ALIKE:
         drawn = [
-            [_drawn(fits[usual], one, *parts, known, curvature).lines for one in _ALIKE]
+            [_drawn(fits[usual], one, parts[0], parts[1], known, curvature).lines for one in _ALIKE]
             for parts, known, *_, fits in kept
         ]
         sums, squares = _compared(drawn, kept)
@@ -164,7 +164,10 @@ def _chosen(
         alike = _ALIKE[_voted(sums, np.broadcast_to(squares[:, -1:], squares.shape), 0)]
         # With all points, slopes are known better than with those of two folds.
         alike *= (_FOLDS - 1) / (_FOLDS - alike)
-    lines = [[_drawn(fit, alike, *parts, known, curvature).lines for fit in fits] for parts, known, *_, fits in kept]
+    lines = [
+        [_drawn(fit, alike, parts[0], parts[1], known, curvature).lines for fit in fits]
+        for parts, known, *_, fits in kept
+    ]
     sums, squares = _compared(lines, kept)
     common = _voted(sums, squares, usual)
     best, columns = sums.argmax(axis=0), np.arange(x.shape[1])

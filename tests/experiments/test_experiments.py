@@ -98,6 +98,12 @@ def test_loaders_read_what_the_data_sets_say(data_dir):
     assert cells.points.shape == (1975, 16)
     assert int(cells.stimulated.sum()) == 1039
     assert len(set(cells.group)) == 7
+    cells = _data.kang_genes(data_dir)
+    assert cells.points.shape == (1975, 2000)
+    assert {"ISG15", "CXCL10"} <= set(cells.features)
+    assert np.expm1(cells.points.astype(float)).sum(axis=1).max() < 10_001
+    change = cells.points[cells.stimulated].mean(axis=0) - cells.points[~cells.stimulated].mean(axis=0)
+    assert cells.features[int(change.argmax())] in ("ISG15", "IFIT3", "IFI6", "ISG20")
     cells = _data.bodenmiller(data_dir)
     assert cells.points.shape == (23926, 24)
     assert cells.features[:2] == ["CD3", "CD45"]

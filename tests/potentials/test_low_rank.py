@@ -1,5 +1,7 @@
 """The network for many dimensions: the dense one's values, its maps, its files, and when it is taken."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import numpy as np
@@ -40,7 +42,13 @@ def test_values_are_those_of_a_dense_form():
 
 def test_maps_are_as_exact_as_the_dense_ones(tmp_path):
     x, y = samples()
-    settings = {"num_members": 1, "num_target_members": 0, "num_layers": 2, "width": 16, "num_steps": 400}
+    settings: dict[str, Any] = {
+        "num_members": 1,
+        "num_target_members": 0,
+        "num_layers": 2,
+        "width": 16,
+        "num_steps": 400,
+    }
     start = start_low_rank(np.random.default_rng(0), np.ones(DIM), 2, 16, rank=2)
     errors = []
     for potential in (start, None):
@@ -61,8 +69,8 @@ def test_many_dimensions_have_few_parameters_and_few_points_suffice():
     rng = np.random.default_rng(1)
     x, y = rng.standard_normal((2, 200, dim)).astype(np.float32)
     y[:, :2] += 4
-    settings = {"num_members": 1, "num_target_members": 0, "num_layers": 2, "width": 8, "num_steps": 20}
-    fit = omt.fit_brenier(jax.random.key(0), x, y, progress=False, **settings)
+    settings: dict[str, Any] = {"num_members": 1, "num_target_members": 0, "num_layers": 2, "width": 8, "num_steps": 20}
+    fit: Any = omt.fit_brenier(jax.random.key(0), x, y, progress=False, **settings)
     potential = fit.map.source.potential
     assert isinstance(potential, omt.LowRankNetwork)
     assert max(leaf.size for leaf in jax.tree.leaves(potential) if eqx.is_array(leaf)) < dim**2 / 4
