@@ -1,6 +1,6 @@
 """Components with independent asymmetric Laplace coordinates."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpyro.distributions as dist
@@ -28,6 +28,7 @@ class AsymmetricLaplace(AbstractTwoSidedFamily):
         scale_right: Scales above the locations, shape ``[K, d]``.
     """
 
+    exchangeable: ClassVar = True
     scale_left: Float[Array, "K d"]
     scale_right: Float[Array, "K d"]
 

@@ -48,6 +48,7 @@ class Beta(AbstractCoordinateFamily):
         concentration0: Exponents of 1 - x, plus one, shape ``[K, d]``.
     """
 
+    exchangeable: ClassVar = True
     concentration1: Float[Array, "K d"]
     concentration0: Float[Array, "K d"]
     support: ClassVar = constraints.open_interval(0.0, 1.0)

@@ -31,6 +31,7 @@ class DiagonalGaussian(AbstractMomentGaussian):
         variance: Variances of the coordinates, shape ``[K, d]``.
     """
 
+    exchangeable: ClassVar = True
     variance: Float[Array, "K d"]
     priors: ClassVar = VariancePriors()
     _structure: ClassVar = DiagonalCovariance

@@ -57,6 +57,7 @@ class Exponential(AbstractLocationFamily):
         rate: Rates, one over the mean excess above ``loc``, shape ``[K, d]``.
     """
 
+    exchangeable: ClassVar = True
     rate: Float[Array, "K d"]
     smoothness: ClassVar = 0
     priors: ClassVar = _Priors()

@@ -66,6 +66,7 @@ class ExponentialPower(AbstractTwoSidedFamily):
         symmetric: Whether fitting keeps the two scales equal.
     """
 
+    exchangeable: ClassVar = True
     scale_left: Float[Array, "K d"]
     scale_right: Float[Array, "K d"]
     power_left: Float[Array, "K d"]

@@ -48,6 +48,7 @@ class Gamma(AbstractCoordinateFamily):
         rate: Inverse scales, shape ``[K, d]``.
     """
 
+    exchangeable: ClassVar = True
     concentration: Float[Array, "K d"]
     rate: Float[Array, "K d"]
     support: ClassVar = constraints.positive

@@ -1,7 +1,9 @@
 """Gaussian components with full covariance matrices."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,6 +75,7 @@ class Gaussian(AbstractMomentGaussian):
         scale_tril: Lower Cholesky factors of the covariances, shape ``[K, d, d]``.
     """
 
+    exchangeable: ClassVar = True
     scale_tril: Float[Array, "K d d"]
     priors: ClassVar = _Priors()
     _structure: ClassVar = DenseCovariance
@@ -106,6 +109,13 @@ class Gaussian(AbstractMomentGaussian):
 
     def _form(self) -> DenseCovariance:
         return DenseCovariance(self.scale_tril)
+
+    def turned(self, order: Sequence[int]) -> "Gaussian":
+        """The rows of the factors in that order, made triangular again."""
+        loc, factor = (np.asarray(leaf)[:, order] for leaf in (self.loc, self.scale_tril))
+        triangle = np.swapaxes(np.linalg.qr(np.swapaxes(factor, 1, 2), mode="r"), 1, 2)
+        sign = np.sign(np.einsum("kii->ki", triangle))
+        return eqx.tree_at(lambda c: (c.loc, c.scale_tril), self, jax.device_put((loc, triangle * sign[:, None, :])))
 
     @staticmethod
     def _from_form(mean: Float[Array, "K d"], covariance: AbstractCovariance) -> AbstractGaussian:

@@ -1,6 +1,6 @@
 """Components with independent Laplace coordinates."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpyro.distributions as dist
@@ -23,6 +23,7 @@ class Laplace(AbstractTwoSidedFamily):
         scale: Mean absolute deviations, shape ``[K, d]``.
     """
 
+    exchangeable: ClassVar = True
     scale: Float[Array, "K d"]
 
     def __init__(self, loc: ArrayLike, scale: ArrayLike):

@@ -77,6 +77,7 @@ class LogNormal(AbstractCoordinateFamily):
         scale: Standard deviations of the logarithms, shape ``[K, d]``.
     """
 
+    exchangeable: ClassVar = True
     loc: Float[Array, "K d"]
     scale: Float[Array, "K d"]
     support: ClassVar = constraints.positive

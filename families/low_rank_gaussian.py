@@ -109,6 +109,7 @@ class LowRankGaussian(AbstractGaussian):
         variance: Variances of the diagonal part, shape ``[K, d]``.
     """
 
+    exchangeable: ClassVar = True
     factor: Float[Array, "K d r"]
     variance: Float[Array, "K d"]
     priors: ClassVar = _Priors()

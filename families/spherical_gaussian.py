@@ -31,6 +31,7 @@ class SphericalGaussian(AbstractMomentGaussian):
         variance: Variances, shape ``[K]``.
     """
 
+    exchangeable: ClassVar = True
     variance: Float[Array, " K"]
     priors: ClassVar = VariancePriors()
     standardization: ClassVar = "scalar"

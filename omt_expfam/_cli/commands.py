@@ -1,8 +1,9 @@
 """The commands that compute: fit, transport, refine and push."""
 
 import argparse
+import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -86,7 +87,10 @@ def transport_command(arguments: argparse.Namespace) -> Document:
     with jax.enable_x64(arguments.precision == "float64"):
         mixtures = [load_mixture(path, arguments.precision) for path in paths]
         sides = [columns_of(*pair)[0] for pair in zip(paths, mixtures, strict=True)]
-        check_columns(arguments.source, sides[0], arguments.target, sides[1])
+        # Names of which none is common are two ways to call the same columns.
+        common = sides[0] if set(sides[0] or ()) & set(sides[1] or ()) else None
+        if common:
+            mixtures = [named(*pair) for pair in zip(mixtures, sides, strict=True)]
         plan = transport(
             *mixtures,
             epsilon_components=arguments.epsilon_components,
@@ -97,6 +101,7 @@ def transport_command(arguments: argparse.Namespace) -> Document:
             source_mass=arguments.source_mass,
             target_mass=arguments.target_mass,
         )
+        sides = [common, common] if common else sides
         saved = save_result(arguments, plan, *sides)
         print(plan)
         print("cost: mean squared distance, in squared units of the data")
@@ -113,13 +118,20 @@ def _relaxation(given: tuple[str, float] | None) -> RelaxationLike:
     return {"": lambda v: v, "tv": TotalVariation, "share": Partial}[kind](value)
 
 
-def check_columns(first: str, ours: Any, second: str, theirs: Any) -> None:
-    """Raise ValueError if saved fits know the same columns in another order."""
-    if ours and theirs and ours != theirs and set(ours) & set(theirs):
-        raise ValueError(
-            f"{second}: was fitted to the columns {', '.join(theirs)}, and {first} to {', '.join(ours)}: fit it again "
-            f"with --columns {','.join(ours)}."
-        )
+def named(mixture: Any, columns: Any) -> Any:
+    """A mixture with the names of its columns, as fits have them."""
+    if columns is None:
+        return mixture
+    if isinstance(mixture, Fit):
+        return dataclasses.replace(mixture, feature_names=tuple(columns))
+    return NamedMixture(mixture, tuple(columns))
+
+
+class NamedMixture(NamedTuple):
+    """What takes the place of a fit."""
+
+    mixture: Any
+    feature_names: tuple[str, ...]
 
 
 def plan_document(plan: TransportPlan, min_weight: float) -> Document:

@@ -12,7 +12,7 @@ from .._plans.displacement import Displacement
 from .._plans.plan import TransportPlan
 from .._time_courses.trajectory import Trajectory, trajectory
 from .arguments import holds_points
-from .commands import check_columns, fit_points
+from .commands import fit_points, named
 from .inputs import columns_of, load_kind, load_mixture, read_table
 from .output import Document, save_points, save_result, say_saved
 
@@ -23,9 +23,8 @@ def trajectory_command(arguments: argparse.Namespace) -> Document:
         mixtures, columns = [], None
         for path in arguments.data:
             mixture, own = _snapshot(arguments, path, columns)
-            check_columns(arguments.data[0], columns, path, own)
-            mixtures.append(mixture)
             columns = columns or own
+            mixtures.append(named(mixture, own if set(own or ()) & set(columns or ()) else None))
         found = trajectory(
             mixtures,
             epsilon_components=arguments.epsilon_components,

@@ -1,7 +1,7 @@
 """The interface of a component family: K components of one kind, held in one object."""
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import equinox as eqx
@@ -100,6 +100,8 @@ class AbstractComponents(eqx.Module):
 
     # Where every coordinate of every point must lie.
     support: ClassVar[Constraint] = constraints.real
+    # Whether all coordinates enter alike, each by its own entries along the axis of fields that follows K.
+    exchangeable: ClassVar[bool] = False
 
     @property
     @abc.abstractmethod
@@ -187,6 +189,12 @@ class AbstractComponents(eqx.Module):
             return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[host]), self)
         index = index if isinstance(index, slice) else jnp.asarray(index)
         return jax.tree.map(lambda leaf: leaf[index], self)
+
+    def turned(self: _Components, order: Sequence[int]) -> _Components | None:
+        """The laws of the coordinates in another order, of ``x[order]``; ``None`` for families that do not say."""
+        if not self.exchangeable:
+            return None
+        return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[:, order]) if leaf.ndim > 1 else leaf, self)
 
     def padded(self: _Components, item_size: int) -> _Components:
         """The components, the last one repeated so that they share programs with other numbers of components.

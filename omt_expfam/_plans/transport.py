@@ -12,7 +12,7 @@ from .._base.arguments import ArrayLike, as_count, as_floating, as_scalar, Scala
 from .._base.arrays import is_traced, on_host, to_jax
 from .._base.results import raise_if_failed
 from .._base.xla import full_precision
-from .._components.mixture import as_pair, cast_mixture, Mixture, MixtureLike
+from .._components.mixture import as_mixture, as_pair, cast_mixture, Mixture, MixtureLike
 from .._couplings.cross_covariances import cross_covariance_terms
 from .._couplings.interface import moments_of
 from .._couplings.settings import NumericalSettings
@@ -122,10 +122,8 @@ def transport(
             shapes may change, or these are not Gaussian.
         ConvergenceError: If a solve fails and ``throw`` is true.
     """
-    names, features = (
-        tuple(getattr(side, "names", None) for side in (source, target)),
-        shared_features(source=source, target=target),
-    )
+    names = tuple(getattr(side, "names", None) for side in (source, target))
+    features, (source, target) = aligned(source=source, target=target)
     source, target = as_pair(source, target)
     dtype = jnp.result_type(source.components.dtype, target.components.dtype)
     source, target = (cast_mixture(mixture, dtype) for mixture in (source, target))
@@ -188,6 +186,24 @@ def transport(
     known = chosen.rules, names, features
     plan = TransportPlan(source, target, couplings, coupling, epsilon_2, steps, precision, masses, *known)
     return raise_if_failed(plan, plan.result) if throw else plan
+
+
+def aligned(**sides: Any) -> tuple[tuple[str, ...] | None, list[Any]]:
+    """The names of the columns that fits know; and the sides, mixtures in this order where fits know another one.
+
+    Raises:
+        ValueError: If two know different ones, or the order of a family's coordinates cannot be changed.
+    """
+    wanted = next((names for side in sides.values() if (names := getattr(side, "feature_names", None))), None)
+    found = {}
+    for name, side in sides.items():
+        names, turned = getattr(side, "feature_names", None), None
+        if names and names != wanted and sorted(names) == sorted(wanted or ()):
+            mixture = as_mixture(name, side)
+            turned = mixture.components.turned([names.index(one) for one in wanted or ()])
+            turned = None if turned is None else Mixture(mixture.weights, turned)
+        found[name] = side if turned is None else turned
+    return shared_features(**found) or wanted, list(found.values())
 
 
 def shared_features(**sides: Any) -> tuple[str, ...] | None:

@@ -33,7 +33,7 @@ from .._plans.epsilons import EpsilonLike
 from .._plans.groups import flows_between, GroupFlows
 from .._plans.plan import TransportPlan
 from .._plans.relaxations import RelaxationLike
-from .._plans.transport import shared_features, transport
+from .._plans.transport import aligned, transport
 from .lineage import Lineage
 
 
@@ -300,8 +300,8 @@ def trajectory(
         ConvergenceError: If a solve fails; the message says between which times.
     """
     named = [getattr(side, "names", None) for side in mixtures]
-    features = shared_features(**{f"mixtures[{index}]": side for index, side in enumerate(mixtures)})
-    mixtures = tuple(as_mixture(f"mixtures[{index}]", mixture) for index, mixture in enumerate(mixtures))
+    features, sides = aligned(**{f"mixtures[{index}]": side for index, side in enumerate(mixtures)})
+    mixtures = tuple(as_mixture(f"mixtures[{index}]", side) for index, side in enumerate(sides))
     if len(mixtures) < 2:
         raise ValueError(f"`mixtures` must hold at least two mixtures; got {len(mixtures)}.")
     for index, mixture in enumerate(mixtures):

@@ -10,8 +10,11 @@ import scipy.sparse
 import xarray as xr
 
 import omt_expfam as omt
+from families import REGISTRY
 from omt_expfam._base.tables import column_names, in_order, like
-from omt_expfam.families import DiagonalGaussian
+from omt_expfam.families import DiagonalGaussian, Gaussian
+
+from ..cases import components
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((60, 2)) * [1.0, 0.2] + np.repeat([[-4.0, 1.0], [4.0, 1.0]], 30, axis=0)
@@ -89,10 +92,13 @@ def test_names_go_through_files_and_known_groups(plan, tmp_path):
 
 def test_other_columns_are_refused(plan):
     first = FRAMES["pandas"](X)
-    other = omt.mixture_from_labels(turned(first), X[:, 0] > 0, DiagonalGaussian)
+    other = omt.mixture_from_labels(first.rename(columns={"CD3": "CD4", "CD4": "CD8"}), X[:, 0] > 0, DiagonalGaussian)
     fitted = omt.mixture_from_labels(first, X[:, 0] > 0, DiagonalGaussian)
     for call, message in [
-        (lambda: omt.transport(fitted, other), "`target` must be fitted to the columns of `source`.*CD3, CD4; got CD4"),
+        (
+            lambda: omt.transport(fitted, other),
+            "`target` must be fitted to the columns .*CD3, CD4; got CD4, CD8",
+        ),
         (lambda: plan.push_forward(first.rename(columns={"CD4": "CD8"})), "`x` must have the columns .*'CD4' is miss"),
         (lambda: plan.pull_back(first.assign(CD8=0.0)), "`y` must have the columns .*: 'CD8' is none of them"),
         (lambda: plan.transfer(X[:, 0] > 0, X, first[["CD3"]]), "`y` must have the columns .*: 'CD4' is missing"),
@@ -201,6 +207,8 @@ def test_time_courses_keep_names():
     np.testing.assert_array_equal(course.survival(turned(tables[0]), 0, 1), course.survival(X, 0, 1))
     assert isinstance(course.fates(X, 0, 1), jax.Array)
     other = omt.mixture_from_labels(turned(tables[1]), kinds, DiagonalGaussian)
+    assert omt.trajectory([fits[0], other], **SETTINGS).costs.tolist() == course.costs[:1].tolist()
+    other = omt.mixture_from_labels(tables[1].rename(columns={"CD3": "CD8"}), kinds, DiagonalGaussian)
     with pytest.raises(ValueError, match=r"`mixtures\[1\]` must be fitted to the columns of `mixtures\[0\]`"):
         omt.trajectory([fits[0], other])
 
@@ -228,3 +236,25 @@ def test_posteriors_keep_names():
     np.testing.assert_array_equal(draws, plans.sample(jax.random.key(1), X))
     with pytest.raises(ValueError, match="`x` must have the columns that were fitted, CD3, CD4: 'CD4' is missing"):
         plans.push_forward_interval(first[["CD3"]])
+
+
+@pytest.mark.parametrize("case", sorted(REGISTRY))
+def test_fits_of_the_same_columns_in_another_order_are_turned(case):
+    """The law of turned components at turned points is that of the components at the points."""
+    held, _ = components(case, 0, "float32", 3, 2)
+    turned = held.turned([1, 0])
+    assert type(turned) is type(held)
+    points = np.asarray(held.sample(jax.random.key(0), 20))[:, 0]
+    np.testing.assert_allclose(turned.log_prob(points[:, ::-1]), held.log_prob(points), rtol=1e-4, atol=1e-4)
+
+
+def test_transport_turns_the_target(plan):
+    kinds = X[:, 0] > 0
+    source, target = (omt.mixture_from_labels(FRAMES["pandas"](x), kinds, Gaussian) for x in (X, Y))
+    other = omt.mixture_from_labels(turned(FRAMES["polars"](Y)), kinds, Gaussian)
+    expected, found = omt.transport(source, target, **SETTINGS), omt.transport(source, other, **SETTINGS)
+    assert found.feature_names == ("CD3", "CD4")
+    np.testing.assert_allclose(found.weights, expected.weights, rtol=1e-5)
+    np.testing.assert_allclose(found.push_forward(X), expected.push_forward(X), rtol=1e-4)
+    image = found.pull_back(turned(FRAMES["pandas"](Y)))
+    np.testing.assert_allclose(image, expected.pull_back(Y), rtol=1e-4)
