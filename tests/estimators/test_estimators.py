@@ -1,16 +1,19 @@
-"""The estimator, against scikit-learn's own checks and the functions it calls."""
+"""The estimators, against scikit-learn's own checks and the functions it calls."""
+
+import pickle
 
 import jax
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 import omt_expfam as omt
-from omt_expfam.estimators import MixtureTransport
+from omt_expfam.estimators import BrenierTransport, MixtureTransport
 from omt_expfam.families import DiagonalGaussian
 
 # scikit-learn's data and checks are not made for JAX's strict modes.
@@ -128,3 +131,28 @@ def test_parameters_pipelines_and_names():
         model.fit(tables[0], Xt=tables[1].rename(columns={"b": "c"}))
     with pytest.raises(ValueError, match="`Xt` must be given"):
         model.fit(X)
+
+
+# -- the optimal map --------------------------------------------------------------------------------------------------
+
+
+def test_the_optimal_map_is_that_of_its_function():
+    tables = [pd.DataFrame(values, columns=["a", "b"]) for values in (X, XT)]
+    model = BrenierTransport(num_steps=20, random_state=0).set_output(transform="pandas")
+    images = model.fit_transform(tables[0], Xt=tables[1][["b", "a"]])
+    seed = np.random.RandomState(0).randint(2**31 - 1)
+    with jax.enable_x64(True):
+        found = omt.fit_brenier(jax.random.key(int(seed)), X, XT, num_steps=20, feature_names=["a", "b"])
+        np.testing.assert_allclose(images, found.map.push_forward(X), rtol=1e-12)
+    assert list(images.columns) == ["a", "b"]
+    back = model.inverse_transform(images)
+    np.testing.assert_allclose(back, X, atol=1e-4)
+    # The affine map that made the target, from its 150 points.
+    np.testing.assert_allclose(images, XT, atol=0.6)
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.transform(tables[0]), images)
+    assert clone(model).get_params() == model.get_params()
+    with pytest.raises(ValueError, match="`Xt` must be given"):
+        model.fit(X)
+    with pytest.raises(NotFittedError):
+        clone(model).transform(X)

@@ -37,7 +37,7 @@ PACKAGES = {
     "_storage": "families _components _fitting _weights _couplings _plans _time_courses _potentials _posteriors "
     "_posterior_plans _pipelines _files diagnostics",
     "anndata": "_fitting _plans _files _report _storage",
-    "estimators": "families _fitting _plans",
+    "estimators": "families _fitting _plans _potentials",
     "_cli": "families _components _family _fitting _plans _time_courses _potentials _pipelines metrics _files "
     "diagnostics plot _report _storage",
 }
