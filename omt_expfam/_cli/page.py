@@ -1,6 +1,7 @@
 """The command `report`: one HTML page on two data sets and the plan between them."""
 
 import argparse
+import dataclasses
 import os
 import shlex
 from collections.abc import Sequence
@@ -53,6 +54,9 @@ def report_command(arguments: argparse.Namespace) -> Document:
             fits, notes = (found[0][0], found[1][0]), [note for _, note in found]
             epsilons = {name: getattr(arguments, name) for name in ("epsilon_components", "epsilon_weights")}
             plan = transport(*fits, **epsilons, epsilon_scale=arguments.epsilon_scale)
+        columns = sides[0].names.columns
+        if columns and plan.feature_names is None:
+            plan = dataclasses.replace(plan, feature_names=tuple(columns))
         places = [side.places for side in sides]
         titles = _titles([side.path for side in sides])
         options: dict[str, Any] = {

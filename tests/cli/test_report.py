@@ -61,6 +61,7 @@ def test_labeled_groups_are_the_components(capsys):
     assert {row["kind"] for row in document["findings"]} <= {"good", "look", "note"}
     assert set(charts) == {"flows", "points", "map"}
     assert "The labels are the components" in page
+    assert "mean of CD3" in page
     for name, expected in PLACES.items():
         np.testing.assert_allclose(places(charts)[f"{name}.csv"], expected, rtol=1e-5)
     assert "omt-expfam report source.csv target.csv --labels type" in page
