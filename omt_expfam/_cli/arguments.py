@@ -8,6 +8,9 @@ from typing import NoReturn
 
 from .._files.paths import check_extension, check_folder, EXTENSIONS
 
+# Lighter pairs of components are left out of what is printed, unless asked for.
+MIN_WEIGHT = 1e-3
+
 # Ends the program with a message.
 Wrong = Callable[[str], NoReturn]
 
@@ -48,12 +51,16 @@ def candidate(text: str) -> int | tuple[int, int]:
     return count(text) if len(parts) == 1 else (count(parts[0]), count(parts[1]))
 
 
-def number(text: str) -> float:
-    """A finite number."""
+def _number(text: str) -> float:
     try:
-        found = float(text)
+        return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be a number; got {text!r}") from None
+
+
+def number(text: str) -> float:
+    """A finite number."""
+    found = _number(text)
     if not math.isfinite(found):
         raise argparse.ArgumentTypeError(f"must be finite; got {text}")
     return found
@@ -61,10 +68,7 @@ def number(text: str) -> float:
 
 def nonnegative(text: str) -> float:
     """A finite number, at least 0."""
-    try:
-        found = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number; got {text!r}") from None
+    found = _number(text)
     if not (math.isfinite(found) and found >= 0):
         raise argparse.ArgumentTypeError(f"must be finite and at least 0; got {text}")
     return found

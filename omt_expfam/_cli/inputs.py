@@ -35,8 +35,12 @@ def read_table(
 
     # Columns that were asked for are refused where they have no names.
     columns = choose if arguments.columns is None else choose(arguments.columns)
-    array, header, index = arguments.array, arguments.header, arguments.index
-    return read_points(path, array=array, header=header, columns=columns, index=index, groups=groups)
+    return read_points(path, columns=columns, groups=groups, **reading(arguments))
+
+
+def reading(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How tables are read, as options of `read_points`."""
+    return {"array": arguments.array, "header": arguments.header, "index": arguments.index}
 
 
 def check_width(path: str, points: np.ndarray, width: int, other: str) -> None:

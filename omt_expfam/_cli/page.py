@@ -20,14 +20,14 @@ from .._plans.plan import TransportPlan
 from .._plans.transport import transport
 from .._report.report import plotly_library, report
 from .._report.words import findings
+from .arguments import MIN_WEIGHT
 from .commands import fit_points, plan_document
-from .inputs import check_width, columns_of, family_of, load_kind, read_table
+from .inputs import check_width, columns_of, family_of, load_kind, read_table, reading
 from .output import Document, save_page, say_saved
 from .parser import PROG
 
 # Numbers of components that are tried where none is given.
 _MOST = 8
-_MIN_WEIGHT = 1e-3
 
 
 class Side(NamedTuple):
@@ -81,7 +81,7 @@ def report_command(arguments: argparse.Namespace) -> Document:
             "columns": [side.names.columns for side in sides],
             "notes": notes,
             "findings": [dict(zip(("kind", "subject", "text"), row, strict=True)) for row in findings(plan)],
-            **plan_document(plan, _MIN_WEIGHT),
+            **plan_document(plan, MIN_WEIGHT),
         }
 
 
@@ -125,8 +125,7 @@ def _side(arguments: argparse.Namespace, path: str, wanted: Any, other: str, lab
     if wanted is None and arguments.columns is None and drawn:
         # What is drawn at is no feature.
         rest = lambda names: tuple(name for name in names if name not in drawn)
-        options = {"array": arguments.array, "header": arguments.header, "index": arguments.index}
-        points, names = read_points(path, columns=rest, groups=None if own else labels, **options)
+        points, names = read_points(path, columns=rest, groups=None if own else labels, **reading(arguments))
     else:
         points, names = read_table(arguments, path, wanted, other, None if own else labels)
     groups: Any = names.groups
@@ -146,8 +145,7 @@ def _places(arguments: argparse.Namespace, path: str, num: int) -> np.ndarray:
     """Coordinates to draw at: an array of the file, or two columns of it."""
     drawn = _drawn_columns(arguments.embedding)
     if drawn:
-        options = {"array": arguments.array, "header": arguments.header, "index": arguments.index}
-        places, _ = read_points(path, columns=drawn, **options)
+        places, _ = read_points(path, columns=drawn, **reading(arguments))
     else:
         places, _ = read_points(split_name(path)[0], array=arguments.embedding[0])
     if places.shape[0] != num or places.shape[1] < 2:

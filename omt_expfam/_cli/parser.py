@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 import omt_expfam
 
-from .arguments import candidate, count, epsilon, names, nonnegative, number, positive, relaxation, seed
+from .arguments import candidate, count, epsilon, MIN_WEIGHT, names, nonnegative, number, positive, relaxation, seed
 
 PROG = "omt-expfam"
 
@@ -205,7 +205,7 @@ def _add_min_weight(parser: Any) -> None:
     parser.add_argument(
         "--min-weight",
         type=nonnegative,
-        default=1e-3,
+        default=MIN_WEIGHT,
         metavar="W",
         help="leave lighter pairs of components out of the printed table (default: %(default)s)",
     )

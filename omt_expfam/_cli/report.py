@@ -17,6 +17,7 @@ from .._base.results import ConvergenceError
 from .._files.archive import atomic_file
 from .._files.paths import unfinished
 from .._plans.plan import TransportPlan
+from .arguments import MIN_WEIGHT
 from .inputs import check_width, read_table
 from .output import Document
 from .parser import FAMILIES
@@ -111,7 +112,7 @@ def _write(study: Study, scratch: str, say: Callable[[str], None], debug: bool) 
         f"dimensions; regularization {epsilon['epsilon_components']:g} of the component couplings and "
         f"{epsilon['epsilon_weights']:g} of the weights, in squared units of the data. Seed {study.seed}.",
         "## The plan",
-        _code(f"{plan}\n{plan.correspondences(1e-3)}"),
+        _code(f"{plan}\n{plan.correspondences(MIN_WEIGHT)}"),
         _figure(scratch, "plan.png", lambda: plot.coupling(plan)),
     ]
     steps = (

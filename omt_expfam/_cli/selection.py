@@ -7,11 +7,10 @@ import jax
 
 from .._fitting.select import select_num_components
 from .._pipelines.select_plan import select_plan
+from .arguments import MIN_WEIGHT
 from .commands import fit_document, plan_document
 from .inputs import check_width, family_of, read_table
 from .output import Document, save_result, say_saved
-
-_MIN_WEIGHT = 1e-3
 
 
 def select_command(arguments: argparse.Namespace) -> Document:
@@ -74,7 +73,7 @@ def _select_plan(arguments: argparse.Namespace) -> Document:
         "failures": failures,
         "points": [len(x), len(y)],
         "columns": [labels.columns, others.columns],
-        **plan_document(found.plan, _MIN_WEIGHT),
+        **plan_document(found.plan, MIN_WEIGHT),
     }
 
 

@@ -48,18 +48,9 @@ class UnbalancedPair(NamedTuple):
     changes: tuple[Float[Array, ""], Float[Array, ""]]
 
 
-class _Rates(NamedTuple):
-    """k and c of the module's formulas, and the part of 4 / eps^2 that c falls short by."""
-
-    k: tuple[Array, Array]
-    c: tuple[Array, Array]
-    lost: tuple[Array, Array]
-
-
-def _rates(epsilon: Array, prices: tuple[Array, Array]) -> _Rates:
-    k = 2 / (prices[0] + epsilon), 2 / (prices[1] + epsilon)
-    lost = 2 * k[0] / epsilon, 2 * k[1] / epsilon
-    return _Rates(k, (4 / epsilon**2 - lost[0], 4 / epsilon**2 - lost[1]), lost)
+def _rates(epsilon: Array, prices: tuple[Array, Array]) -> tuple[Array, Array]:
+    """K of the module's formulas."""
+    return 2 / (prices[0] + epsilon), 2 / (prices[1] + epsilon)
 
 
 def unbalanced_pair(
@@ -77,13 +68,16 @@ def unbalanced_pair(
         prices: Prices tau of changing the marginals, same units; infinite keeps one.
     """
     (a, b), (cov_a, cov_b) = means, covariances
-    k, c, lost = _rates(epsilon, prices)
+    k = _rates(epsilon, prices)
+    # What c falls short of 4 / eps^2 by, and c of the target.
+    lost = 2 * k[0] / epsilon, 2 * k[1] / epsilon
+    c = 4 / epsilon**2 - lost[1]
     eye = jnp.eye(a.shape[0], dtype=a.dtype)
     narrow_a, narrow_b = _narrowed(cov_a, k[0]), _narrowed(cov_b, k[1])
     root = jnp.linalg.cholesky(narrow_a)
-    inner = _inverse_root(_symmetric(root.T @ narrow_b @ root), 0.5 * (lost[1] - lost[0]), c[1])
+    inner = _inverse_root(_symmetric(root.T @ narrow_b @ root), 0.5 * (lost[1] - lost[0]), c)
     inverse_p = _symmetric(root @ inner @ root.T)
-    inverse_q = _symmetric(jnp.linalg.inv(jnp.linalg.inv(narrow_b) + c[1] * inverse_p))
+    inverse_q = _symmetric(jnp.linalg.inv(jnp.linalg.inv(narrow_b) + c * inverse_p))
     slope = 2 / epsilon * inverse_q
     # How much more precise the marginals are than what was given.
     excess_x, excess_y = k[0] * (eye - slope), k[1] * (eye - 2 / epsilon * inverse_p)
@@ -115,7 +109,7 @@ def between(
         prices: Prices of changing the marginals.
         t: Time from 0 to 1.
     """
-    k = _rates(epsilon, prices).k
+    k = _rates(epsilon, prices)
     (inverse_p, inverse_q), apart = pair.conditionals, pair.apart
     eye = jnp.eye(apart.shape[0], dtype=apart.dtype)
     shares = 1 - t, t

@@ -25,6 +25,10 @@ class Labels(NamedTuple):
     rows: tuple[str, ...] | None = None
     groups: tuple[str | None, ...] | None = None
 
+    def heads(self, num: int) -> tuple[str, ...]:
+        """The names of so many columns: their own, or numbers."""
+        return self.columns or tuple(f"x{number}" for number in range(num))
+
 
 def read_frame(
     path: str, name: str | None, columns: Columns, index: str | None, groups: str | None
@@ -57,7 +61,7 @@ def chosen_columns(columns: Columns, names: tuple[str, ...]) -> tuple[str, ...] 
 def write_parquet(file: IO[bytes], points: np.ndarray, labels: Labels) -> None:
     """Write a table with its names."""
     pandas = _pandas("x.parquet")
-    columns = labels.columns or tuple(f"x{number}" for number in range(points.shape[1]))
+    columns = labels.heads(points.shape[1])
     index: Any = None if labels.rows is None else list(labels.rows)
     frame = pandas.DataFrame(points, index, list(columns))
     if labels.groups is not None:
@@ -72,7 +76,7 @@ def write_annotated(file: IO[bytes], points: np.ndarray, labels: Labels) -> None
     import pandas
 
     rows: Any = list(labels.rows or map(str, range(points.shape[0])))
-    columns: Any = list(labels.columns or (f"x{number}" for number in range(points.shape[1])))
+    columns: Any = list(labels.heads(points.shape[1]))
     known = {} if labels.groups is None else {GROUPS: pandas.Categorical(list(labels.groups))}
     adata = anndata.AnnData(points, pandas.DataFrame(known, rows), pandas.DataFrame(index=columns))
     content = io.BytesIO()

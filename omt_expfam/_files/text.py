@@ -35,7 +35,7 @@ def write_text(file: Any, extension: str, points: np.ndarray, labels: Labels) ->
         return
     text = io.TextIOWrapper(file, encoding="utf-8", newline="")
     writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
-    columns = labels.columns or tuple(f"x{number}" for number in range(points.shape[1]))
+    columns = labels.heads(points.shape[1])
     names = [values for values in (labels.rows, labels.groups) if values is not None]
     heads = [head for head, values in (("", labels.rows), (GROUPS, labels.groups)) if values is not None]
     writer.writerow([*heads, *columns])

@@ -215,9 +215,9 @@ class TransportPlan(eqx.Module):
         given = self.source if self.masses is None else self.masses.source
         if self.couplings.keeps_marginals:
             return on_host(lambda _, member, growth: member @ growth, given.responsibilities(x), self.source_growth)
-        mass = self.mass if self.masses is None else self.mass / self.masses.source_mass
         densities = self._rows()[0].log_prob(x), given.log_prob(x)
-        return on_host(lambda xp, left, there, mass: mass * xp.exp(left - there), *densities, mass)
+        total = self.mass if self.masses is None else self.masses.source_mass
+        return on_host(lambda xp, left, there, *of: of[0] / of[1] * xp.exp(left - there), *densities, self.mass, total)
 
     @reads_tables
     def conditional_covariance(self, x: ArrayLike) -> Float[Array, "n d d"]:

@@ -8,11 +8,11 @@ from .._base.arrays import is_traced
 from .epsilons import choose_epsilons, GIVEN
 
 # A pair is far when it costs so many times what is typical, and it counts when so much of the mass goes there.
-_FAR, _MUCH = 10, 0.05
+_FAR, MUCH = 10, 0.05
 # Costs below this share of the largest are as good as zero.
 _ROUNDING = 1e-6
 # Less than this from independence: nothing can be read from the coupling.
-_LEAST = 0.01
+LEAST = 0.01
 # With a regularization so many times "auto", mass is spread rather than forced.
 _LARGE = 10.0
 # What one coordinate may have of all variance, and the number of dimensions up to which it is looked at.
@@ -47,9 +47,9 @@ def advice(plan: Any) -> list[str]:
     if is_traced(plan):
         return []
     lines = _scales(plan)
-    if min(plan.weights.shape) > 1 and float(plan.independence) > 1 - _LEAST:
+    if min(plan.weights.shape) > 1 and float(plan.independence) > 1 - LEAST:
         lines.append(
-            f"The components are coupled within {_LEAST:.0%} of independence: epsilon_weights is "
+            f"The components are coupled within {LEAST:.0%} of independence: epsilon_weights is "
             f"{float(plan.epsilon_weights):.3g}, large beside differences of their costs. " + _remedy(plan, "weights")
         )
     else:
@@ -57,9 +57,9 @@ def advice(plan: Any) -> list[str]:
     # Of a normal pair, the squared correlation in a typical direction.
     weights, kl = np.asarray(plan.weights, np.float64), np.asarray(plan.component_kl, np.float64)
     within = -np.expm1(-2 * np.sum(weights * np.where(weights > 0, kl, 0)) / (weights.sum() * plan.source.dim))
-    if within < _LEAST:
+    if within < LEAST:
         lines.append(
-            f"Points within pairs are coupled within {_LEAST:.0%} of independence: epsilon_components is "
+            f"Points within pairs are coupled within {LEAST:.0%} of independence: epsilon_components is "
             f"{float(plan.epsilon_components):.3g}, large beside the variances of components. "
             + _remedy(plan, "components")
         )
@@ -74,10 +74,8 @@ def far_pairs(plan: Any) -> list[str]:
     if float(plan.epsilon_weights) > _LARGE * auto:
         return []
     weights, costs = np.asarray(plan.weights, np.float64), np.asarray(plan.component_costs, np.float64)
-    typical = typical_cost(weights, costs)
-    far = far_from(typical, costs)
-    share = weights[far].sum()
-    if share < _MUCH:
+    share = far_share(weights, costs)
+    if share < MUCH:
         return []
     price = likely_price(weights, costs, auto)
     return [
@@ -96,6 +94,11 @@ def typical_cost(weights: np.ndarray, costs: np.ndarray) -> float:
 def far_from(typical: float, costs: np.ndarray) -> np.ndarray:
     """The pairs that cost many times what is typical."""
     return costs > max(_FAR * typical, _ROUNDING * costs.max())
+
+
+def far_share(weights: np.ndarray, costs: np.ndarray) -> float:
+    """The part of the mass that goes over such pairs."""
+    return float(weights[far_from(typical_cost(weights, costs), costs)].sum())
 
 
 def likely_price(weights: np.ndarray, costs: np.ndarray, least: float) -> float:

@@ -60,8 +60,9 @@ def posterior_from_numpyro(
         raise TypeError(f"`reference` must be a Mixture; got {type(reference).__name__}.")
     num_chains = as_count("num_chains", num_chains)
     if isinstance(run, Mapping) and group_by_chain:
-        run, num_chains = _chains_in_line(run, num_chains)
-    sites, statistics, method, is_chain = _read(run, num_chains, key, num_samples)
+        sites, statistics, method, is_chain = _read_chains(run, num_chains)
+    else:
+        sites, statistics, method, is_chain = _read(run, num_chains, key, num_samples)
     num_chains = next(iter(sites.values())).shape[0]
     flat = jax.device_put(stack_chains(sites))
     with relaxed():
@@ -138,17 +139,17 @@ def _read_arviz(run: Any) -> tuple[dict[str, Any], dict[str, Any], str, bool]:
     return sites, statistics, "given draws", next(iter(sites.values())).shape[0] > 1
 
 
-def _chains_in_line(run: Mapping, num_chains: int) -> tuple[dict[str, np.ndarray], int]:
-    """Draws of chains one after the other, and the number of chains."""
+def _read_chains(run: Mapping, num_chains: int) -> tuple[dict[str, Any], dict[str, Any], str, bool]:
+    """What `_read` says, of draws by name that are grouped by chain."""
     arrays = {name: np.asarray(values) for name, values in run.items()}
     leading = {values.shape[:2] for values in arrays.values()}
     if len(leading) != 1 or len(next(iter(leading))) != 2:
         shapes = ", ".join(map(str, sorted(leading)))
         raise ValueError(f"`run` must hold chains and draws of every site, [C, S, ...]; leading axes are {shapes}.")
-    ((chains, num),) = leading
+    ((chains, _),) = leading
     if num_chains not in (1, chains):
         raise ValueError(f"`num_chains` must be left out, or {chains} as in `run`; got {num_chains}.")
-    return {name: values.reshape(chains * num, *values.shape[2:]) for name, values in arrays.items()}, chains
+    return jax.device_put(arrays), {}, "given draws", chains > 1
 
 
 def _check_function(mixture: Callable, sites: dict[str, Array]) -> None:

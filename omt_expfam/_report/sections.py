@@ -11,6 +11,7 @@ import omt_expfam
 
 from .._base.arrays import spread_indices
 from .._fitting.fit import Fit
+from .._plans.correspondences import as_texts
 from .._plans.groups import group_shares
 from .._plans.plan import TransportPlan
 from ..plot._embedding import Places
@@ -55,8 +56,7 @@ class Story(NamedTuple):
     def names(self) -> list[tuple[str, ...]]:
         """Names of the components of both sides: their own, or numbers."""
         sizes = self.plan.weights.shape
-        known = zip(self.plan.component_names, sizes, strict=True)
-        return [tuple(map(str, range(size))) if own is None else tuple(own) for own, size in known]
+        return [as_texts(own, size) for own, size in zip(self.plan.component_names, sizes, strict=True)]
 
     @property
     def colors(self) -> list[list[str]]:

@@ -7,7 +7,7 @@ from .._couplings.gaussian import GaussianCouplings
 from .._couplings.product import ProductCouplings
 from .._plans.epsilons import COMPONENTS_SHARE, GIVEN, WEIGHTS_SHARE
 from .._plans.plan import TransportPlan
-from .._plans.summary import advice, far_from, typical_cost
+from .._plans.summary import advice, far_share, LEAST, MUCH
 from .._plans.transport import transport
 
 # A marginal error beyond the first number, a coupling that other regularizations move by more than the second, and
@@ -75,7 +75,7 @@ def _independence(plan: TransportPlan) -> Finding:
         return "note", "Independence", "With one component on a side there is nothing to couple: all mass goes there."
     share = float(plan.independence)
     said = f"{share:.0%} of the way from one-to-one (0%) to independence of both sides (100%)."
-    if share > 0.99:
+    if share > 1 - LEAST:
         return "look", "Independence", f"{said} Nothing can be read from the coupling of the components."
     if share > 0.5:
         return "note", "Independence", f"{said} Components are shared among many; read shares, not single arrows."
@@ -91,11 +91,11 @@ def _far(plan: TransportPlan) -> list[Finding]:
         )
         return [("note", "Masses", text)]
     weights, costs = np.asarray(plan.weights, np.float64), np.asarray(plan.component_costs, np.float64)
-    share = float(weights[far_from(typical_cost(weights, costs), costs)].sum())
+    share = far_share(weights, costs)
     text = f"{share:.0%} of the mass goes over pairs of more than ten times the typical cost."
-    if share >= 0.05:
+    if share >= MUCH:
         text += " Have shares of groups changed? Then relax the masses (source_relaxation, target_relaxation)."
-    return [("look" if share >= 0.05 else "good", "Far pairs", text)]
+    return [("look" if share >= MUCH else "good", "Far pairs", text)]
 
 
 def _unique(plan: TransportPlan) -> Finding:

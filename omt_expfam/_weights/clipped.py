@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -270,8 +271,8 @@ def _newton(problem: _Problem, stop: Stop) -> Stop:
     steps = solved(jnp.zeros_like(free))
     # Columns that would leave their bound alone but that all others push against it stay there.
     held = free & (jnp.where(steps[0] > 0, high, -low) <= 0)
-    held = jax.lax.cond(held.any(), lambda: solved(held)[:2], lambda: steps[:2])
-    steps = jnp.concatenate([steps, held])
+    again = jax.lax.cond(held.any(), lambda: solved(held)[:2], lambda: steps[:2])
+    steps = jnp.concatenate([steps, again])
     # As far as the first bound, for those that are not at one.
     room = jnp.where(steps > 0, high[None, :], -low[None, :]) / jnp.maximum(jnp.abs(steps), jnp.finfo(tau.dtype).tiny)
     part = jnp.min(jnp.where(free[None, :] & (steps != 0), room, jnp.inf), axis=1)
@@ -287,7 +288,8 @@ def _newton(problem: _Problem, stop: Stop) -> Stop:
         return jnp.where(jnp.dot(gradient, d) > 0, problem.error(moved(d, level)), jnp.inf)
 
     # Where a column is at its bound, Newton's own step knows the level.
-    level = jnp.isin(jnp.arange(len(directions)), jnp.array([0, 1, 4, 5, 6, 7, 10, 11]), invert=True) | free.all()
+    knows = np.array([True, True, False, False, True, True])
+    level = jnp.asarray(~np.concatenate([knows, knows, [False]])) | free.all()
     errors = jax.vmap(outcome)(directions, level)
     best = jnp.argmin(errors)
     quick = errors[best] < 0.5 * stop.least
