@@ -48,6 +48,7 @@ from ._potentials.annealing import Annealing as Annealing
 from ._potentials.blend import BlendedPotential as BlendedPotential
 from ._potentials.fit import fit_brenier as fit_brenier
 from ._potentials.fitted import BrenierFit as BrenierFit
+from ._potentials.group_penalty import GroupPenalty as GroupPenalty
 from ._potentials.interface import AbstractPotential as AbstractPotential
 from ._potentials.low_rank import LowRankNetwork as LowRankNetwork
 from ._potentials.map import BrenierMap as BrenierMap

@@ -13,6 +13,7 @@ from .._screening.screen import Features, Screen
 from .blend import BlendedPotential
 from .ensemble import fit_ensemble, Wanted
 from .fitted import BrenierFit
+from .group_penalty import GroupPenalty
 from .interface import AbstractPotential
 from .penalties import as_penalty, SmoothedL0
 from .recipe import recipe
@@ -62,13 +63,14 @@ def fit_brenier(
             ``start``: a readable blend of affine maps, which suits few dimensions.
         sparsity: What moving costs, so that few coordinates do: `L1`, `STVS`, `SmoothedL0`, or any function of the
             displacement T(x) - x of one point, or `Penalty` of one and a strength. Its mean over source points, in the
-            points' own units, is added to the semi-dual, which is in units of half a squared distance. Or `Screen` or
-            `Features`, which select features: all others are left exactly as they are. Those are moved one by one by
-            monotone maps; where they depend on each other in another way afterwards, or ``num_steps`` is given, with a
-            network beside these, if that improves the dual value of held-out points. With
-            `Screen(per_component=True)` every component of the ``start`` has a map of its own (`GatedMap`).
+            points' own units, is added to the semi-dual, which is in units of half a squared distance. Or `Screen`,
+            `GroupPenalty` or `Features`, which select features: all others are left exactly as they are. Those are
+            moved one by one by monotone maps; where they depend on each other in another way afterwards, or
+            ``num_steps`` is given, with a network beside these, if that improves the dual value of held-out points.
+            With `Screen(per_component=True)` every component of the ``start`` has a map of its own (`GatedMap`).
         max_moved: How many coordinates of a point may move, on average over source points (or each of them, see
-            `Annealing`): the strength of the ``sparsity``, by default `SmoothedL0`, is searched for in training.
+            `Annealing`): the strength of the ``sparsity``, by default `SmoothedL0`, is searched for in training. With
+            a `GroupPenalty`, how many features may be selected.
         moved_threshold: What counts as moved, in units of the points.
         feature_names: Names of the columns; by default those of ``x`` where it is a table.
         source_weight: Nonnegative weights of the source points, shape ``[n0]``.
@@ -94,7 +96,7 @@ def fit_brenier(
             map moves more than ``max_moved`` coordinates, and ``throw`` is true.
     """
     key = as_key(key)
-    selects = isinstance(sparsity, Screen | Features)
+    selects = isinstance(sparsity, Screen | Features | GroupPenalty)
     if max_moved is not None and sparsity is None:
         sparsity = SmoothedL0("annealed")
     penalty = None if sparsity is None or selects else as_penalty(sparsity)
@@ -105,7 +107,7 @@ def fit_brenier(
     names = read_names(feature_names, x, source.points.shape[1])
     dim = source.points.shape[1]
     if max_moved is not None:
-        _check_most(max_moved, dim, selects)
+        _check_most(max_moved, dim, sparsity)
     if potential is BlendedPotential and start is None:
         raise ValueError("`start` must be a plan where `potential` is BlendedPotential; got None.")
     if not (potential is None or potential is BlendedPotential or isinstance(potential, AbstractPotential)):
@@ -131,8 +133,8 @@ def fit_brenier(
     rng = host_generator(key)
     most = None if max_moved is None else float(max_moved)
     wanted = Wanted(potential, start, penalty, threshold, names, dtype, progress, most)
-    if isinstance(sparsity, Screen | Features):
-        _check_selects(sparsity, potential, start, source, target, num_target_members, num_steps)
+    if isinstance(sparsity, Screen | Features | GroupPenalty):
+        _check_selects(sparsity, potential, start, source, target, num_target_members, num_steps, most)
         fitted = fit_selected(rng, source, target, sparsity, wanted, given)
     else:
         fitted = fit_ensemble(rng, source, target, chosen, wanted)
@@ -148,12 +150,15 @@ def _check_selects(
     target: Sample,
     num_target_members: int | None,
     num_steps: Any,
+    most: float | None,
 ) -> None:
     """Refuse what does not go with a selection of features."""
     if potential is not None:
         raise ValueError("`potential` must be None where `sparsity` selects features: it would see all of them.")
     if num_target_members:
         raise ValueError(f"`num_target_members` must be 0 with a `sparsity`; got {num_target_members}.")
+    if isinstance(sparsity, GroupPenalty) and sparsity.strength is None and most is None:
+        raise ValueError("`strength` of a GroupPenalty must be given where `max_moved` is not; got None.")
     if isinstance(sparsity, Screen):
         for name, side in (("source_weight", source), ("target_weight", target)):
             if side.weight is not None:
@@ -164,12 +169,14 @@ def _check_selects(
             raise ValueError("`num_steps` must be None with `Screen(per_component=True)`, whose maps are not trained.")
 
 
-def _check_most(max_moved: Any, dim: int, selects: bool) -> None:
+def _check_most(max_moved: Any, dim: int, sparsity: Any) -> None:
     """Refuse a number of coordinates that none, or any, map respects."""
-    if selects:
+    if isinstance(sparsity, Screen | Features):
         raise ValueError("`max_moved` must be None where `sparsity` selects features; it belongs to a penalty.")
     if not 0 < float(as_scalar("max_moved", max_moved, strict=True)) < dim:
         raise ValueError(f"`max_moved` must be less than the {dim} coordinates of a point; got {max_moved:g}.")
+    if isinstance(sparsity, GroupPenalty) and float(max_moved) < 1:
+        raise ValueError(f"`max_moved` must be at least 1 with a GroupPenalty; got {max_moved:g}.")
 
 
 def _may_return(result: Any) -> bool:

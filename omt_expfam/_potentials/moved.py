@@ -24,7 +24,7 @@ class MovedFeatures(eqx.Module):
         mean: The mean displacement.
         low: The lower end of the 95 % confidence interval of the mean displacement, from the spread of both samples.
         high: The upper end.
-        p: The p-value that selected the feature, adjusted for the number of tests; NaN where features were given.
+        p: The p-value that selected the feature, adjusted for the number of tests; NaN where none was tested.
         advice: What to think of before the table is believed; empty if nothing.
         frequency: The share of random halves of the points that select the feature; ``None`` where none were tried.
     """
@@ -107,7 +107,7 @@ def _rows(table: MovedFeatures, order: Any, frequency: Any, most: int = _MOST_RO
     for j in order[:most]:
         share, mean, low, high, p = (float(host[name][j]) for name in ("share", "mean", "low", "high", "p"))
         line = f"{table.names[j]:<{width}}  {share:>5.0%}   {mean:>+17.4g}     [{low:>+8.4g}, {high:>+8.4g}]"
-        line = f"{line}  {'given' if np.isnan(p) else f'{p:.2g}':>10}"
+        line = f"{line}  {'no test' if np.isnan(p) else f'{p:.2g}':>10}"
         lines.append(line if frequency is None else f"{line}  {float(np.asarray(frequency)[j]):>8.0%}")
     if len(order) > most:
         lines.append(f"and {len(order) - most} more")

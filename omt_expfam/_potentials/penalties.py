@@ -122,5 +122,5 @@ def as_penalty(value: Any) -> AbstractPenalty:
     given = value.__name__ if isinstance(value, type) else type(value).__name__
     raise TypeError(
         "`sparsity` must be L1, STVS, SmoothedL0 or Penalty with a strength, a function of a displacement, Screen, "
-        f"Features or None; got {given}."
+        f"GroupPenalty, Features or None; got {given}."
     )

@@ -13,6 +13,7 @@ from .._screening.pairs import pair_p
 from .._screening.screen import Features, Screen, screen, Screening
 from .ensemble import fit_ensemble, fit_separable, share_moved, Wanted
 from .fitted import BrenierFit
+from .group_penalty import choose_features, GroupPenalty
 from .line import axes_line
 from .map import BrenierMap
 from .members import Members
@@ -40,7 +41,7 @@ def fit_selected(
     rng: np.random.Generator,
     source: Sample,
     target: Sample,
-    settings: Screen | Features,
+    settings: Screen | Features | GroupPenalty,
     wanted: Wanted,
     given: dict[str, Any],
 ) -> BrenierFit:
@@ -57,10 +58,13 @@ def fit_selected(
     if isinstance(settings, Screen) and settings.per_component:
         return fit_components(rng, source, target, settings, wanted)
     dim = source.points.shape[1]
-    found = None
+    found = chosen = None
     if isinstance(settings, Screen):
         found = screen(settings, source.points, target.points, rng)
         index = np.asarray(found.selected)
+    elif isinstance(settings, GroupPenalty):
+        chosen = choose_features(rng, source, target, settings, wanted.max_moved)
+        index, wanted = chosen.index, wanted._replace(max_moved=None)
     else:
         index = settings.index(wanted.names, dim)
     weights = source.weight, target.weight
@@ -76,13 +80,17 @@ def fit_selected(
         inner = fit_separable(rng, first, second, wanted)
     else:
         told = _DEFAULTS | {name: value for name, value in given.items() if value is not None}
-        chosen = recipe(min(len(first.points), len(second.points)), len(index), **told)
+        how = recipe(min(len(first.points), len(second.points)), len(index), **told)
         if wanted.start is not None:
             # Plans are of all features.
             starts = np.asarray(wanted.start.pull_back(target.points), np.float64)[:, index]
             second = second._replace(starts=starts)
-        inner = fit_ensemble(rng, first, second, chosen, wanted._replace(potential=SeparablePotential))
-    return _whole(inner, source, target, index, found, wanted)
+        inner = fit_ensemble(rng, first, second, how, wanted._replace(potential=SeparablePotential))
+    if chosen is not None:
+        inner = dataclasses.replace(inner, strength=chosen.strength, path=chosen.path)
+    often = None if found is None else found.frequency
+    often = often if chosen is None else chosen.frequency
+    return _whole(inner, source, target, index, found, often, wanted)
 
 
 def _depends(source: Sample, target: Sample) -> bool:
@@ -96,7 +104,13 @@ def _depends(source: Sample, target: Sample) -> bool:
 
 
 def _whole(
-    inner: BrenierFit, source: Sample, target: Sample, index: np.ndarray, found: Screening | None, wanted: Wanted
+    inner: BrenierFit,
+    source: Sample,
+    target: Sample,
+    index: np.ndarray,
+    found: Screening | None,
+    frequency: Any,
+    wanted: Wanted,
 ) -> BrenierFit:
     """The fit of selected features as one of all."""
     dim, dtype = source.points.shape[1], wanted.dtype
@@ -115,7 +129,7 @@ def _whole(
     low, high = mean - INTERVAL * error, mean + INTERVAL * error
     numbers: Any = [to_jax(value, dtype) for value in (moved, mean, low, high, p)]
     advice = "" if found is None else found.advice
-    often = None if found is None or found.frequency is None else to_jax(np.asarray(found.frequency), dtype)
+    often = None if frequency is None else to_jax(np.asarray(frequency), dtype)
     columns: Any = [names, to_jax(chosen), *numbers, advice, often]
     table = MovedFeatures(*columns)
     return dataclasses.replace(inner, map=whole, moved=numbers[0], features=table)

@@ -106,7 +106,7 @@ def features(
     """
     table = fit.features if isinstance(fit, BrenierFit) else fit
     if table is None or not len(table.order):
-        what = "no table of features: `sparsity` was no Screen and no Features" if table is None else "no such feature"
+        what = "no table of features: `sparsity` selected none" if table is None else "no such feature"
         raise ValueError(f"`fit` must have selected features; it has {what}.")
     order = table.order[: as_count("most", most)]
     panel, rows = axes_or_new(ax), np.arange(len(order))
