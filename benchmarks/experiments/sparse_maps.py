@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 import omt_expfam as omt
+from benchmarks.experiments.sparse_cells import divergence
 from omt_expfam.families import DiagonalGaussian
 
 
@@ -27,21 +28,33 @@ class Cells:
 
     def draw(self, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Cells before and after, the genes that respond, and what cells before would be after."""
+        moved, (x, truth), (_, y) = self._draw(seed, (self.num_points, self.num_points))
+        return x, y, moved, truth
+
+    def draw_fresh(self, seed: int, num_points: int) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+        """More cells of the same kind, twice: before, what these would be after, and others after."""
+        nums = (self.num_points, self.num_points, *[num_points] * 4)
+        _, _, _, *sides = self._draw(seed, nums)
+        return [x for x, _ in sides[:2]], [image for _, image in sides[:2]], [image for _, image in sides[2:]]
+
+    def _draw(self, seed: int, nums: tuple[int, ...]) -> list[Any]:
+        """The genes that respond; and groups of cells before, and what they would be after."""
         rng = np.random.default_rng([self.dim, seed])
         factors = 0.3 * rng.standard_normal((10, self.dim))
-        x, y = (
-            rng.standard_normal((self.num_points, 10)) @ factors + rng.standard_normal((self.num_points, self.dim))
-            for _ in range(2)
-        )
+        groups = [self._cells(rng, factors, num) for num in nums[:2]]
         moved = np.sort(rng.choice(self.dim, self.num_moved, replace=False))
         size = rng.uniform(*self.effects, self.num_moved)
         sign = rng.choice([-1, 1], self.num_moved)
-        images = []
-        for points in (x, y):
+        groups += [self._cells(rng, factors, num) for num in nums[2:]]
+        found: list[Any] = [moved]
+        for points in groups:
             image = points.copy()
             image[:, moved] += size * (sign + 0.2 * np.tanh(points[:, moved]))
-            images.append(image.astype(np.float32))
-        return x.astype(np.float32), images[1], moved, images[0]
+            found.append((points.astype(np.float32), image.astype(np.float32)))
+        return found
+
+    def _cells(self, rng: np.random.Generator, factors: np.ndarray, num: int) -> np.ndarray:
+        return rng.standard_normal((num, 10)) @ factors + rng.standard_normal((num, self.dim))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,26 +97,47 @@ FULL = (
     Cells("weak", 3000, 300, 20, (0.1, 0.3)),
 )
 MORE = omt.Screen(adjust="composition", control="discoveries")
+# Cells of either side that judge, twice; and the strength of a group penalty, just above what chance reaches.
+JUDGES, STRENGTH = 1000, 0.14
 SMALL = (Cells("strong", 300, 30, 3, (1.0, 2.5)),)
 
 
-def run_one(cells: Cells, settings: omt.Screen, seed: int) -> dict[str, Any]:
-    """What a screened map moves."""
+def run_one(cells: Cells, sparsity: Any, seed: int, max_moved: int | None = None) -> dict[str, Any]:
+    """What a map of selected features moves, and how far its images of unseen cells are from others."""
     x, y, moved, truth = cells.draw(seed)
     begin = time.process_time()
-    fit = omt.fit_brenier(jax.random.key(seed), x, y, sparsity=settings, progress=False)
+    fit = omt.fit_brenier(jax.random.key(seed), x, y, sparsity=sparsity, max_moved=max_moved, progress=False)
     images = np.asarray(fit.map.push_forward(x))
     seconds = time.process_time() - begin
     each = np.abs(images - x) > 1e-2
     found = np.flatnonzero(each.mean(axis=0) > 0.5)
     right = len(np.intersect1d(found, moved))
+    before, after, others = cells.draw_fresh(seed, min(JUDGES, cells.num_points // 2))
+    mapped = [np.asarray(fit.map.push_forward(part)) for part in before]
     return {
         "moved": each.sum(axis=1).mean(),
         "precision": right / max(len(found), 1),
         "recall": right / len(moved),
         "error": 100 * np.sum((images - truth) ** 2) / np.sum((truth - x) ** 2),
+        "divergence": divergence(*mapped, *others),
+        "of the truth": divergence(*after, *others),
         "seconds": seconds,
     }
+
+
+def ways(cells: Cells) -> list[tuple[str, str, Any, int | None]]:
+    """How features are selected: name, setting, sparsity, and how many at most."""
+    found: list[tuple[str, str, Any, int | None]] = [
+        ("Screen", "", omt.Screen(), None),
+        ("Screen", "composition", omt.Screen(adjust="composition"), None),
+    ]
+    if cells.name == "weak":
+        found.append(("Screen", "composition, discoveries", MORE, None))
+    return [
+        *found,
+        ("GroupPenalty", f"{STRENGTH:g}", omt.GroupPenalty(STRENGTH), None),
+        ("GroupPenalty", "as many as respond", omt.GroupPenalty(), cells.num_moved),
+    ]
 
 
 def run_types(types: Types, seed: int) -> dict[str, float]:
@@ -143,27 +177,24 @@ def screened(x: np.ndarray, y: np.ndarray, adjust: str | None) -> omt.BrenierFit
 def experiment(options: argparse.Namespace, results: Results) -> None:
     studies = SMALL if options.quick else FULL
     seeds = options.seeds or (1 if options.quick else 5)
-    form = {"moved": ".1f", "precision": ".3f", "recall": ".3f", "error": ".2f", "seconds": ".0f"}
+    form = {
+        "moved": ".1f",
+        "precision": ".3f",
+        "recall": ".3f",
+        "error": ".2f",
+        "divergence": ".2f",
+        "of the truth": ".2f",
+    }
+    form["seconds"] = ".0f"
     lines = []
     for cells in studies:
-        for settings in (omt.Screen(), omt.Screen(adjust="composition"), MORE)[: 3 if cells.name == "weak" else 2]:
-            rows = [run_one(cells, settings, seed) for seed in tqdm(range(seeds), desc=cells.name, disable=None)]
-            texts = [mean_and_deviation([row[name] for row in rows], text) for name, text in form.items()]
-            asked = [settings.adjust or "none", settings.control]
-            lines.append([cells.name, cells.dim, cells.num_moved, *asked, *texts])
-    header = [
-        "effects",
-        "d",
-        "genes that respond",
-        "adjust",
-        "control",
-        "moved",
-        "precision",
-        "recall",
-        "error, %",
-        "CPU s",
-    ]
-    results.table("", header, lines)
+        for name, setting, sparsity, most in ways(cells):
+            rows = [run_one(cells, sparsity, seed, most) for seed in tqdm(range(seeds), desc=cells.name, disable=None)]
+            texts = [mean_and_deviation([row[key] for row in rows], text) for key, text in form.items()]
+            beyond = mean_and_deviation([row["divergence"] - row["of the truth"] for row in rows], ".2f")
+            lines.append([cells.name, cells.dim, cells.num_moved, name, setting, *texts[:-1], beyond, texts[-1]])
+    header = ["effects", "d", "genes that respond", "selection", "setting", "moved", "precision", "recall", "error, %"]
+    results.table("", [*header, "divergence", "the truth's", "difference", "CPU s"], lines)
     dim = 40 if options.quick else 300
     types = Types(300 if options.quick else 3000, dim, 4 if options.quick else 20)
     rows = [run_types(types, seed) for seed in range(seeds)]

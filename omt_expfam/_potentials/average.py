@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .._base.results import RESULTS
-from .conjugate import conjugate_point, norm, stationary_point
+from .conjugate import conjugate_point, norm, stationary_point, whitened_size
 from .interface import AbstractPotential
 from .line import StraightLine
 from .members import Members
@@ -179,7 +179,7 @@ class Average(eqx.Module):
         if self.target is None and self.source is not None and _knows_better(self.source):
             begin = jnp.mean(eqx.filter_vmap(lambda member: member.near_conjugate(inner))(self.source), axis=0)
         start = jnp.concatenate([begin, jnp.tile(root * inner, num)])
-        found = stationary_point(field, start, norm(inner), tolerance, max_steps)
+        found = stationary_point(field, start, whitened_size(inner), tolerance, max_steps)
         x, z = found.point[:dim], found.point[dim:].reshape(num, dim) / root
         rest, others = norm(found.rest[:dim]), jax.vmap(norm)(found.rest[dim:].reshape(num, dim))
         value = x @ inner

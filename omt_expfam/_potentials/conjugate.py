@@ -87,7 +87,15 @@ def conjugate_point(
     max_steps: int = MAX_STEPS,
 ) -> StationaryPoint:
     """The point that the gradient of a strongly convex potential sends to ``y``; see `stationary_point`."""
-    return stationary_point(lambda x: gradient(x) - y, start, norm(y), tolerance, max_steps)
+    return stationary_point(lambda x: gradient(x) - y, start, whitened_size(y), tolerance, max_steps)
+
+
+def whitened_size(y: Float[Array, " d"]) -> Float[Array, ""]:
+    """The size of what cancels in y - grad phi(x): in whitened coordinates, whose variances are one on average.
+
+    A point nearer to the origin than one is still the difference of terms of that size.
+    """
+    return jnp.maximum(norm(y), 1)
 
 
 def stationary_point(

@@ -214,3 +214,13 @@ def test_features_that_few_points_have_are_not_stretched():
     assert images[:, rare].min() > -0.5
     matrix = np.asarray(found.map.jacobian(np.full((1, 16), 50, np.float32)))[0]
     np.testing.assert_allclose(matrix, np.eye(16), atol=1e-4)
+
+
+@pytest.mark.parametrize("feature", [2, 9])
+def test_a_feature_alone_has_a_way_back(feature):
+    """Points whose one coordinate is nearly zero, where it is the difference of terms that are not."""
+    x, y = samples()
+    found = omt.fit_brenier(jax.random.key(0), x, y, sparsity=omt.Features([feature]), progress=False)
+    back = np.asarray(found.map.pull_back(y))
+    np.testing.assert_allclose(found.map.push_forward(back), y, atol=1e-4)
+    np.testing.assert_array_equal(np.delete(back, feature, axis=1), np.delete(y, feature, axis=1))
