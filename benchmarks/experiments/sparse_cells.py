@@ -15,6 +15,7 @@ from ott.problems.linear import linear_problem
 from ott.solvers.linear import sinkhorn
 from scipy.spatial.distance import cdist
 from sklearn.covariance import LedoitWolf
+from sklearn.metrics.pairwise import euclidean_distances
 from tqdm import tqdm
 
 import omt_expfam as omt
@@ -115,7 +116,7 @@ def divergence(first: np.ndarray, second: np.ndarray, y: np.ndarray, other: np.n
     """OT(T1, Y1) - OT(T1, T2) / 2 - OT(Y1, Y2) / 2 of independent samples of equal size, squared distance, unbiased."""
 
     def cost(a: np.ndarray, b: np.ndarray) -> float:
-        value: Any = ot.emd2([], [], cdist(a, b, "sqeuclidean"))
+        value: Any = ot.emd2([], [], euclidean_distances(a.astype(float), b.astype(float), squared=True))
         return float(value)
 
     return cost(first, y) - cost(first, second) / 2 - cost(y, other) / 2

@@ -100,6 +100,8 @@ class StrengthPath(eqx.Module):
         err: Err: how far images are from targets, relative to the points themselves.
         moved: How many coordinates move: of a point on average, or of the point that moves most where each counts.
         accepted: Whether training went on with it.
+        error: With a `GroupPenalty`, by how much derivatives miss the conditions of a minimum, over the strength, the
+            most of all features; ``None`` with other penalties.
     """
 
     strength: Float[Array, " rounds"]
@@ -107,6 +109,7 @@ class StrengthPath(eqx.Module):
     err: Float[Array, " rounds"]
     moved: Float[Array, " rounds"]
     accepted: Bool[Array, " rounds"]
+    error: Float[Array, " rounds"] | None = None
 
     def evaluation(self, tradeoff: float = 0.5) -> Float[np.ndarray, " rounds"]:
         """Eval, which is a Spa + (1 - a) Err, of each round."""

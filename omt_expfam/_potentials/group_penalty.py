@@ -77,6 +77,7 @@ class _Round(NamedTuple):
     index: np.ndarray
     spa: float
     err: float
+    error: float
 
 
 def choose_features(
@@ -116,9 +117,10 @@ def choose_features(
         count = np.bincount(np.concatenate([one.index for one in halves]), minlength=source.points.shape[1])
         frequency = count / settings.num_resamples
     accepted = np.array([len(one.index) <= limit for one in rounds])
-    columns = [[one.strength, one.spa, one.err, len(one.index)] for one in rounds]
-    numbers: Any = [to_jax(np.array(column, np.float32)) for column in zip(*columns, strict=True)] + [to_jax(accepted)]
-    return Chosen(best.index, best.strength, StrengthPath(*numbers), frequency)
+    columns = [[one.strength, one.spa, one.err, len(one.index), one.error] for one in rounds]
+    strength, spa, err, moved, error = (to_jax(np.array(column, np.float32)) for column in zip(*columns, strict=True))
+    path = StrengthPath(strength, spa, err, moved, to_jax(accepted), error)
+    return Chosen(best.index, best.strength, path, frequency)
 
 
 def _best(rounds: list[_Round], limit: float) -> _Round:
@@ -177,20 +179,20 @@ class _Descent:
     def at(self, strength: float) -> _Round:
         """Proximal steps from where the last ones ended, of the features whose conditions ask for it."""
         seen = np.flatnonzero((lengths(self._numbers.rows) > 0) | (self._scores > strength))
-        images = self._x[:, seen]
+        images, error = self._descend(seen, strength)
         for _ in range(_ROUNDS):
-            images = self._descend(seen, strength)
             more = np.flatnonzero(self._scores > _SLACK * strength)
             if not len(np.setdiff1d(more, seen)):
                 break
             seen = np.union1d(seen, more)
+            images, error = self._descend(seen, strength)
         moved = images - self._x[:, seen]
         spa = float(np.sum(self._shares[0] @ np.abs(moved))) / (self._units[0] or 1.0)
         err = self._sliced(self._projected[0] + moved @ self._directions[seen]) / (self._units[1] or 1.0)
-        return _Round(strength, np.flatnonzero(lengths(self._numbers.rows) > 0), spa, err)
+        return _Round(strength, np.flatnonzero(lengths(self._numbers.rows) > 0), spa, err, error / strength)
 
-    def _descend(self, seen: np.ndarray, strength: float) -> np.ndarray:
-        """Steps of some features; the images of source points."""
+    def _descend(self, seen: np.ndarray, strength: float) -> tuple[np.ndarray, float]:
+        """Steps of some features; the images of source points, and by how much conditions are missed."""
         num, size = len(seen), max(_FEWEST, power_of_two(len(seen)))
         rows = self._numbers.rows[seen]
         rows = np.where(np.any(rows != 0, axis=1, keepdims=True), rows, self._seeds[seen])
@@ -208,7 +210,7 @@ class _Descent:
         self._conjugates[:, seen] = np.asarray(found.conjugates)[: len(self._y), :num]
         of_x, of_y = np.asarray(found.of_x)[: len(self._x)], np.asarray(found.of_y)[: len(self._y)]
         self._scores = slopes_at_rest(self._x, self._y, *self._shares, of_x, of_y)
-        return np.asarray(found.images)[: len(self._x), :num]
+        return np.asarray(found.images)[: len(self._x), :num], float(found.error)
 
     def _sliced(self, images: np.ndarray) -> float:
         """The sliced Wasserstein-2 distance to the target, of projected points."""

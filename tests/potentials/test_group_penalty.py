@@ -165,6 +165,7 @@ def test_the_path_goes_from_nothing_to_the_strength(fit):
     assert (np.diff(path.moved) >= 0).all()
     assert (np.diff(path.spa) >= 0).all()
     assert (np.diff(path.err) <= 0).all()
+    assert (np.asarray(path.error) < 0.1).all()
     np.testing.assert_allclose([path.spa[0], path.err[0]], [0, 1], atol=1e-6)
     # The largest strength is just above that of the feature with the largest change, in its standard deviations.
     x, y = (side.astype(float) for side in samples())
