@@ -12,6 +12,7 @@ from typing import Any
 from families import REGISTRY
 
 from ._components.joined import Blocks
+from ._components.labelling import Labelling
 from ._components.mixture import Mixture
 from ._couplings.gaussian import GaussianCouplings
 from ._couplings.interface import PairSelection
@@ -40,6 +41,7 @@ from ._posterior_plans.transfer import PosteriorTransfer
 from ._posteriors.credible import CredibleInterval
 from ._posteriors.label_free import LabelFree
 from ._posteriors.posterior import PosteriorFit
+from ._posteriors.predictive import PredictiveCheck
 from ._potentials.annealing import StrengthPath
 from ._potentials.blend import BlendedPotential
 from ._potentials.certificates import Certificate
@@ -95,6 +97,8 @@ _CLASSES: dict[str, type] = {
         GroupShares,
         ConvexNetwork,
         LabelFree,
+        Labelling,
+        PredictiveCheck,
         Lineage,
         LineProblem,
         LineTable,

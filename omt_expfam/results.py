@@ -1,5 +1,6 @@
 """The types of results that calls return; nobody needs to make one."""
 
+from ._components.labelling import Labelling as Labelling
 from ._couplings.gaussian import GaussianCouplings as GaussianCouplings
 from ._couplings.joined import BlockCouplings as BlockCouplings
 from ._couplings.numerical import NumericalCouplings as NumericalCouplings
@@ -16,8 +17,10 @@ from ._plans.pair_features import PairFeatures as PairFeatures
 from ._plans.transfer import Transfer as Transfer
 from ._posterior_plans.correspondences import PosteriorCorrespondences as PosteriorCorrespondences
 from ._posterior_plans.transfer import PosteriorTransfer as PosteriorTransfer
+from ._posterior_plans.vertices import VertexChanges as VertexChanges
 from ._posteriors.credible import CredibleInterval as CredibleInterval
 from ._posteriors.label_free import LabelFree as LabelFree
+from ._posteriors.predictive import PredictiveCheck as PredictiveCheck
 from ._potentials.annealing import StrengthPath as StrengthPath
 from ._potentials.certificates import Certificate as Certificate
 from ._potentials.gated import GatedMap as GatedMap

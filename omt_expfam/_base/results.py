@@ -82,6 +82,10 @@ class RESULTS(eqx.Enumeration):
         "The approximation is far from the posterior: its draws' importance weights have a Pareto k above 0.7, and "
         "moments and intervals may be off. Use Gibbs() or NUTS(), or fewer components or tighter priors."
     )
+    approximation_left = (
+        "Exact chains that start at the draws leave them: the posterior reaches farther than the approximation, or has "
+        "its mass elsewhere. Use Gibbs() or NUTS(), or fewer components or tighter priors."
+    )
 
 
 class ConvergenceError(RuntimeError):

@@ -14,6 +14,7 @@ from .._base.xla import program
 from .draws import check_draws, chunks, count_draws, draws_at_once, numbers_per_draw
 from .interface import AbstractComponents, log_prob_table
 from .joined import Blocks
+from .labelling import Labelling
 from .mixture import Mixture
 
 _NUM_POINTS = 1000
@@ -42,14 +43,22 @@ def relabel(draws: Mixture, reference: Mixture) -> tuple[Mixture, np.ndarray]:
         TypeError: If an argument is not a mixture.
         ValueError: If numbers of components, dimensions or families differ, or draws are not valid.
     """
+    draws, permutations, _ = labelled(draws, reference)
+    return draws, permutations
+
+
+def labelled(draws: Mixture, reference: Mixture) -> tuple[Mixture, np.ndarray, "Labelling"]:
+    """What `relabel` returns, and how clear the labels are."""
     draws = _checked(draws, reference)
     groups = _groups(reference.components)
     # From here on the order in which a draw was given plays no part, not even through rounding or ties.
     order = _canonical_order(draws, groups)
-    costs = _classification_costs(permuted(draws, order), reference)
+    costs, likeness = _classification_costs(permuted(draws, order), reference)
     matched = np.stack([_assign(cost, groups) for cost in costs])
     permutations = np.take_along_axis(order, matched, axis=1)
-    return permuted(draws, permutations), permutations
+    likeness = np.take_along_axis(likeness, matched[:, None, :], axis=2)
+    moved = int((permutations != np.arange(permutations.shape[1])[None]).any(axis=1).sum())
+    return permuted(draws, permutations), permutations, Labelling.of(moved, likeness, groups)
 
 
 def _checked(draws: Mixture, reference: Mixture) -> Mixture:
@@ -120,25 +129,37 @@ def _canonical_order(draws: Mixture, groups: list[np.ndarray]) -> np.ndarray:
     return order
 
 
-def _classification_costs(draws: Mixture, reference: Mixture) -> np.ndarray:
-    """Stephens' cost of every label (rows) with every component (columns) of every draw, shape ``[S, K, K]``."""
+def _classification_costs(draws: Mixture, reference: Mixture) -> tuple[np.ndarray, np.ndarray]:
+    """Stephens' cost and the likeness of every label (rows) with every component (columns), shape ``[S, K, K]``."""
     each = -(-_NUM_POINTS // reference.num_components)
     total, host = count_draws(draws), jax.tree.map(np.asarray, draws)
     size = min(point_bucket(total), batch_size(numbers_per_draw(draws)))
     parts = []
     for index, count in chunks(total, size):
         costs = in_float64(_costs, take(host, index), reference, each)
-        parts.append(np.asarray(costs)[:count])
-    return np.concatenate(parts)
+        parts.append([np.asarray(table)[:count] for table in costs])
+    costs, likeness = (np.concatenate(tables) for tables in zip(*parts, strict=True))
+    return costs, likeness
 
 
 @program
-def _costs(draws: Mixture, reference: Mixture, each: int) -> Float[Array, "S K K"]:
-    """The costs of some draws, at ``each`` points of every component of the reference."""
-    x, responsibilities = _reference_points(reference, each)
+def _costs(draws: Mixture, reference: Mixture, each: int) -> tuple[Float[Array, "S K K"], Float[Array, "S K K"]]:
+    """The costs of some draws, at ``each`` points of every component of the reference, and their likeness.
 
-    def one(draw: Mixture) -> Float[Array, "K K"]:
-        return -responsibilities @ _log_responsibilities(draw, x).T
+    That is the cosine of responsibilities as functions on the reference.
+    """
+    x, responsibilities = _reference_points(reference, each)
+    mass = jnp.sum(responsibilities, axis=0)
+    inverse = 1 / jnp.where(mass > 0, mass, jnp.ones_like(mass))
+    norms = jnp.sqrt(responsibilities**2 @ inverse)
+
+    def one(draw: Mixture) -> tuple[Float[Array, "K K"], Float[Array, "K K"]]:
+        table = _log_responsibilities(draw, x)
+        other = jnp.exp(table)
+        lengths = jnp.sqrt(other**2 @ mass)
+        tiny = jnp.finfo(lengths.dtype).tiny
+        products = responsibilities @ other.T
+        return -responsibilities @ table.T, products / jnp.maximum(norms[:, None] * lengths[None, :], tiny)
 
     return jax.lax.map(one, draws, batch_size=draws_at_once(responsibilities.size, count_draws(draws)))
 

@@ -10,18 +10,21 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from .._base.arguments import ArrayLike, as_count, as_key, as_points, as_scalar, KeyLike, ScalarLike
-from .._base.arrays import is_traced, kept
+from .._base.arrays import host_generator, is_traced, kept, split_key
 from .._base.results import RESULTS
 from .._base.tables import in_order, maps_tables
 from .._components.interface import AbstractComponents
+from .._components.labelling import Labelling
 from .._components.mixture import Mixture
 from .._couplings.interface import select_pairs
 from .._plans.plan import TransportPlan
 from .._plans.transfer import Transfer
-from .._posteriors.credible import credible_interval, CredibleInterval, IntervalKind
+from .._posteriors.credible import credible_interval, CredibleInterval, IntervalKind, with_caution
+from .._posteriors.predictive import PredictiveCheck
 from .correspondences import PosteriorCorrespondences
 from .draws import AbstractPlanDraws
 from .transfer import PosteriorTransfer
+from .vertices import VertexChanges
 
 
 class PosteriorPlan(eqx.Module):
@@ -33,10 +36,13 @@ class PosteriorPlan(eqx.Module):
     Attributes:
         plans: The plans of all draws; `plan` gives one of them.
         feature_names: Names of the columns, where a side was fitted to a table: points are taken by name.
+        labellings: Of either side, how many draws were relabelled and whether labels mean the same in all draws;
+            ``None`` where nothing was relabelled.
     """
 
     plans: AbstractPlanDraws
     feature_names: tuple[str, ...] | None = eqx.field(static=True, default=None)
+    labellings: tuple[Labelling | None, Labelling | None] = (None, None)
 
     # -- numbers --------------------------------------------------------------------------------------------------
 
@@ -126,7 +132,8 @@ class PosteriorPlan(eqx.Module):
 
     def reverse(self) -> "PosteriorPlan":
         """The same plans, read from target to source."""
-        return PosteriorPlan(self.plans.reverse(), self.feature_names)
+        source, target = self.labellings
+        return PosteriorPlan(self.plans.reverse(), self.feature_names, (target, source))
 
     # -- maps -----------------------------------------------------------------------------------------------------
 
@@ -179,29 +186,53 @@ class PosteriorPlan(eqx.Module):
             raise ValueError("The plans have no joint density at `epsilon_components` = 0: their couplings are maps.")
         return self.plans.map(TransportPlan.log_prob, (), points, images)
 
+    # -- what to keep in mind -------------------------------------------------------------------------------------
+
+    @property
+    def label_caution(self) -> str:
+        """Why numbers of single components may mean nothing; nothing where labels are identified on both sides."""
+        sides = zip(("source", "target"), self.labellings, strict=True)
+        return "; ".join(f"{side}: {found.caution}" for side, found in sides if found is not None and found.caution)
+
+    def vertices(self) -> VertexChanges:
+        """Which pairs the exact optimum couples, draw by draw, and whether draws lie on both sides of a change.
+
+        There Omega and the map have kinks or jumps, and their intervals may cover too little. Solves a linear
+        program for each of at most 128 draws, once. Not for changed masses, where it reports none.
+        """
+        return kept(self, "_vertices", self._find_vertices)
+
+    def _find_vertices(self) -> VertexChanges:
+        plan, numbers = self.plans.plan(0), self.plans.numbers
+        epsilon, costs = float(plan.epsilon_components), np.asarray(numbers.costs, np.float64)
+        objectives = costs + epsilon * np.asarray(numbers.kl, np.float64) if epsilon else costs
+        # With relaxed marginals there is no vertex to be near to.
+        some = slice(None) if plan.masses is None else slice(1)
+        return VertexChanges.of(objectives[some], np.asarray(self.weights)[some])
+
     # -- summaries ------------------------------------------------------------------------------------------------
 
     def cost_interval(self, probability: float = 0.9, kind: IntervalKind = "equal-tailed") -> CredibleInterval:
         """A credible interval of the cost; see `credible_interval`."""
-        return credible_interval(self.cost, probability, kind)
+        return self._cautious(credible_interval(self.cost, probability, kind))
 
     def distance_interval(self, probability: float = 0.9, kind: IntervalKind = "equal-tailed") -> CredibleInterval:
         """A credible interval of the distance."""
-        return credible_interval(self.distance, probability, kind)
+        return self._cautious(credible_interval(self.distance, probability, kind))
 
     def weights_interval(self, probability: float = 0.9, kind: IntervalKind = "equal-tailed") -> CredibleInterval:
         """Credible intervals of the entries of Omega, shape ``[K0, K1]``."""
-        return credible_interval(self.weights, probability, kind)
+        return self._cautious(credible_interval(self.weights, probability, kind), True)
 
     def row_shares_interval(self, probability: float = 0.9, kind: IntervalKind = "equal-tailed") -> CredibleInterval:
         """Credible intervals of the row shares, shape ``[K0, K1]``."""
-        return credible_interval(self.row_shares, probability, kind)
+        return self._cautious(credible_interval(self.row_shares, probability, kind), True)
 
     def push_forward_interval(
         self, x: ArrayLike, probability: float = 0.9, kind: IntervalKind = "equal-tailed"
     ) -> CredibleInterval:
         """Credible intervals of the coordinates of T(x) at points ``x[n, d]``, shape ``[n, d]``."""
-        return credible_interval(self.push_forward(x), probability, kind)
+        return self._cautious(credible_interval(self.push_forward(x), probability, kind))
 
     def probability_of_sending(self, min_share: ScalarLike = 0.5) -> Float[Array, "K0 K1"]:
         """The posterior probability that component i sends more than ``min_share`` of its mass to component j."""
@@ -216,6 +247,17 @@ class PosteriorPlan(eqx.Module):
         """
         limit = float(as_scalar("threshold", threshold))
         return float(np.mean(np.asarray(self.cost) > limit))
+
+    def predictive_check(self, key: KeyLike, x: ArrayLike, y: ArrayLike) -> PredictiveCheck:
+        """Compare target points ``y[n1, d]`` with images of source points ``x[n0, d]`` under every draw.
+
+        Images are drawn from the conditional laws, of as many points of x, at random, as there are of y: whether what
+        the plan makes of the source looks like the target.
+        """
+        choice_key, key = split_key(as_key(key), 2)
+        points, images = self._points("x", x), np.asarray(self._points("y", y))
+        chosen = host_generator(choice_key).integers(0, points.shape[0], len(images))
+        return PredictiveCheck.of(images, np.asarray(self.sample_draws(key, np.asarray(points)[chosen])))
 
     def transfer(self, labels: Any, x: ArrayLike, y: ArrayLike | None = None) -> PosteriorTransfer:
         """Carry labels that are known for points of the source to the target under every draw, with intervals.
@@ -248,11 +290,17 @@ class PosteriorPlan(eqx.Module):
         limit = float(as_scalar("min_share", min_share))
         return PosteriorCorrespondences.of(
             self.weights,
-            self.row_shares_interval(probability),
+            credible_interval(self.row_shares, probability),
             self.probability_of_sending(),
             credible_interval(self.component_costs, probability),
             limit,
         )
+
+    def _cautious(self, interval: CredibleInterval, by_label: bool = False) -> CredibleInterval:
+        """An interval that says why it may not hold what it says."""
+        if is_traced(self.weights):
+            return interval
+        return with_caution(interval, self.label_caution if by_label else "", self.vertices().caution)
 
     # -- what they share ------------------------------------------------------------------------------------------
 
@@ -268,11 +316,12 @@ class PosteriorPlan(eqx.Module):
         sides = f"{source} -> {target} components in {self._components().dim} dimensions"
         numbers = f"cost {np.asarray(self.cost).mean():.6g}"
         if self.num_draws > 1:
-            interval = self.cost_interval()
+            interval = credible_interval(self.cost)
             numbers += f", 90 % between {float(interval.lower):.6g} and {float(interval.upper):.6g}"
         failed = self.num_draws - int(np.asarray(self.converged).sum())
         evidence = f"{failed} failed" if failed else "all converged"
-        return f"PosteriorPlan({self.num_draws} draws, {sides}, {numbers}, {evidence})"
+        cautions = "".join(f"\n  CAUTION: {text}." for text in (self.label_caution, self.vertices().caution) if text)
+        return f"PosteriorPlan({self.num_draws} draws, {sides}, {numbers}, {evidence}){cautions}"
 
 
 def _on_host(function: Callable[..., Any], *arrays: Array) -> Array:

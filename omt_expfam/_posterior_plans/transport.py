@@ -27,8 +27,9 @@ from .._components.draws import (
     numbers_per_draw,
     read_draws,
 )
+from .._components.labelling import Labelling
 from .._components.mixture import cast_mixture, Mixture
-from .._components.relabel import relabel as relabel_draws
+from .._components.relabel import labelled
 from .._couplings.settings import NumericalSettings
 from .._couplings.solve import route_of
 from .._plans.epsilons import choose_epsilons, EpsilonLike, Epsilons, GIVEN
@@ -114,7 +115,7 @@ def transport_posterior(
     _check_options(pairing, chunk_size, tolerance, max_steps, numerical)
     sides = [_thinned(name, side, num_draws) for name, side in zip(("source", "target"), sides, strict=True)]
     index = _pairs(sides, pairing)
-    left, right = (_labelled(side) if relabel else side.mixtures for side in sides)
+    (left, first), (right, second) = (_labelled(side) if relabel else (side.mixtures, None) for side in sides)
     one, other = (jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[0]), side) for side in (left, right))
     if one.dim != other.dim:
         raise ValueError(f"`target` must have the dimension of `source`, {one.dim}; got {other.dim}.")
@@ -131,7 +132,8 @@ def transport_posterior(
         plans = _solve_together(left, right, index, epsilons, options, chunk_size, progress)
     else:
         plans = _solve_in_turn(left, right, index, epsilons, options | masses | {"numerical": numerical}, progress)
-    plan = PosteriorPlan(plans, shared_features(source=source, target=target))
+    found = getattr(source, "labelling", first), getattr(target, "labelling", second)
+    plan = PosteriorPlan(plans, shared_features(source=source, target=target), found)
     if throw:
         _raise_if_any_failed(plan)
     return plan
@@ -204,12 +206,13 @@ def _pairs(sides: list[DrawSet], pairing: str) -> tuple[np.ndarray, np.ndarray]:
     return np.arange(left), np.arange(left)
 
 
-def _labelled(side: DrawSet) -> Mixture:
-    """Draws under common labels."""
+def _labelled(side: DrawSet) -> tuple[Mixture, Labelling | None]:
+    """Draws under common labels, and how clear these are where the draws came without."""
     if side.fixed or side.reference is not None:
-        return side.mixtures
+        return side.mixtures, None
     first = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[0]), side.mixtures)
-    return relabel_draws(side.mixtures, first)[0]
+    draws, _, labelling = labelled(side.mixtures, first)
+    return draws, labelling
 
 
 # -- all draws together ------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Credible intervals of posterior draws."""
 
+import dataclasses
 from typing import Any, Literal, TYPE_CHECKING
 
 import equinox as eqx
@@ -31,6 +32,7 @@ class CredibleInterval(eqx.Module):
         lower: Lower end of the interval.
         upper: Upper end of the interval.
         probability: Posterior probability of the interval.
+        caution: Why it may not hold what it says; nothing where no reason is known.
     """
 
     mean: Float[Array, "..."]
@@ -38,6 +40,7 @@ class CredibleInterval(eqx.Module):
     lower: Float[Array, "..."]
     upper: Float[Array, "..."]
     probability: float = eqx.field(static=True)
+    caution: str = eqx.field(static=True, default="")
 
     def __repr__(self) -> str:
         if is_traced(self):
@@ -46,7 +49,8 @@ class CredibleInterval(eqx.Module):
         numbers = ", ".join(f"{mean:.4g} [{lower:.4g}, {upper:.4g}]" for mean, lower, upper in entries)
         more = self.mean.size - _SHOWN
         shape = f", {more} more" * (more > 0) + f", shape {tuple(self.mean.shape)}" * (self.mean.ndim > 0)
-        return f"CredibleInterval({numbers}{shape}, probability {self.probability:g})"
+        caution = f", CAUTION: {self.caution}" * bool(self.caution)
+        return f"CredibleInterval({numbers}{shape}, probability {self.probability:g}{caution})"
 
 
 def credible_interval(
@@ -87,6 +91,11 @@ def credible_interval(
     summaries = [summary.reshape(array.shape[1:]).astype(table.dtype) for summary in summaries]
     mean, median, lower, upper = summaries if traced else jax.device_put(summaries)
     return CredibleInterval(mean, median, lower, upper, float(probability))
+
+
+def with_caution(interval: CredibleInterval, *cautions: str) -> CredibleInterval:
+    """The interval with reasons why it may not hold what it says, those that are not empty."""
+    return dataclasses.replace(interval, caution="; ".join(filter(None, cautions)))
 
 
 def _shortest(names: Any, table: Float[Any, "S m"], probability: float) -> tuple[Float[Any, " m"], Float[Any, " m"]]:

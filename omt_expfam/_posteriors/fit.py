@@ -16,7 +16,7 @@ from .._base.results import ConvergenceError, RESULTS
 from .._base.samples import refuse_constant
 from .._base.tables import column_names
 from .._components.mixture import Mixture
-from .._components.relabel import relabel
+from .._components.relabel import labelled
 from .._family.em_family import AbstractEMFamily
 from .._family.template import as_template, Template
 from .._fitting.data import _as_data, as_start
@@ -60,9 +60,9 @@ def fit_posterior(
             returns a NumPyro distribution, which needs ``priors``.
         num_components: Number of components K.
         method: ``Gibbs()`` (default where the family and priors allow it), ``LaplaceApproximation()`` (the default
-            elsewhere; ``NUTS()`` takes its place where its Pareto k exceeds 0.7), ``NUTS()``, ``SVI()`` or
-            ``Bootstrap()`` (the default where densities jump and no gradient can be followed: `Exponential`), with
-            their settings.
+            elsewhere; ``NUTS()`` takes its place where its Pareto k exceeds 0.7 or exact chains leave its draws),
+            ``NUTS()``, ``SVI()`` or ``Bootstrap()`` (the default where densities jump and no gradient can be followed:
+            `Exponential`), with their settings.
         priors: NumPyro distributions that replace default priors, by parameter name; see `mixture_model`.
         weight_concentration: Concentration of the Dirichlet prior on the weights, a number or shape ``[K]``.
         start: A mixture or fit to start from instead of fitting by EM.
@@ -92,8 +92,8 @@ def fit_posterior(
         problem = _problem(fit_key, wide, model, start, as_count("num_starts", num_starts), progress)
         chosen = _default_method(problem) if method is None else method
         draws, name = chosen._draw(draw_key, problem), chosen.name
-        if method is None and draws.result == RESULTS.approximation_poor:
-            chosen, reason = NUTS(), f"the {name}'s Pareto k is {pareto_k_of(draws.traces['log_weight']):.2f}"
+        if method is None and draws.result in (RESULTS.approximation_poor, RESULTS.approximation_left):
+            chosen, reason = NUTS(), f"the {name}'s {_flaw(draws)}"
             draws, name = chosen._draw(second_key, problem), f"{chosen.name} ({reason})"
         posterior = _assemble(problem.model, draws, problem.start, wide, name, chosen.is_chain)
     posterior = dataclasses.replace(narrow(posterior, precision), feature_names=column_names(x))
@@ -148,6 +148,13 @@ def _problem(
     return PosteriorProblem(x, model, mixture, optimum, None, progress)
 
 
+def _flaw(draws: SiteDraws) -> str:
+    """Why an approximation is not to be trusted."""
+    if draws.result == RESULTS.approximation_left:
+        return "draws are left by exact chains"
+    return f"Pareto k is {pareto_k_of(draws.traces['log_weight']):.2f}"
+
+
 def _default_method(problem: PosteriorProblem) -> AbstractMethod:
     try:
         conditional_law(problem.start.components, problem.model.priors, jax.device_put(0 * problem.x[0]))
@@ -195,7 +202,7 @@ def assemble(
     component_sites: tuple[str, ...],
 ) -> PosteriorFit:
     """A posterior from draws: relabelled to the reference and diagnosed."""
-    mixtures, permutations = relabel(mixtures, reference)
+    mixtures, permutations, labelling = labelled(mixtures, reference)
     rows = np.arange(len(permutations))[:, None]
     parameters = {n: np.asarray(v)[rows, permutations] if n in component_sites else v for n, v in parameters.items()}
     log_likelihoods = None
@@ -205,10 +212,20 @@ def assemble(
     mixed = not is_chain or label_free.worst_r_hat <= LARGEST_R_HAT
     if result == RESULTS.successful and not mixed:
         result = RESULTS.chains_not_mixed
-    moved = int((permutations != np.arange(permutations.shape[1])[None]).any(axis=1).sum())
     parameters, x, statistics, traces = jax.device_put((parameters, x, statistics, traces))
     return PosteriorFit(
-        mixtures, reference, parameters, x, label_free, statistics, traces, moved, num_chains, method, result
+        mixtures,
+        reference,
+        parameters,
+        x,
+        label_free,
+        statistics,
+        traces,
+        labelling.num_relabelled,
+        num_chains,
+        method,
+        result,
+        labelling=labelling,
     )
 
 

@@ -253,10 +253,10 @@ def test_variational_posterior_and_evidence_by_quadrature(guide, x64):
     x, means, deviations, evidence = quadrature(DiagonalGaussian)
     method = omt.SVI(guide=guide, num_steps=600, num_samples=20_000)
     found = omt.fit_posterior(key(), x, DiagonalGaussian, 1, method=method, throw=False)
-    # The guide of low rank ends a little too narrow for weights to be trusted.
-    assert found.converged == (found.pareto_k <= 0.7)
-    assert found.converged or guide == "low_rank"
-    mean_error, error = (0.06, 0.03) if found.converged else (0.15, 0.1)
+    # The guide of low rank ends a little too narrow, which its mixture with the Laplace approximation makes up for.
+    assert found.pareto_k <= 0.7
+    assert found.converged
+    mean_error, error = 0.06, 0.03
     for site, mean, deviation in zip(("loc", "variance"), means, deviations, strict=True):
         values = np.asarray(found.parameters[site]).ravel()
         assert values.std() == pytest.approx(deviation, rel=error)
@@ -312,7 +312,10 @@ def test_label_free_quantities(name):
     assert [line.split()[0] for line in lines[1:]] == list(free.names)
     text = repr(found)
     assert f"{found.num_draws} draws of 2 DiagonalGaussian components in 2 dimensions by {found.method}" in text
-    assert ("Pareto k 0." if name in ("Laplace", "SVI") else "r-hat up to 1.0") in text
+    # Of independent draws r-hat says nothing.
+    evidence = {"Laplace": "Pareto k 0.", "SVI": "Pareto k 0.", "bootstrap": "spread of refits, drift "}
+    assert evidence.get(name, "r-hat up to 1.0") in text
+    assert ("r-hat" in text) != (name in evidence)
     assert "NOT" not in text
     if name == "NUTS":
         assert found.num_divergences < 6

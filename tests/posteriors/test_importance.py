@@ -9,8 +9,11 @@ import omt_expfam as omt
 from omt_expfam._base.results import RESULTS
 from omt_expfam._posteriors import fit as fitting
 from omt_expfam._posteriors.arviz import pareto_k_of, pareto_smoothed
+from omt_expfam._posteriors.methods.drift import Allowance, measure, OF_REFITS
 from omt_expfam._posteriors.methods.importance import corrected
-from omt_expfam.families import Gaussian, Laplace
+from omt_expfam._posteriors.methods.method import PosteriorProblem, sites_at
+from omt_expfam._posteriors.methods.mode import find_mode
+from omt_expfam.families import DiagonalGaussian, Gaussian, Laplace
 
 
 def weighed(target, proposal, num=3000):
@@ -82,13 +85,52 @@ def test_overlapping_components_are_flagged(overlapping):
     assert "Use Gibbs() or NUTS()" in printed
 
 
+def test_refits_that_are_no_posterior_are_flagged():
+    """Of overlapping components; without the comparison nobody is told."""
+    x = five_overlapping(150)
+    found = omt.fit_posterior(jax.random.key(0), x, Gaussian, 5, method=omt.Bootstrap(num_samples=60), throw=False)
+    assert not found.converged
+    assert found.drift > 0.1
+    assert np.isnan(found.pareto_k)
+    assert "spread of refits, drift" in str(found)
+    method = omt.Bootstrap(num_samples=60, compare=False)
+    found = omt.fit_posterior(jax.random.key(0), x, Gaussian, 5, method=method)
+    assert np.isnan(found.drift)
+    assert "spread of refits, not compared with the posterior" in str(found)
+
+
+def test_drift_of_draws_that_are_too_near_or_off():
+    """Draws of a nearly normal posterior shrunk to half their distance, which then doubles."""
+    x = np.random.default_rng(0).standard_normal((1000, 1))
+    with jax.enable_x64(True):
+        model = omt.mixture_model(x, DiagonalGaussian, 1)
+        problem = PosteriorProblem(x, model, None, None, None, None)
+        target = problem.target()
+        mode = find_mode(target, jax.numpy.zeros(target.dim))
+        z = np.random.default_rng(2).standard_normal((128, target.dim))
+
+        def drift(z):
+            u = np.asarray(mode.center) + z @ np.asarray(mode.factor).T
+            sites = jax.tree.map(np.asarray, sites_at(target, jax.device_put(u)))
+            return measure(jax.random.key(2), target, mode.center, mode.factor, sites, 128)
+
+        right, near, off = drift(z), drift(0.5 * z), drift(z + 1.0)
+    assert right.within(Allowance())
+    assert near.outward == pytest.approx((1 - 0.5) / 0.75, abs=4 * near.outward_error)
+    assert not near.within(OF_REFITS)
+    assert off.shift > 0.6
+    assert not off.within(OF_REFITS)
+
+
 def test_separated_components_are_not():
     rng = np.random.default_rng(1)
     x = rng.standard_normal((400, 2)) + rng.choice([-20, -10, 0, 10, 20], size=400)[:, None]
     method = omt.LaplaceApproximation(num_samples=100)
     found = omt.fit_posterior(jax.random.key(0), x, Gaussian, 5, method=method)
     assert found.pareto_k < 0.7
+    assert abs(found.drift) < 0.1
     assert found.converged
+    assert found.labelling.identified
 
 
 def test_the_default_gives_way_to_nuts(monkeypatch):

@@ -29,7 +29,8 @@ PACKAGES = {
     "_posteriors": "_numerics _components _family families _fitting",
     "_posterior_plans": "_components _weights _couplings _plans _posteriors",
     "_pipelines": "_numerics _components _family _fitting _weights _couplings _plans _posteriors metrics",
-    "results": "_fitting _weights _couplings _plans _time_courses _potentials _posteriors _posterior_plans _pipelines",
+    "results": "_components _fitting _weights _couplings _plans _time_courses _potentials _posteriors "
+    "_posterior_plans _pipelines",
     "_files": "",
     "diagnostics": "_numerics _components _fitting _weights _couplings _plans _potentials metrics _pipelines _files",
     "plot": "_components _fitting _plans _potentials _time_courses _posteriors _posterior_plans diagnostics",

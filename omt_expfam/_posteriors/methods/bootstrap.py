@@ -8,23 +8,29 @@ from jaxtyping import Array, Key
 from ..._base.arguments import as_count
 from ..._base.results import RESULTS
 from ..._fitting.bootstrap import bootstrap_mixtures
+from .drift import checked, OF_REFITS
 from .gibbs import sites_of
 from .method import AbstractMethod, PosteriorProblem, SiteDraws
+from .mode import find_mode
 
 
 class Bootstrap(AbstractMethod):
     """The weighted-likelihood bootstrap (Newton and Raftery, 1994): EM refitted to randomly weighted points.
 
     For every family that EM fits. Its draws approximate the posterior under a flat prior; priors are not used, but the
-    pseudo-observations of `fit` are.
+    pseudo-observations of `fit` are. They are the spread of refits, and near the posterior for separated components and
+    many points only: exact chains that start at them tell, and where these leave them it says so.
 
     Attributes:
         num_samples: Number of draws.
         max_steps: Limit on the EM steps of a draw.
+        compare: Whether refits are compared with the posterior. Without, and where its density jumps or has no mode,
+            they are not, and say nothing but how much refits vary.
     """
 
     num_samples: int = eqx.field(default=200, static=True)
     max_steps: int = eqx.field(default=5000, static=True)
+    compare: bool = eqx.field(default=True, static=True)
 
     def __check_init__(self) -> None:
         as_count("num_samples", self.num_samples)
@@ -56,9 +62,17 @@ class Bootstrap(AbstractMethod):
             "n_steps": np.asarray(draws.num_steps)[None],
         }
         settled = bool(np.asarray(draws.converged).all())
-        return SiteDraws(
-            sites,
-            statistics,
-            {},
-            RESULTS.successful if settled else RESULTS.refits_not_converged,
-        )
+        result = RESULTS.successful if settled else RESULTS.refits_not_converged
+        found = SiteDraws(sites, statistics, {}, result)
+        return _compared(key, problem, found) if self.compare else found
+
+
+def _compared(key: Key[Array, ""], problem: PosteriorProblem, draws: SiteDraws) -> SiteDraws:
+    """Refits with their drift under exact chains, where the posterior has a mode to tell these a scale."""
+    if problem.smoothness == 0 or draws.result != RESULTS.successful:
+        return draws
+    target = problem.target()
+    mode = find_mode(target, problem.unconstrained(target), kinked=problem.smoothness == 1)
+    if not mode.found:
+        return draws
+    return checked(key, target, mode.center, mode.factor, draws, OF_REFITS)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Key
 from ..._base.arguments import as_count
 from ..._base.results import RESULTS
 from ..._base.xla import program, unfused
+from .drift import checked
 from .importance import corrected, num_proposals
 from .method import AbstractMethod, PosteriorProblem, SiteDraws, sites_at
 from .mode import find_mode
@@ -18,7 +19,8 @@ from .target import Target
 class LaplaceApproximation(AbstractMethod):
     """A normal approximation at the posterior mode, in unconstrained coordinates: fast, and good for large data.
 
-    Draws are resampled by their smoothed importance weights; where these are not to be trusted, it says so.
+    Draws are resampled by their smoothed importance weights; where these are not to be trusted, or exact chains that
+    start at the draws leave them, it says so.
 
     Attributes:
         num_samples: Number of draws.
@@ -45,7 +47,8 @@ class LaplaceApproximation(AbstractMethod):
         drawn = _normal_draws(target, key, mode.center, mode.factor, num)
         sites, log_density, squares = jax.tree.map(np.asarray, drawn)
         result = RESULTS.successful if mode.found else RESULTS.mode_not_found
-        return corrected(key, sites, log_density, -0.5 * squares, self.num_samples, {}, result)
+        draws = corrected(key, sites, log_density, -0.5 * squares, self.num_samples, {}, result)
+        return checked(key, target, mode.center, mode.factor, draws)
 
 
 @program

@@ -22,6 +22,7 @@ from ..._base.precision import relaxed
 from ..._base.progress import progress_bar
 from ..._base.results import RESULTS
 from ..._base.xla import program, unfused
+from .drift import checked
 from .importance import corrected, num_proposals
 from .method import AbstractMethod, PosteriorProblem, SiteDraws, sites_at
 from .mode import find_mode
@@ -102,7 +103,8 @@ class SVI(AbstractMethod):
             drawn = _draws_of_guide(whole, draw_key, state, size)
         z, sites, log_density, log_guide = jax.tree.map(np.asarray, drawn)
         verdict = _verdict(bounds, z)
-        return corrected(draw_key, sites, log_density, log_guide, self.num_samples, {"elbo": bounds}, verdict)
+        draws = corrected(draw_key, sites, log_density, log_guide, self.num_samples, {"elbo": bounds}, verdict)
+        return checked(draw_key, whole.target, center, factor, draws)
 
 
 class _WhitenedModel:
@@ -181,9 +183,26 @@ def _draws_of_guide(
             log_guide = jnp.sum(jnp.stack([jnp.sum(site["fn"].log_prob(site["value"])) for site in drawn]))
             return trace["z"]["value"], log_guide
 
-        z, log_guide = jax.vmap(draw)(jax.random.split(key, num))
+        if isinstance(search.settings.guide, str):
+            z, log_guide = _defended(key, guide.get_posterior(inference.get_params(state)), num)
+        else:
+            z, log_guide = jax.vmap(draw)(jax.random.split(key, num))
         u = search.center[None] + unfused(z @ search.factor.T)
         return z, sites_at(search.target, u), -jax.lax.map(search.target.potential, u), log_guide
+
+
+def _defended(key: Key[Array, ""], law: Any, num: int) -> tuple[Float[Array, "N p"], Float[Array, " N"]]:
+    """Draws, each from the guide or from the Laplace approximation, and their log densities under the mixture of both.
+
+    Weights are bounded where either is wide enough (Hesterberg, 1995): a guide that is a little too narrow does not
+    make them useless.
+    """
+    first_key, second_key, key = jax.random.split(key, 3)
+    (dim,) = law.event_shape
+    normal = jax.random.normal(second_key, (num, dim))
+    z = jnp.where(jax.random.bernoulli(key, 0.5, (num, 1)), law.sample(first_key, (num,)), normal)
+    log_normal = -0.5 * jnp.sum(z**2, axis=1) - 0.5 * dim * np.log(2 * np.pi)
+    return z, jnp.logaddexp(law.log_prob(z), log_normal) - np.log(2.0)
 
 
 def _whitening(problem: PosteriorProblem) -> tuple[Array, Array]:
