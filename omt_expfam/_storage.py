@@ -60,6 +60,7 @@ from ._time_courses.trajectory import Trajectory
 from ._weights.entropic import WeightCoupling
 from .diagnostics import (
     Biconvexity,
+    Calibration,
     Envelope,
     RelaxationPath,
     Sensitivity,
@@ -98,6 +99,7 @@ _CLASSES: dict[str, type] = {
         ConvexNetwork,
         LabelFree,
         Labelling,
+        Calibration,
         PredictiveCheck,
         Lineage,
         LineProblem,

@@ -1,6 +1,6 @@
 """Features selected by a penalty on all that a potential knows of each: proximal steps, from strong to weak."""
 
-from typing import Any, final, NamedTuple
+from typing import final, NamedTuple
 
 import equinox as eqx
 import numpy as np

@@ -2,6 +2,7 @@
 
 from .._pipelines.mixture_transport import MixtureTransport as MixtureTransport
 from ._biconvexity import Biconvexity as Biconvexity, biconvexity as biconvexity
+from ._calibration import Calibration as Calibration, calibration as calibration
 from ._envelope import Envelope as Envelope, fit_envelope as fit_envelope, Violation as Violation
 from ._perturbations import (
     AbstractPerturbation as AbstractPerturbation,

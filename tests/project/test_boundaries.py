@@ -32,7 +32,8 @@ PACKAGES = {
     "results": "_components _fitting _weights _couplings _plans _time_courses _potentials _posteriors "
     "_posterior_plans _pipelines",
     "_files": "",
-    "diagnostics": "_numerics _components _fitting _weights _couplings _plans _potentials metrics _pipelines _files",
+    "diagnostics": "_numerics _components _fitting _weights _couplings _plans _potentials _posteriors metrics "
+    "_pipelines _files",
     "plot": "_components _fitting _plans _potentials _time_courses _posteriors _posterior_plans diagnostics",
     "_report": "_components _fitting _couplings _plans _files plot",
     "_storage": "families _components _fitting _weights _couplings _plans _time_courses _potentials _posteriors "

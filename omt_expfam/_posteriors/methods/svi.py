@@ -183,7 +183,8 @@ def _draws_of_guide(
             log_guide = jnp.sum(jnp.stack([jnp.sum(site["fn"].log_prob(site["value"])) for site in drawn]))
             return trace["z"]["value"], log_guide
 
-        if isinstance(search.settings.guide, str):
+        # Of NumPyro's own guides, but for the one without a law of the whole vector.
+        if isinstance(search.settings.guide, str) and hasattr(guide, "get_posterior"):
             z, log_guide = _defended(key, guide.get_posterior(inference.get_params(state)), num)
         else:
             z, log_guide = jax.vmap(draw)(jax.random.split(key, num))
