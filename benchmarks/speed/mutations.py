@@ -47,8 +47,8 @@ class Fault:
 FAULTS = {
     "errors over folds divide by n": Fault(
         "omt_expfam/_fitting/select.py",
-        "np.std(folds, ddof=1)",
-        "np.std(folds, ddof=0)",
+        "scores.std(axis=1, ddof=1)",
+        "scores.std(axis=1, ddof=0)",
         "tests/fitting/test_fit.py",
         "held_out or leaving_one",
     ),

@@ -17,10 +17,11 @@ from .._base.xla import program
 from .._components.mixture import Mixture
 from .._family.em_family import AbstractEMFamily, AbstractRegularEMFamily
 from .._family.template import as_template, Template
+from .climb import moved_state, steps_of
 from .data import as_start, read_data
 from .em import chunk_data, EMState, run
 from .fit import Fit
-from .problem import FitProblem, moved_state, MovedStart, steps_of, working_precision
+from .problem import FitProblem, MovedStart, working_precision
 
 # A draw is settled when a step changes its whole objective (not that per point) by less than this, in nats.
 _TOLERANCE = 1e-5

@@ -12,6 +12,7 @@ from .._components.mixture import Mixture
 from .._family.em_family import AbstractEMFamily
 from .._family.template import Template
 from .._numerics.support import check_support
+from .climb import SharedStart
 from .problem import fit_problem, FitProblem, MovedStart
 
 # What lies so many interquartile ranges from the median is far, where no larger share of the points does.
@@ -195,6 +196,8 @@ def _point_weight(weight: np.ndarray) -> float:
 
 def as_start(start: Any, chosen: Template, num_components: int, dim: int, shift: np.ndarray, scale: np.ndarray) -> Any:
     """A checked start: a word, a mixture in standardized units, or means in standardized units."""
+    if isinstance(start, SharedStart):
+        return start
     if isinstance(start, str):
         if start not in ("merge", "k-means++"):
             raise ValueError(f'`start` must be "merge", "k-means++", a Mixture or means; got {start!r}.')

@@ -16,9 +16,13 @@ from .._base.tables import column_names
 from .._components.mixture import Mixture
 from .._family.em_family import AbstractEMFamily, verify
 from .._family.template import as_template, Template
+from .climb import solve_once, StartKey
 from .data import as_start, Data, read_data
 from .em import EMState
-from .problem import FitProblem, solve_once, StartKey, working_precision
+from .problem import FitProblem, working_precision
+
+# By how much the mean objective per point may still change, in nats, when EM stops.
+TOLERANCE = 1e-5
 
 
 class Fit(eqx.Module):
@@ -97,7 +101,7 @@ def fit(
     covariance_prior: float | None = None,
     regularization: float = 1e-6,
     standardize: bool = True,
-    tolerance: float = 1e-5,
+    tolerance: float = TOLERANCE,
     max_steps: int = 1000,
     num_starts: int = 1,
     dtype: str = "float64",

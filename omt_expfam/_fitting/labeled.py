@@ -16,10 +16,11 @@ from .._base.tables import column_names
 from .._base.xla import program
 from .._family.em_family import AbstractEMFamily, AbstractRegularEMFamily, verify
 from .._family.template import as_template, Template
+from .climb import steps_of, without_padding
 from .data import read_data
 from .em import EMState, initial_state
 from .fit import Fit, package
-from .problem import steps_of, without_padding, working_precision
+from .problem import working_precision
 
 # M-steps for families whose M-step improves on components instead of finding the best at once.
 _STEPS = 20

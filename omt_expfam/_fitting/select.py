@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import tqdm
 
 from .._base.arguments import ArrayLike, as_count, as_key, KeyLike
 from .._base.arrays import host_generator
@@ -15,6 +16,10 @@ from .._family.em_family import AbstractEMFamily
 from .._family.template import Template
 from .data import _as_data, weighted_points
 from .fit import Fit, fit
+from .race import race, with_shared_start
+
+# Tolerance of fits that are only compared by what they say of other points.
+COMPARED = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +31,8 @@ class Selection:
         fit: The fit with that number, to all of the data.
         candidates: The numbers that were tried.
         criterion: ``"bic"`` or ``"held_out"``.
-        scores: One per candidate: the BIC (smaller is better), or the mean held-out log-likelihood per point over the
-            folds, in nats (larger is better).
+        scores: One per candidate: the BIC (smaller is better; of those far behind, what it was when they were given
+            up), or the mean held-out log-likelihood per point over the folds, in nats (larger is better).
         standard_errors: Standard errors of the held-out scores over folds; NaN for the BIC.
     """
 
@@ -62,6 +67,11 @@ def select_num_components(
 ) -> Selection:
     """Fit mixtures of several sizes and choose one by the BIC or by cross-validated likelihood.
 
+    All candidates start from one mixture of twice the largest size, whose components are merged. By the BIC, those that
+    are far behind after the first steps go no further; the others try a start of their own as well and go on from the
+    better one, so that the evidence of the chosen fit is of its last steps. By left-out points, fits are compared at a
+    tolerance of 1e-4 unless ``options`` has one.
+
     Args:
         key: Random key of the starts and the folds.
         x: Points, shape ``[n, d]``.
@@ -86,50 +96,51 @@ def select_num_components(
     points = _as_data(x, sizes[-1])
     points, weight = weighted_points(points, sample_weight, sizes[-1])
     fold_key, fit_key, last_key = jax.random.split(as_key(key), 3)
-    order = host_generator(fold_key).permutation(len(points))
     options = {**options, "progress": False}
-    scores, errors, fits = [], [], {}
     with progress_bar(len(sizes), "choosing the number of components", progress) as bar:
-        for num, own_key in zip(sizes, jax.random.split(fit_key, len(sizes)), strict=True):
-            if criterion == "bic":
-                fits[num] = fit(own_key, points, family, num, sample_weight=weight, **options)
-                scores.append(float(fits[num].bic))
-                errors.append(np.nan)
-            else:
-                folds, share = _held_out_scores(order, own_key, points, weight, family, num, num_folds, options)
-                scores.append(float(np.average(folds, weights=share)))
-                errors.append(float(np.std(folds, ddof=1) / np.sqrt(len(folds))) if len(folds) > 1 else np.nan)
-            bar.update()
-    best = sizes[int(np.argmin(scores) if criterion == "bic" else np.argmax(scores))]
-    chosen = fits.get(best)
-    if chosen is None:
-        chosen = fit(last_key, points, family, best, sample_weight=weight, **options)
+        if criterion == "bic":
+            fits = race(fit_key, points, weight, family, sizes, options, bar)
+            scores, errors = [float(fits[num].bic) for num in sizes], np.full(len(sizes), np.nan)
+            best = sizes[int(np.argmin(scores))]
+            chosen = fits[best]
+        else:
+            order = host_generator(fold_key).permutation(len(points))
+            scores, errors = _held_out(fit_key, order, points, weight, family, sizes, num_folds, options, bar)
+            best = sizes[int(np.argmax(scores))]
+            chosen = fit(last_key, points, family, best, sample_weight=weight, **options)
     chosen = dataclasses.replace(chosen, feature_names=column_names(x))
-    return Selection(best, chosen, sizes, criterion, np.asarray(scores), np.asarray(errors))
+    return Selection(best, chosen, sizes, criterion, np.asarray(scores), errors)
 
 
-def _held_out_scores(
+def _held_out(
+    key: Any,
     order: np.ndarray,
-    fit_key: Any,
     points: np.ndarray,
     weight: np.ndarray,
     family: Any,
-    num_components: int,
+    sizes: tuple[int, ...],
     num_folds: int,
     options: dict[str, Any],
-) -> tuple[list[float], list[float]]:
-    """Mean log-likelihood per unit of weight of each left-out fold, and the fold's weight."""
+    bar: tqdm.tqdm,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean log-likelihood per unit of weight of left-out folds for each size, and standard errors."""
     num_parts = max(num_folds, 5) if num_folds == 1 else num_folds
-    if len(points) - -(-len(points) // num_parts) < num_components:
-        raise ValueError(
-            f"`num_folds` = {num_folds} leaves fewer points than {num_components} components; use fewer folds."
-        )
-    scores, shares = [], []
-    for part, own_key in zip(range(num_folds), jax.random.split(fit_key, num_folds), strict=True):
-        out = np.zeros(len(points), bool)
-        out[order[part::num_parts]] = True
-        fitted = fit(own_key, points[~out], family, num_components, sample_weight=weight[~out], **options)
-        log_prob = np.asarray(fitted.mixture.log_prob(points[out]), np.float64)
-        scores.append(float(np.average(log_prob, weights=weight[out])))
-        shares.append(float(weight[out].sum()))
-    return scores, shares
+    least = len(points) - -(-len(points) // num_parts)
+    if least < sizes[-1]:
+        raise ValueError(f"`num_folds` = {num_folds} leaves fewer points than {sizes[-1]} components; use fewer folds.")
+    folds = [order[part::num_parts] for part in range(num_folds)]
+    keys = jax.random.split(key, (len(sizes), num_folds))
+    options = {"tolerance": COMPARED, **options}
+    starts = [with_shared_start(options, sizes, len(points) - len(fold)) for fold in folds]
+    scores = np.zeros((len(sizes), num_folds))
+    for row, num in enumerate(sizes):
+        for column, (fold, own) in enumerate(zip(folds, starts, strict=True)):
+            rest = np.ones(len(points), bool)
+            rest[fold] = False
+            fitted = fit(keys[row, column], points[rest], family, num, sample_weight=weight[rest], **own)
+            log_prob = np.asarray(fitted.mixture.log_prob(points[~rest]), np.float64)
+            scores[row, column] = np.average(log_prob, weights=weight[~rest])
+        bar.update()
+    shares = [float(weight[fold].sum()) for fold in folds]
+    errors = scores.std(axis=1, ddof=1) / np.sqrt(num_folds) if num_folds > 1 else np.full(len(sizes), np.nan)
+    return np.average(scores, axis=1, weights=shares), errors

@@ -53,7 +53,7 @@ class MixtureTransport(eqx.Module):
     ) -> None:
         check_epsilons(epsilon_components, epsilon_weights, epsilon_scale)
         self.family = family
-        self.num_components = tuple(as_count("num_components", k) for k in _pair("num_components", num_components))
+        self.num_components = tuple(as_count("num_components", k) for k in pair_of("num_components", num_components))
         self.epsilon_components, self.epsilon_weights = (
             value if isinstance(value, str) else float(value) for value in (epsilon_components, epsilon_weights)
         )
@@ -77,11 +77,11 @@ class MixtureTransport(eqx.Module):
             x: Points, shape ``[n, d]``.
             **options: Override ``fit_options``.
         """
-        return fit(key, x, _pair("family", self.family)[0], self.num_components[0], **self.fit_options | options)
+        return fit(key, x, pair_of("family", self.family)[0], self.num_components[0], **self.fit_options | options)
 
     def fit_target(self, key: KeyLike, y: Float[Array, "m d"] | ArrayLike, **options: Any) -> Fit:
         """Fit the target mixture, likewise; ``method(key, x, y)`` gives it the second key."""
-        return fit(key, y, _pair("family", self.family)[1], self.num_components[1], **self.fit_options | options)
+        return fit(key, y, pair_of("family", self.family)[1], self.num_components[1], **self.fit_options | options)
 
     def couple(self, source: MixtureLike, target: MixtureLike) -> TransportPlan:
         """Couple two mixtures."""
@@ -95,7 +95,7 @@ class MixtureTransport(eqx.Module):
         )
 
 
-def _pair(name: str, value: Any) -> tuple[Any, Any]:
+def pair_of(name: str, value: Any) -> tuple[Any, Any]:
     """Source's and target's value, of one given for both or of a pair."""
     if not isinstance(value, (tuple, list)):
         return value, value

@@ -1,7 +1,8 @@
 """Choosing the numbers of components that serve the map, not the likelihood."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -13,11 +14,13 @@ from .._base.buckets import sharing_components
 from .._base.progress import progress_bar
 from .._base.results import ConvergenceError
 from .._base.tables import alike
-from .._fitting.fit import Fit
+from .._fitting.fit import Fit, fit
+from .._fitting.race import with_shared_start
+from .._fitting.select import COMPARED
 from .._plans.epsilons import EpsilonLike
 from .._plans.plan import TransportPlan
 from .judge import Judge
-from .mixture_transport import MixtureTransport
+from .mixture_transport import MixtureTransport, pair_of
 
 # Regularization of the divergences, as a share of the total variance of the target's points.
 _EPSILON = 0.1
@@ -81,7 +84,9 @@ def select_plan(
     The likelihood of the data is no guide to the map: within one source component every point shares the same split
     over targets, so a component that describes the density well can be far too large to be moved as one piece. Here a
     part of both samples is held out, and candidates are compared by the Sinkhorn divergence between the images of
-    held-out source points and the held-out target points.
+    held-out source points and the held-out target points. All fits to one part start from one mixture, whose components
+    are merged, and stop at a tolerance of 1e-4, unless ``fit_options`` say otherwise; the chosen ones go on with all
+    points.
 
     Args:
         key: Random key of splits and fits.
@@ -129,8 +134,9 @@ def select_plan(
         raise ValueError("`candidates` must hold at least one number of components; got none.")
     x, y = alike(x=x, y=y)
     points = [np.asarray(as_host_or_traced(name, value)) for name, value in (("x", x), ("y", y))]
-    scores, floors, failures, most = [], [], {}, max(map(max, methods))
-    keys = list(jax.random.split(as_key(key), 2 * num_splits))
+    families, options = pair_of("family", family), {"progress": False, **(fit_options or {})}
+    scores, floors, failures, sides, most = [], [], {}, [], max(map(max, methods))
+    *keys, last_key = jax.random.split(as_key(key), 2 * num_splits + 1)
     with progress_bar(len(methods) * num_splits, "choosing the numbers of components", progress) as bar:
         for split_key, fit_key in zip(keys[::2], keys[1::2], strict=True):
             train, test = _split(split_key, points, held_out)
@@ -138,10 +144,10 @@ def select_plan(
             draw_key = jax.random.fold_in(split_key, 1) if use == "sample" else None
             judge = Judge(test[1], _EPSILON * float(np.var(test[1].astype(np.float64), axis=0).sum()))
             floors.append(judge(train[1][spread_indices(len(train[1]), len(test[0]))]))
+            sides = _sides(fit_key, train, families, options, methods)
             for pair, method in methods.items():
                 try:
-                    # The same key for all, so that they differ by their numbers only.
-                    fits = _fits(method, jax.random.clone(fit_key), *train)
+                    fits = [side(num) for side, num in zip(sides, pair, strict=True)]
                     with sharing_components(most):
                         plan = method.couple(*fits)
                         images = plan.push_forward(test[0]) if draw_key is None else _draw(plan, draw_key, test[0])
@@ -156,15 +162,32 @@ def select_plan(
         raise ConvergenceError(f"Every candidate failed. {next(iter(failures.values()))}")
     best = list(methods)[int(np.nanargmin(means))]
     errors = table.std(axis=0, ddof=1) / np.sqrt(num_splits) if num_splits > 1 else np.full(len(means), np.nan)
-    fits = _fits(methods[best], jax.random.clone(keys[1]), x, y)
+    both = zip(jax.random.split(last_key), (x, y), families, best, sides, strict=True)
+    fits = [
+        fit(own_key, values, own, num, **{**options, "start": side(num).mixture, "num_starts": 1})
+        for own_key, values, own, num, side in both
+    ]
     with sharing_components(most):
         plan = methods[best].couple(*fits)
     return PlanSelection(best, plan, tuple(methods), means, errors, float(np.mean(floors)), failures)
 
 
-def _fits(method: MixtureTransport, key: Any, x: ArrayLike, y: ArrayLike) -> tuple[Fit, Fit]:
-    source_key, target_key = jax.random.split(key)
-    return method.fit_source(source_key, x), method.fit_target(target_key, y)
+def _sides(
+    key: Any,
+    samples: list[np.ndarray],
+    families: tuple[Any, Any],
+    options: dict[str, Any],
+    pairs: Iterable[tuple[int, int]],
+) -> list[Callable[[int], Fit]]:
+    """For source and target: the fit with a number of components, made once."""
+
+    def side(own_key: Any, values: np.ndarray, family: Any, sizes: tuple[int, ...]) -> Callable[[int], Fit]:
+        own = with_shared_start({"tolerance": COMPARED, **options}, sizes, len(values))
+        # The same key for all, so that they differ by their numbers only.
+        return functools.cache(lambda num: fit(jax.random.clone(own_key), values, family, num, **own))
+
+    all_sizes = zip(*pairs, strict=True)
+    return [side(*own) for own in zip(jax.random.split(key), samples, families, all_sizes, strict=True)]
 
 
 def _draw(plan: TransportPlan, key: Any, x: np.ndarray) -> Any:

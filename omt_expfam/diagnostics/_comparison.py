@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._fitting.fit import Fit
-from .._pipelines.mixture_transport import _pair, MixtureTransport
+from .._pipelines.mixture_transport import MixtureTransport, pair_of
 from .._plans.plan import TransportPlan
 from .._potentials.fitted import BrenierFit
 from ._choices import Choice
@@ -124,7 +124,7 @@ class Comparison:
 
     def _fit(self, method: MixtureTransport, side: int, key: Any) -> Fit:
         """A fit, made once for all choices that share it."""
-        settings = _pair("family", method.family)[side], method.num_components[side], method.fit_options
+        settings = pair_of("family", method.family)[side], method.num_components[side], method.fit_options
         name = describe((side, key, settings))
         if name not in self._fits:
             refit = method.fit_target if side else method.fit_source

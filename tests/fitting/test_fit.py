@@ -213,7 +213,8 @@ def test_padding_changes_nothing(name, num, size, inside, monkeypatch, x64):
     settings = {"dtype": inside, "sample_weight": weight, "tolerance": 1e-5 if inside == "float64" else 1e-4}
     padded = omt.fit(jax.random.key(0), x, FAMILIES[name], num, **settings)
     monkeypatch.setattr(problem, "point_bucket", lambda count: count)
-    monkeypatch.setattr(problem, "_slots", lambda *arguments: (arguments[3], 2 * arguments[3]))
+    monkeypatch.setattr(problem, "_slots", lambda *arguments: arguments[3])
+    monkeypatch.setattr(problem, "_start_slots", lambda template, count: 2 * count)
     plain = omt.fit(jax.random.key(0), x, FAMILIES[name], num, **settings)
     assert int(padded.num_steps) == int(plain.num_steps)
     tolerance = {"rtol": 1e-12, "atol": 1e-12} if inside == "float64" else {"rtol": 1e-5, "atol": 1e-5}
@@ -250,6 +251,12 @@ def test_number_of_components_is_found(criterion, x64):
     assert chosen.num_components == 4
     assert chosen.fit.mixture.num_components == 4
     assert "<- chosen" in str(chosen)
+    # Converged, and as good as a fit by itself.
+    alone = omt.fit(jax.random.key(1), x, DiagonalGaussian, 4)
+    assert chosen.fit.converged
+    assert float(chosen.fit.bic) == pytest.approx(float(alone.bic), abs=0.5)
+    if criterion == "bic":
+        assert chosen.scores[1] == float(chosen.fit.bic)
     assert len(chosen.scores) == 3
 
 

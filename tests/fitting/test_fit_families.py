@@ -171,7 +171,8 @@ def test_padding_changes_nothing(family, prior, monkeypatch, x64):
     weight = rng.uniform(0.5, 2, len(x))
     padded = omt.fit(jax.random.key(0), x, family, 3, sample_weight=weight, **prior)
     monkeypatch.setattr(problem, "point_bucket", lambda count: count)
-    monkeypatch.setattr(problem, "_slots", lambda *arguments: (arguments[3], 2 * arguments[3]))
+    monkeypatch.setattr(problem, "_slots", lambda *arguments: arguments[3])
+    monkeypatch.setattr(problem, "_start_slots", lambda template, count: 2 * count)
     plain = omt.fit(jax.random.key(0), x, family, 3, sample_weight=weight, **prior)
     for ours, theirs in zip(jax.tree.leaves(padded), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
