@@ -131,6 +131,10 @@ def _check_fit(arguments: argparse.Namespace, wrong: Wrong) -> None:
 def _check_select(arguments: argparse.Namespace, wrong: Wrong) -> None:
     if arguments.target is None and any(isinstance(one, tuple) for one in arguments.components):
         wrong("-K K0:K1 is for a source and a target; there is one data set")
+    for name, value, one in (("criterion", arguments.criterion, True), ("splits", arguments.splits, False)):
+        if value is not None and one != (arguments.target is None):
+            wrong(f"--{name} is for {'one data set; there are two' if one else 'a source and a target; there is one'}")
+    arguments.criterion, arguments.splits = arguments.criterion or "bic", arguments.splits or 1
     arguments.out = arguments.out or ("mixture.omt" if arguments.target is None else "plan.omt")
 
 

@@ -142,11 +142,10 @@ def _add_select(commands: Any, parents: list) -> None:
     parser.add_argument(
         "--criterion",
         choices=("bic", "held-out"),
-        default="bic",
-        help="of one data set: the BIC, or the likelihood of left-out fifths (default: %(default)s); plans are "
+        help="of one data set: the BIC, or the likelihood of left-out fifths (default: bic); plans are "
         "compared by the distance between images and targets that were held out",
     )
-    parser.add_argument("--splits", type=count, default=1, help="of a plan: splits to average over (default: 1)")
+    parser.add_argument("--splits", type=count, help="of a plan: splits to average over (default: 1)")
     _add_epsilons(parser)
     parser.add_argument("-o", "--out", metavar="FILE", help="the fit or plan (default: mixture.omt or plan.omt)")
     parser.add_argument("--seed", type=seed, default=0, help="seed of splits and starts (default: 0)")

@@ -56,30 +56,30 @@ def diagnose_command(arguments: argparse.Namespace) -> Document:
     names = os.path.basename(arguments.source), os.path.basename(arguments.target)
     with jax.enable_x64(arguments.precision == "float64"):
         study = Study(names, x, y, method, arguments.repeats, arguments.seed)
-        failed = run_diagnose(arguments.out, study, debug=arguments.debug)
+        sections, failed = run_diagnose(arguments.out, study, debug=arguments.debug)
     saved = os.path.join(arguments.out, REPORT)
     print(f"saved {saved}")
     if failed:
         raise ConvergenceError(f"{arguments.out}: the report has no results on {', '.join(failed)}; it says why.")
-    with open(saved, encoding="utf-8") as file:
-        parts = [part.partition("\n\n") for part in file.read().split("\n## ")[1:]]
     return {
         "out": saved,
         "points": [len(x), len(y)],
         "columns": labels.columns,
         "components": method.num_components,
-        "sections": {title: text for title, _, text in parts},
+        "sections": sections,
     }
 
 
-def run_diagnose(folder: str, study: Study, say: Callable[[str], None] = print, *, debug: bool = False) -> list[str]:
+def run_diagnose(
+    folder: str, study: Study, say: Callable[[str], None] = print, *, debug: bool = False
+) -> tuple[dict[str, str], list[str]]:
     """Fit, transport, diagnose; write the report and its pictures into a folder.
 
     Pictures are drawn beside the folder first: an interrupted run leaves no half of a report there. A section that
     fails says why, and the others are kept; with ``debug`` its error is raised.
 
     Returns:
-        The sections that failed.
+        The sections by their titles, in Markdown, and which of them failed.
     """
     import matplotlib
 
@@ -87,16 +87,20 @@ def run_diagnose(folder: str, study: Study, say: Callable[[str], None] = print, 
     matplotlib.use("Agg")
     os.makedirs(folder, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch, unfinished(scratch):
-        text, failed = _write(study, scratch, say, debug)
+        head, sections, failed = _write(study, scratch, say, debug)
+        text = "\n\n".join([head, *(f"## {title}\n\n{found}" for title, found in sections.items())]) + "\n"
         for name in sorted(os.listdir(scratch)):
             with open(os.path.join(scratch, name), "rb") as source, atomic_file(os.path.join(folder, name)) as file:
                 shutil.copyfileobj(source, file)
         with atomic_file(os.path.join(folder, REPORT)) as file:
             file.write(text.encode())
-    return failed
+    return sections, failed
 
 
-def _write(study: Study, scratch: str, say: Callable[[str], None], debug: bool) -> tuple[str, list[str]]:
+def _write(
+    study: Study, scratch: str, say: Callable[[str], None], debug: bool
+) -> tuple[str, dict[str, str], list[str]]:
+    """What stands above the sections, the sections by their titles, and which of them failed."""
     keys = jax.random.split(jax.random.key(study.seed), 6)
     plan = study.method(keys[0], study.x, study.y)
     say(str(plan))
@@ -106,15 +110,14 @@ def _write(study: Study, scratch: str, say: Callable[[str], None], debug: bool) 
         "epsilon_components": float(plan.epsilon_components),
         "epsilon_weights": float(plan.epsilon_weights),
     }
-    parts = [
-        "# Transport diagnostics",
+    head = (
+        "# Transport diagnostics\n\n"
         f"From {study.names[0]} ({len(study.x)} points) to {study.names[1]} ({len(study.y)} points), {plan.source.dim} "
         f"dimensions; regularization {epsilon['epsilon_components']:g} of the component couplings and "
-        f"{epsilon['epsilon_weights']:g} of the weights, in squared units of the data. Seed {study.seed}.",
-        "## The plan",
-        _code(f"{plan}\n{plan.correspondences(MIN_WEIGHT)}"),
-        _figure(scratch, "plan.png", lambda: plot.coupling(plan)),
-    ]
+        f"{epsilon['epsilon_weights']:g} of the weights, in squared units of the data. Seed {study.seed}."
+    )
+    table = _code(f"{plan}\n{plan.correspondences(MIN_WEIGHT)}")
+    sections = {"The plan": f"{table}\n\n{_figure(scratch, 'plan.png', lambda: plot.coupling(plan))}"}
     steps = (
         ("Uniqueness", lambda: _uniqueness(keys[1], plan, epsilon, scratch)),
         ("Stability", lambda: _stability(keys[2], study, shown, scratch)),
@@ -133,8 +136,8 @@ def _write(study: Study, scratch: str, say: Callable[[str], None], debug: bool) 
                 raise
             failed.append(title.lower())
             found = [f"Failed: {type(error).__name__}: {' '.join(str(error).split())}"]
-        parts += [f"## {title}", *found]
-    return "\n\n".join(parts) + "\n", failed
+        sections[title] = "\n\n".join(found)
+    return head, sections, failed
 
 
 def _uniqueness(key: Any, plan: TransportPlan, epsilon: dict[str, Any], scratch: str) -> list[str]:

@@ -90,6 +90,8 @@ def representation(adata: Any, use_rep: str) -> np.ndarray | None:
     if use_rep != "X" and use_rep not in adata.obsm:
         return None
     table = adata.X if use_rep == "X" else adata.obsm[use_rep]
+    if use_rep == "X" and getattr(adata, "isbacked", False):
+        table = table[:]
     return np.asarray(densified(use_rep, table))
 
 
@@ -145,11 +147,14 @@ def _read_parquet(path: str, columns: Columns, index: str | None, groups: str | 
     every = list(frame.columns)
     label, group = (None if name is None else place(path, every, name) for name in (index, groups))
     rows = rows if label is None else frame.iloc[:, label]
-    names = tuple(name for number, name in enumerate(every) if number not in (label, group))
+    # Labels that were written beside points are none of them.
+    is_numeric: Any = pandas.api.types.is_numeric_dtype
+    own = [place for place, kind in enumerate(frame.dtypes) if every[place] == GROUPS and not is_numeric(kind)]
+    names = tuple(name for number, name in enumerate(every) if number not in {label, group, *own})
     wanted = chosen_columns(columns, names)
     chosen = frame.iloc[:, [place(path, every, name) for name in (names if wanted is None else wanted)]]
     for column, kind in zip(chosen.columns, chosen.dtypes, strict=True):
-        if not pandas.api.types.is_numeric_dtype(kind):
+        if not is_numeric(kind):
             raise ValueError(
                 f"{path}: column {column!r} holds {kind}, not numbers; choose others with --columns, or labels of rows "
                 "with --index."
@@ -173,14 +178,10 @@ def _read_annotated(
         raise ValueError(f"{path}: its rows are labeled by their names; leave --index out.")
     try:
         with open(path, "rb"):
-            # Counts of all genes are read only where they are what is asked for.
-            adata = anndata.read_h5ad(path, backed=None if name == "X" else "r")
+            # Counts of all genes stay in the file unless they are what is asked for.
+            adata = anndata.read_h5ad(path, backed="r")
             chosen = name or ("X_pca" if "X_pca" in adata.obsm else "X")
-            if chosen == "X" and name is None:
-                adata.file.close()
-                adata = anndata.read_h5ad(path)
-        points = representation(adata, chosen)
-        if adata.isbacked:
+            points = representation(adata, chosen)
             adata.file.close()
     except FileNotFoundError:
         raise

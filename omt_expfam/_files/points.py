@@ -42,9 +42,9 @@ def read_points(
         array: The name of the array in a ``.npz`` or ``.h5ad`` file.
         header: Whether the first line of a text file holds names; by default it does if none of its cells is a number,
             or its first cell is empty.
-        columns: Names of the columns of a table to read, in this order; by default all but names of rows and labels. Or
-            a function that chooses them from those of the file (``None`` for all), and is not called where there are
-            none.
+        columns: Names of the columns of a table to read, in this order; by default all but names of rows, labels, and
+            texts in a column ``label``, as we write it. Or a function that chooses them from those of the file
+            (``None`` for all), and is not called where there are none.
         index: Name of the column of a table that names the rows.
         groups: Name of the column of a table, the array, or the key of ``obs``, that holds a label of each row.
 

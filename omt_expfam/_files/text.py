@@ -95,9 +95,12 @@ def _layout(
     cells = ["", *first] if len(second) == len(first) + 1 else [cell.strip() for cell in first]
     label = label if index is None else place(path, cells, index)
     group = None if groups is None else place(path, cells, groups)
-    names = tuple(cell for number, cell in enumerate(cells) if number not in (label, group))
+    # Labels that were written beside points are none of them.
+    own = [number for number, cell in enumerate(cells) if cell == GROUPS and not _is_number(second[number])]
+    aside = {label, group, *own}
+    names = tuple(cell for number, cell in enumerate(cells) if number not in aside)
     chosen = chosen_columns(columns, names)
-    if chosen is None and index is None and group is None:
+    if chosen is None and aside <= {label} and index is None:
         return _Layout(path, delimiter, True, names, None, label, None)
     names = names if chosen is None else chosen
     places = tuple(place(path, cells, name) for name in names)

@@ -129,6 +129,9 @@ def test_select_a_mixture(capsys):
     assert "2  " in run(capsys, *arguments, "--force").split("<- chosen")[0]
     assert "the file exists already" in refusal(capsys, *arguments)
     assert "there is one data set" in refusal(capsys, "select", "source.csv", "-K", "2:3")
+    assert "--splits is for a source and a target" in refusal(capsys, "select", "source.csv", "-K", 2, "--splits", 3)
+    two = ("select", "source.csv", "target.csv", "-K", 2, "--criterion", "bic")
+    assert "--criterion is for one data set" in refusal(capsys, *two)
 
 
 def test_select_a_plan(capsys):

@@ -77,6 +77,10 @@ def test_names_rows_and_labels_are_kept(extension, precision, tmp_path):
     # Text has no precision, only digits.
     np.testing.assert_array_equal(found.astype(precision), points)
     assert known == labels
+    # Labels that were not asked for are no coordinates.
+    again, known = read_points(path)
+    np.testing.assert_array_equal(again, found)
+    assert known.columns == labels.columns
     if extension != ".h5ad":
         write_points(path, points)
         found, known = read_points(path)
