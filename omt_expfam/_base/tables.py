@@ -16,6 +16,12 @@ def column_names(x: Any) -> tuple[str, ...] | None:
     return None if table is None else table.names
 
 
+def row_names(x: Any) -> tuple[str, ...] | None:
+    """The labels of a table's rows, where it has some (pandas; xarray's coordinate along the first axis)."""
+    table = _table(x)
+    return None if table is None else table.rows
+
+
 def in_order(name: str, x: Any, names: tuple[str, ...] | None, of: str = "the columns that were fitted") -> Any:
     """A table with its columns in the order of names, which are ``of`` something; anything else as it is.
 
@@ -48,8 +54,12 @@ def alike(**samples: Any) -> list[Any]:
 
 
 def like(x: Any, values: Any, names: Sequence[str] | None) -> Any:
-    """A table of the library of ``x``, with its labels of rows, that holds values under names, where there are some."""
-    return _table(x).like(np.asarray(values), names)
+    """A table of the library of ``x``, with its labels of rows, that holds values under names, where there are some.
+
+    One number for each row is a column, such as pandas' series.
+    """
+    table, values = _table(x), np.asarray(values)
+    return table.like(values, names) if values.ndim == 2 else table.column(values, (names or [""])[0])
 
 
 class _Frame:
@@ -59,6 +69,13 @@ class _Frame:
         self.frame = frame
         self.names = tuple(map(str, frame.columns))
 
+    @property
+    def rows(self) -> tuple[str, ...] | None:
+        import narwhals
+
+        index = narwhals.maybe_get_index(self.frame)
+        return None if index is None else tuple(map(str, index))
+
     def select(self, places: list[int]) -> Any:
         return self.frame.select([self.frame.columns[place] for place in places]).to_native()
 
@@ -66,6 +83,16 @@ class _Frame:
         import narwhals
 
         found = narwhals.from_numpy(values, schema=list(names), backend=self.frame.implementation).to_native()
+        return self._labeled(found)
+
+    def column(self, values: np.ndarray, name: str) -> Any:
+        import narwhals
+
+        return self._labeled(narwhals.new_series(name, values, backend=self.frame.implementation).to_native())
+
+    def _labeled(self, found: Any) -> Any:
+        import narwhals
+
         index = narwhals.maybe_get_index(self.frame)
         if index is not None:
             found.index = index
@@ -80,14 +107,24 @@ class _Labeled:
         axis = array.dims[1]
         self.names = tuple(map(str, array.coords[axis].values.tolist())) if axis in array.coords else None
 
+    @property
+    def rows(self) -> tuple[str, ...] | None:
+        axis = self.array.dims[0]
+        return tuple(map(str, self.array.coords[axis].values.tolist())) if axis in self.array.coords else None
+
     def select(self, places: list[int]) -> Any:
         return self.array.isel({self.array.dims[1]: places})
 
     def like(self, values: np.ndarray, names: Sequence[str] | None) -> Any:
-        rows, columns = self.array.dims
-        kept = {name: held for name, held in self.array.coords.items() if held.dims == (rows,)}
-        named = {} if names is None else {columns: list(names)}
-        return type(self.array)(values, kept | named, self.array.dims)
+        named = {} if names is None else {self.array.dims[1]: list(names)}
+        return type(self.array)(values, self._kept() | named, self.array.dims)
+
+    def column(self, values: np.ndarray, name: str) -> Any:
+        return type(self.array)(values, self._kept(), self.array.dims[:1], name)
+
+    def _kept(self) -> dict[Any, Any]:
+        rows = self.array.dims[:1]
+        return {name: held for name, held in self.array.coords.items() if held.dims == rows}
 
 
 def _table(x: Any) -> Any:
@@ -117,7 +154,7 @@ class maps_tables(jittable):  # noqa: N801
 
 
 def tabulates(names: Callable[..., Sequence[str]]) -> Callable[[Callable[..., Any]], jittable]:
-    """Decorates a method that gives a row of numbers for every point, likewise: under names.
+    """Decorates a method that gives numbers for every point, likewise: under names.
 
     Args:
         names: Gives them for the owner, and the arguments of the call by name.

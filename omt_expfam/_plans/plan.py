@@ -206,7 +206,7 @@ class TransportPlan(eqx.Module):
         rows, row_shares = self._rows()
         return blend(rows.responsibilities(x), row_shares)
 
-    @reads_tables
+    @tabulates(lambda plan, **_: ("survival",))
     def survival(self, x: ArrayLike) -> Float[Array, " n"]:
         """Mass that is sent from each point ``x[n, d]``, over the mass there; above one where mass is created.
 

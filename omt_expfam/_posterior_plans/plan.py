@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 from .._base.arguments import ArrayLike, as_count, as_key, as_points, as_scalar, KeyLike, ScalarLike
 from .._base.arrays import host_generator, is_traced, kept, split_key
 from .._base.results import RESULTS
-from .._base.tables import in_order, maps_tables
+from .._base.tables import column_names, in_order, maps_tables, row_names
 from .._components.interface import AbstractComponents
 from .._components.labelling import Labelling
 from .._components.mixture import Mixture
@@ -231,8 +231,9 @@ class PosteriorPlan(eqx.Module):
     def push_forward_interval(
         self, x: ArrayLike, probability: float = 0.9, kind: IntervalKind = "equal-tailed"
     ) -> CredibleInterval:
-        """Credible intervals of the coordinates of T(x) at points ``x[n, d]``, shape ``[n, d]``."""
-        return self._cautious(credible_interval(self.push_forward(x), probability, kind))
+        """Credible intervals of the coordinates of T(x) at points ``x[n, d]``, shape ``[n, d]``, by name."""
+        found = self._cautious(credible_interval(self.push_forward(x), probability, kind))
+        return dataclasses.replace(found, names=(row_names(x), self.feature_names or column_names(x)))
 
     def probability_of_sending(self, min_share: ScalarLike = 0.5) -> Float[Array, "K0 K1"]:
         """The posterior probability that component i sends more than ``min_share`` of its mass to component j."""

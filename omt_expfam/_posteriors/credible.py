@@ -33,6 +33,8 @@ class CredibleInterval(eqx.Module):
         upper: Upper end of the interval.
         probability: Posterior probability of the interval.
         caution: Why it may not hold what it says; nothing where no reason is known.
+        names: Names along the axes of the quantity, ``None`` for an axis without; of the last axes, where there are
+            fewer.
     """
 
     mean: Float[Array, "..."]
@@ -41,12 +43,28 @@ class CredibleInterval(eqx.Module):
     upper: Float[Array, "..."]
     probability: float = eqx.field(static=True)
     caution: str = eqx.field(static=True, default="")
+    names: tuple[tuple[str, ...] | None, ...] = eqx.field(static=True, default=())
+
+    def to_dict(self) -> dict[str, np.ndarray]:
+        """A row for each entry, ready for a data frame: where it stands, by name where there are names, and numbers."""
+        shape = self.mean.shape
+        known = (None,) * (len(shape) - len(self.names)) + self.names
+        labels = [np.arange(size) if own is None else np.asarray(own) for own, size in zip(known, shape, strict=True)]
+        places = {f"axis {axis}": values.ravel() for axis, values in enumerate(np.meshgrid(*labels, indexing="ij"))}
+        numbers = {name: np.ravel(np.asarray(getattr(self, name))) for name in ("mean", "median", "lower", "upper")}
+        return places | numbers
 
     def __repr__(self) -> str:
         if is_traced(self):
             return f"CredibleInterval(traced, shape {tuple(self.mean.shape)}, probability {self.probability:g})"
         entries = zip(*(np.asarray(v).ravel()[:_SHOWN] for v in (self.mean, self.lower, self.upper)), strict=True)
-        numbers = ", ".join(f"{mean:.4g} [{lower:.4g}, {upper:.4g}]" for mean, lower, upper in entries)
+        known = (None,) * (self.mean.ndim - len(self.names)) + self.names
+        places = [np.unravel_index(entry, self.mean.shape) for entry in range(min(self.mean.size, _SHOWN))]
+        heads = [" ".join(own[k] for own, k in zip(known, place, strict=True) if own is not None) for place in places]
+        numbers = ", ".join(
+            f"{head + ' ' if head else ''}{mean:.4g} [{lower:.4g}, {upper:.4g}]"
+            for head, (mean, lower, upper) in zip(heads, entries, strict=True)
+        )
         more = self.mean.size - _SHOWN
         shape = f", {more} more" * (more > 0) + f", shape {tuple(self.mean.shape)}" * (self.mean.ndim > 0)
         caution = f", CAUTION: {self.caution}" * bool(self.caution)

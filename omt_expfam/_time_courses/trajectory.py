@@ -24,7 +24,7 @@ from .._base.arguments import (
 )
 from .._base.arrays import is_traced, on_host, safe_log
 from .._base.results import ConvergenceError
-from .._base.tables import reads_tables, tabulates
+from .._base.tables import tabulates
 from .._base.xla import program
 from .._components.mixture import as_mixture, Mixture, MixtureLike
 from .._plans.correspondences import as_texts
@@ -162,7 +162,7 @@ class Trajectory(eqx.Module):
 
         return on_host(shares, self.mixtures[first].responsibilities(x), self._forward(first, last))
 
-    @reads_tables
+    @tabulates(lambda course, **_: ("survival",))
     def survival(self, x: ArrayLike, first: int, last: int) -> Float[Array, " n"]:
         """Probability that each point ``x[n, d]`` at ``first`` has descendants at ``last``.
 

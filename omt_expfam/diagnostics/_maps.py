@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._base.arguments import ArrayLike, as_floating, as_points
+from .._base.tables import alike, in_order
 from .._plans.plan import TransportPlan
 from .._potentials.fitted import BrenierFit
 from .._potentials.gated import GatedMap
@@ -51,6 +52,7 @@ def true_images(true_map: Callable[..., Any] | ArrayLike | None, points: Float[A
 
 def two_sides(x: ArrayLike, y: ArrayLike) -> tuple[Float[Array, "n d"], Float[Array, "m d"]]:
     """Source and target points of one dimension."""
+    x, y = alike(x=x, y=y)
     source = as_floating("x", x, "n d")
     target = as_points("y", y, source.shape[1])
     for name, points in (("x", source), ("y", target)):
@@ -59,11 +61,13 @@ def two_sides(x: ArrayLike, y: ArrayLike) -> tuple[Float[Array, "n d"], Float[Ar
     return source, target
 
 
-def points_or(points: ArrayLike | None, x: Float[Array, "n d"]) -> Float[Array, "m d"]:
-    """The points where maps are compared: given ones, or the source's."""
+def points_or(
+    points: ArrayLike | None, x: Float[Array, "n d"], names: tuple[str, ...] | None = None
+) -> Float[Array, "m d"]:
+    """The points where maps are compared: given ones, their columns by the names of the source's; or the source's."""
     if points is None:
         return x
-    given = as_points("points", points, x.shape[1], x.dtype)
+    given = as_points("points", in_order("points", points, names), x.shape[1], x.dtype)
     if not given.shape[0]:
         raise ValueError(f"`points` must have at least one point; got shape {tuple(given.shape)}.")
     return given

@@ -1,7 +1,7 @@
 """How much hangs on the price of changing masses: transport along a ladder of prices, or of shares."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -11,12 +11,13 @@ from jaxtyping import Bool, Float
 from .._base.arguments import ArrayLike, as_host_or_traced, check_positive, ScalarLike
 from .._base.arrays import is_traced, on_host, to_jax
 from .._base.results import ConvergenceError, RESULTS, succeeded
+from .._plans.correspondences import as_texts
 from .._plans.epsilons import choose_epsilons
 from .._plans.plan import TransportPlan
 from .._plans.relaxations import as_relaxation, Partial
 from .._plans.summary import far_from, likely_price, typical_cost
 from .._plans.transport import transport
-from ._problem import as_problem, ProblemLike
+from ._problem import as_problem, names_of, ProblemLike
 
 # A ladder begins at this part of the typical cost and ends at this multiple of the largest one.
 _FIRST, _LAST = 0.03, 10.0
@@ -36,6 +37,7 @@ class RelaxationPath(eqx.Module):
             what the print of the balanced plan proposes.
         typical: The typical cost, the median of the costs from components to their nearest ones.
         kind: ``"divergence"``, ``"total variation"`` or ``"partial"``.
+        names: Names of the source components, where they have some.
     """
 
     relaxation: Float[np.ndarray, " R"]
@@ -47,23 +49,40 @@ class RelaxationPath(eqx.Module):
     suggested: float
     typical: float
     kind: str = eqx.field(static=True)
+    names: tuple[str, ...] | None = eqx.field(static=True, default=None)
 
-    def error(self, growth: ArrayLike) -> Float[np.ndarray, " R"]:
+    def to_dict(self) -> dict[str, np.ndarray]:
+        """A row for each price: mass, cost, share over far pairs, and the growth of each component by its name."""
+        columns = {"relaxation": self.relaxation, "mass": self.mass, "cost": self.cost, "far_share": self.far_share}
+        grown = zip(as_texts(self.names, len(self.weights)), self.growth.T, strict=True)
+        return columns | {f"growth of {name}": column for name, column in grown}
+
+    def error(self, growth: ArrayLike | Mapping[Any, float]) -> Float[np.ndarray, " R"]:
         """How far the growth found is from one that is known: the mass by which components miss it, at each price.
 
         Args:
             growth: What really becomes of each source component over what it is, shape ``[K0]``, such as the ratio of
-                the shares of known groups.
+                the shares of known groups; or by the names of the components.
 
         Raises:
             ValueError: If there is not one number for each component.
         """
+        if isinstance(growth, Mapping):
+            growth = self._by_name(growth)
         known = np.asarray(as_host_or_traced("growth", growth), np.float64)
         if known.shape != self.weights.shape:
             raise ValueError(f"`growth` must have shape {self.weights.shape}; got {known.shape}.")
         return np.abs(self.growth - known) @ self.weights
 
-    def best(self, growth: ArrayLike) -> float:
+    def _by_name(self, growth: Mapping[Any, float]) -> list[float]:
+        given = {str(name): value for name, value in growth.items()}
+        names = as_texts(self.names, len(self.weights))
+        missing = [name for name in names if name not in given]
+        if missing or len(given) > len(names):
+            raise ValueError(f"`growth` must have the components {', '.join(names)}; got {', '.join(given)}.")
+        return [given[name] for name in names]
+
+    def best(self, growth: ArrayLike | Mapping[Any, float]) -> float:
         """The price, or share, whose growth is nearest to one that is known, see `error`."""
         return float(self.relaxation[int(np.argmin(self.error(growth)))])
 
@@ -122,6 +141,7 @@ def relaxation_path(
     """
     if isinstance(source, TransportPlan) and source.masses is not None:
         raise ValueError("`source` must be a plan that keeps all masses, or two mixtures; its masses change.")
+    names = names_of(source, target)[0][0]
     left, right, first, second = as_problem(source, target, epsilon_components, epsilon_weights)
     if is_traced(left, right, first, second, relaxations):
         raise TypeError("`relaxation_path` looks at its numbers and cannot be traced.")
@@ -152,7 +172,7 @@ def relaxation_path(
     mass, cost, share, growth = (np.array(column) for column in zip(*rows, strict=True))
     price = likely_price(weights, costs, float(choose_epsilons(left, right).weights))
     given = np.asarray(left.weights, np.float64)
-    return RelaxationPath(ladder, mass, cost, share, growth, given, price, typical, name)
+    return RelaxationPath(ladder, mass, cost, share, growth, given, price, typical, name, names)
 
 
 def _row(found: Any, costs: np.ndarray, far: np.ndarray, unit: float) -> tuple[float, float, float, np.ndarray]:

@@ -1,5 +1,6 @@
 """How the plan follows its inputs: derivatives of couplings, cost and map in every parameter of both mixtures."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -10,9 +11,11 @@ from jaxtyping import Array, Float
 from .._base.arguments import ArrayLike, as_count, as_points, as_scalar, ScalarLike
 from .._base.buckets import pad, point_bucket
 from .._base.precision import in_float64
+from .._base.tables import in_order
 from .._base.xla import jit_in_order
 from .._components.mixture import Mixture, MixtureLike
 from .._couplings.settings import NumericalSettings
+from .._plans.correspondences import as_texts
 from .._plans.transport import transport
 from ._parameters import (
     as_arrays,
@@ -25,7 +28,7 @@ from ._parameters import (
     transport_metric,
     unit_steps,
 )
-from ._problem import as_problem, ProblemLike
+from ._problem import as_problem, names_of, ProblemLike
 
 # Directions of the metric below this share of the largest do not move the mixture.
 _SINGULAR = 1e-10
@@ -73,6 +76,8 @@ class Sensitivity(eqx.Module):
         points: Where the map was differentiated, shape ``[n, d]``.
         epsilon_components: Regularization of the component couplings.
         epsilon_weights: Regularization of the weights.
+        component_names: Names of the components of the source and of the target, ``None`` where they have none.
+        feature_names: Names of the columns, where the fits know them: of the axes d of derivatives of the map.
     """
 
     source: SideSensitivity
@@ -80,6 +85,8 @@ class Sensitivity(eqx.Module):
     points: Float[np.ndarray, "n d"]
     epsilon_components: float = eqx.field(static=True)
     epsilon_weights: float = eqx.field(static=True)
+    component_names: Any = eqx.field(static=True, default=(None, None))
+    feature_names: tuple[str, ...] | None = eqx.field(static=True, default=None)
 
     @property
     def lipschitz(self) -> float:
@@ -98,21 +105,37 @@ class Sensitivity(eqx.Module):
                     rows.append((name, k, parameter, effects[0], effects[1], effects[2]))
         return sorted(rows, key=lambda row: row[3], reverse=True)
 
+    def to_dict(self) -> dict[str, list[Any]]:
+        """The columns of the ranking, ready for a data frame; components by name where they have names."""
+        heads = ("side", "component", "parameter", "map", "cost", "weights")
+        return dict(zip(heads, map(list, zip(*self._named(), strict=True)), strict=True))
+
+    def _named(self) -> list[tuple[Any, ...]]:
+        source, target = self.component_names
+        names = {
+            "source": as_texts(source, len(self.source.table)),
+            "target": as_texts(target, len(self.target.table)),
+        }
+        return [(side, names[side][k], *rest) for side, k, *rest in self.ranking()]
+
     def summary(self, num_rows: int = 10) -> str:
         """The largest effects, as a table."""
+        shown = self._named()[:num_rows]
+        width = max(9, *(len(row[1]) for row in shown))
         lines = [
             f"Local Lipschitz constant of the map: {self.lipschitz:.3g} in the source, "
             f"{float(self.target.lipschitz):.3g} in the target (weights held).",
-            f"{'side':>6} {'component':>9} {'parameter':>12} {'map':>9} {'cost':>9} {'weights':>9}",
+            f"{'side':>6} {'component':>{width}} {'parameter':>12} {'map':>9} {'cost':>9} {'weights':>9}",
         ]
-        for side, k, parameter, *effects in self.ranking()[:num_rows]:
+        for side, name, parameter, *effects in shown:
             numbers = " ".join(f"{value:9.3g}" for value in effects)
-            lines.append(f"{side:>6} {k:>9} {parameter:>12} {numbers}")
+            lines.append(f"{side:>6} {name:>{width}} {parameter:>12} {numbers}")
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        side, k, parameter, *_ = self.ranking()[0]
-        return f"Sensitivity(map Lipschitz {self.lipschitz:.3g}, most sensitive to {parameter} of {side} component {k})"
+        side, name, parameter, *_ = self._named()[0]
+        most = f"most sensitive to {parameter} of {side} component {name}"
+        return f"Sensitivity(map Lipschitz {self.lipschitz:.3g}, {most})"
 
 
 def sensitivity(
@@ -146,6 +169,7 @@ def sensitivity(
         ValueError: If an argument is out of range, or the dimensions differ.
         ConvergenceError: If a solve fails.
     """
+    names, features = names_of(source, target)
     source, target, epsilon_1, epsilon_2 = as_problem(source, target, epsilon_components, epsilon_weights)
     as_scalar("epsilon_components", epsilon_1)
     as_scalar("epsilon_weights", epsilon_2, strict=True)
@@ -157,8 +181,9 @@ def sensitivity(
     }
     if points is None:
         points = source.sample(jax.random.key(0), as_count("num_points", num_points))
-    places = as_points("points", points, source.dim)
-    return in_float64(lambda left, right, x: _study(left, right, x, options), source, target, places)
+    places = as_points("points", in_order("points", points, features), source.dim)
+    found = in_float64(lambda left, right, x: _study(left, right, x, options), source, target, places)
+    return dataclasses.replace(found, component_names=names, feature_names=features)
 
 
 class _Outputs(NamedTuple):

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from .._base.arguments import ArrayLike, as_count, as_key, KeyLike
+from .._base.tables import column_names
 from .._pipelines.mixture_transport import MixtureTransport
 from ._maps import (
     points_or,
@@ -242,7 +243,7 @@ def stability(
     if side not in ("source", "target"):
         raise ValueError(f'`side` must be "source" or "target"; got {side!r}.')
     num_repeats = as_count("num_repeats", num_repeats)
-    shown = points_or(points, source)
+    shown = points_or(points, source, column_names(x))
     truth = true_images(true_map, shown)
     inputs = {"key": as_key(key), "x": source, "y": target, "method": method, "points": shown, "true_map": truth}
     kept = Checkpoint(checkpoint, "stability", tuple(COLUMNS), {**inputs, "side": side, "warm_start": warm_start})

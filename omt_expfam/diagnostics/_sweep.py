@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from .._base.arguments import ArrayLike, as_key, as_points, as_scalar, KeyLike
+from .._base.tables import column_names, in_order
 from ._choices import Alternatives, choices_of, HeldOut, in_words, Method, SEVERAL
 from ._comparison import COLUMNS, Comparison, sizes
 from ._maps import points_or, true_images, two_sides
@@ -240,10 +241,10 @@ def sweep(
     if not callable(base):
         raise TypeError(f"`base` must be a MixtureTransport or a function; got {type(base).__name__}.")
     choices = choices_of(base, alternatives, product)
-    shown = points_or(points, source)
+    shown = points_or(points, source, column_names(x))
     truth = true_images(true_map, shown)
     split_key, fit_key = jax.random.split(as_key(key))
-    data, left = _split(split_key, source, target, held_out)
+    data, left = _split(split_key, source, target, held_out, column_names(x))
     inputs = {"key": key, "x": source, "y": target, "base": base, "points": shown, "true_map": truth}
     kept = Checkpoint(checkpoint, "sweep", tuple(COLUMNS), {**inputs, "held_out": left})
     # Choices of one name and of different values (families of one name, long arrays) are told apart by what they are.
@@ -270,12 +271,15 @@ def sweep(
     )
 
 
-def _split(key: Any, x: Array, y: Array, held_out: Any) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+def _split(
+    key: Any, x: Array, y: Array, held_out: Any, names: tuple[str, ...] | None
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     """Points to fit, and points to compare likelihoods on."""
     if isinstance(held_out, tuple | list):
         if len(held_out) != 2:
             raise ValueError(f"`held_out` must be a share or a pair of point sets; got {len(held_out)} items.")
-        left = tuple(as_points("held_out", points, x.shape[1], x.dtype) for points in held_out)
+        named = (in_order("held_out", points, names) for points in held_out)
+        left = tuple(as_points("held_out", points, x.shape[1], x.dtype) for points in named)
         if not all(len(points) for points in left):
             raise ValueError("`held_out` must have at least one point on each side.")
         return (x, y), (left[0], left[1])

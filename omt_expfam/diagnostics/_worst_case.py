@@ -24,13 +24,14 @@ from .._base.arrays import take
 from .._base.buckets import pad, pad_zero, point_bucket
 from .._base.precision import in_float64, narrow
 from .._base.progress import progress_bar
+from .._base.tables import in_order
 from .._base.xla import jit_in_order, program
 from .._components.covariance import DenseCovariance
 from .._components.mixture import Mixture, MixtureLike
 from .._couplings.solve import solve_couplings
 from .._plans.transport import transport
 from ._parameters import as_arrays, balanced
-from ._problem import as_problem, ProblemLike
+from ._problem import as_problem, names_of, ProblemLike
 
 # Regularization of the weights that gives the search a slope where there is none, in units of the largest cost.
 _SMOOTHING = 0.02
@@ -163,6 +164,7 @@ def worst_case(
         ValueError: If an argument is out of range, or the dimensions differ.
         ConvergenceError: If a solve fails.
     """
+    features = names_of(source, target)[1]
     source, target, epsilon_1, epsilon_2 = as_problem(source, target, epsilon_components, epsilon_weights)
     if source.components.gaussian_form() is None:
         raise TypeError(f"`source` must have Gaussian components; got {type(source.components).__name__}.")
@@ -178,7 +180,7 @@ def worst_case(
     point_key, search_key = jax.random.split(as_key(key))
     if points is None:
         points = source.sample(point_key, as_count("num_points", num_points))
-    places, dtype = as_points("points", points, source.dim), source.components.dtype
+    places, dtype = as_points("points", in_order("points", points, features), source.dim), source.components.dtype
     with progress_bar(len(sizes) * (counts.starts + 1), "worst case", progress) as bar:
         return in_float64(
             lambda left, right, x: _study(search_key, left, right, x, sizes, options, counts, dtype, bar),

@@ -75,6 +75,11 @@ def test_maps_take_columns_by_name_and_give_frames(plan, kind):
 def test_labels_of_rows_come_back(plan):
     image = plan.push_forward(FRAMES["pandas"](X)[["CD4", "CD3"]])
     assert list(image.index) == ROWS
+    left = {kind: plan.survival(turned(FRAMES[kind](X))) for kind in FRAMES}
+    for found in left.values():
+        np.testing.assert_array_equal(np.asarray(found), plan.survival(X))
+    assert left["pandas"].name == left["polars"].name == left["xarray"].name == "survival"
+    assert list(left["pandas"].index) == left["xarray"].cell.values.tolist() == ROWS
     assert plan.reverse().feature_names == ("CD3", "CD4")
 
 
@@ -148,6 +153,38 @@ def test_large_sparse_matrices_are_refused_in_one_line(plan):
         ) as caught:
             call()
         assert len(str(caught.value).splitlines()) == 1
+
+
+def test_studies_keep_names(plan):
+    """Components by name in tables and prints, points by the names of columns; fits of other columns are refused."""
+    kinds, first, second = np.where(X[:, 0] > 0, "T", "B"), FRAMES["pandas"](X), turned(FRAMES["polars"](Y))
+    fits = [omt.mixture_from_labels(frame, kinds, DiagonalGaussian) for frame in (first, second)]
+    known = omt.transport(*fits, **SETTINGS)
+    places = first.iloc[:7]
+    found = [omt.diagnostics.sensitivity(known, points=places[["CD4", "CD3"]])]
+    found.append(omt.diagnostics.sensitivity(*fits, points=np.asarray(places), **SETTINGS))
+    np.testing.assert_allclose(found[0].source.map["mean"], found[1].source.map["mean"], rtol=1e-5, atol=1e-7)
+    for study in found:
+        assert study.component_names == (("B", "T"), ("B", "T"))
+        assert study.feature_names == ("CD3", "CD4")
+        rows = pd.DataFrame(study.to_dict())
+        assert set(rows.component) == {"B", "T"}
+        assert rows["map"].tolist() == [row[3] for row in study.ranking()]
+        assert f"{rows.side[0]} component {rows.component[0]}" in repr(study)
+        assert rows.component[0] in study.summary(1).splitlines()[-1].split()
+    path = omt.diagnostics.relaxation_path(known, relaxations=[1.0, 4.0])
+    assert path.names == ("B", "T")
+    np.testing.assert_array_equal(path.to_dict()["growth of T"], path.growth[:, 1])
+    np.testing.assert_array_equal(path.error({"T": 0.5, "B": 2.0}), path.error([2.0, 0.5]))
+    with pytest.raises(ValueError, match="`growth` must have the components B, T; got B, C"):
+        path.error({"B": 1.0, "C": 1.0})
+    other = omt.mixture_from_labels(first.rename(columns={"CD4": "CD8"}), kinds, DiagonalGaussian)
+    with pytest.raises(ValueError, match="`target` must be fitted to the columns of `source`"):
+        omt.diagnostics.biconvexity(jax.random.key(0), fits[0], other, **SETTINGS)
+    with pytest.raises(ValueError, match="`points` must have the columns that were fitted, CD3, CD4: 'CD4' is missing"):
+        omt.diagnostics.worst_case(jax.random.key(0), known, radii=[0.1], points=first[["CD3"]])
+    with pytest.raises(ValueError, match="`y` must have the columns of `x`"):
+        omt.diagnostics.stability(jax.random.key(0), first, second.rename({"CD4": "CD8"}), plan, [])
 
 
 def test_the_second_sample_takes_the_order_of_the_first():
@@ -234,6 +271,16 @@ def test_posteriors_keep_names():
     assert list(draws.columns) == ["CD3", "CD4"]
     assert list(draws.index) == ROWS
     np.testing.assert_array_equal(draws, plans.sample(jax.random.key(1), X))
+    interval = plans.push_forward_interval(turned(first))
+    assert interval.names == (tuple(ROWS), ("CD3", "CD4"))
+    rows = pd.DataFrame(interval.to_dict())
+    assert list(rows.columns) == ["axis 0", "axis 1", "mean", "median", "lower", "upper"]
+    chosen = rows[(rows["axis 0"] == "cell 3") & (rows["axis 1"] == "CD4")]
+    np.testing.assert_array_equal(chosen["upper"], np.asarray(interval.upper)[3, 1:])
+    assert "cell 0 CD4 " in repr(interval)
+    plain = plans.push_forward_interval(X)
+    np.testing.assert_array_equal(plain.lower, interval.lower)
+    assert plain.to_dict()["axis 0"][-1] == 59
     with pytest.raises(ValueError, match="`x` must have the columns that were fitted, CD3, CD4: 'CD4' is missing"):
         plans.push_forward_interval(first[["CD3"]])
 
