@@ -24,8 +24,6 @@ from benchmarks.harness.data import bodenmiller
 # A coordinate counts as moved where it moves by more than this.
 THRESHOLD = 1e-2
 LEVELS = (1e-30, 1e-12, 1e-2)
-# How many coordinates a group penalty may select, as a share of all.
-COUNTS = (0.02, 0.1, 0.4)
 FLOOR = "other cells after"
 # Strengths of the elastic costs over the mean size of a coordinate's difference between the two samples.
 ELASTIC = (0.5, 2.0, 8.0)
@@ -93,9 +91,6 @@ def methods(key: Any, x: np.ndarray, y: np.ndarray, quick: bool) -> Iterator[tup
     yield "linear", "", lambda points: (points @ matrix + offset).astype(np.float32)
     for level in LEVELS[-1:] if quick else LEVELS:
         yield "Screen", f"{level:g}", omt.fit_brenier(key, x, y, sparsity=omt.Screen(level)).map.push_forward
-    for most in COUNTS[-1:] if quick else COUNTS:
-        fit = omt.fit_brenier(key, x, y, sparsity=omt.GroupPenalty(), max_moved=round(most * x.shape[1]))
-        yield "GroupPenalty", f"at most {most:.0%}", fit.map.push_forward
     if quick:
         return
     # Of many genes no network is better than where it starts, the straight line, whatever its penalty.
