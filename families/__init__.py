@@ -5,6 +5,7 @@ Import them as ``from omt_expfam.families import Gaussian``.
 
 from .asymmetric_laplace import AsymmetricLaplace as AsymmetricLaplace
 from .beta import Beta as Beta
+from .binomial import Binomial as Binomial
 from .diagonal_gaussian import DiagonalGaussian as DiagonalGaussian
 from .exponential import Exponential as Exponential
 from .exponential_power import ExponentialPower as ExponentialPower
@@ -13,12 +14,15 @@ from .gaussian import Gaussian as Gaussian
 from .laplace import Laplace as Laplace
 from .log_normal import LogNormal as LogNormal
 from .low_rank_gaussian import LowRankGaussian as LowRankGaussian
+from .negative_binomial import NegativeBinomial as NegativeBinomial
+from .poisson import Poisson as Poisson
 from .spherical_gaussian import SphericalGaussian as SphericalGaussian
 
 # The one place where a stored name becomes a class; `omt.load` takes others as an argument.
 REGISTRY = {
     "AsymmetricLaplace": AsymmetricLaplace,
     "Beta": Beta,
+    "Binomial": Binomial,
     "DiagonalGaussian": DiagonalGaussian,
     "Exponential": Exponential,
     "ExponentialPower": ExponentialPower,
@@ -27,5 +31,7 @@ REGISTRY = {
     "Laplace": Laplace,
     "LogNormal": LogNormal,
     "LowRankGaussian": LowRankGaussian,
+    "NegativeBinomial": NegativeBinomial,
+    "Poisson": Poisson,
     "SphericalGaussian": SphericalGaussian,
 }

@@ -40,6 +40,7 @@ from ._components.interface import (
     each as each,
     map_components as map_components,
 )
+from ._components.lattice_form import AbstractLattice as AbstractLattice
 from ._components.product_form import (
     AbstractShape as AbstractShape,
     NormalShape as NormalShape,

@@ -3,6 +3,7 @@
 from families import (
     AsymmetricLaplace as AsymmetricLaplace,
     Beta as Beta,
+    Binomial as Binomial,
     DiagonalGaussian as DiagonalGaussian,
     Exponential as Exponential,
     ExponentialPower as ExponentialPower,
@@ -11,5 +12,7 @@ from families import (
     Laplace as Laplace,
     LogNormal as LogNormal,
     LowRankGaussian as LowRankGaussian,
+    NegativeBinomial as NegativeBinomial,
+    Poisson as Poisson,
     SphericalGaussian as SphericalGaussian,
 )

@@ -11,6 +11,7 @@ from omt_expfam import Mixture
 from omt_expfam.families import (
     AsymmetricLaplace,
     Beta,
+    Binomial,
     DiagonalGaussian,
     Exponential,
     ExponentialPower,
@@ -19,6 +20,8 @@ from omt_expfam.families import (
     Laplace,
     LogNormal,
     LowRankGaussian,
+    NegativeBinomial,
+    Poisson,
     SphericalGaussian,
 )
 
@@ -47,6 +50,11 @@ def unit_points(rng, num, dim):
     return rng.uniform(0.02, 0.98, (num, dim))
 
 
+def count_points(rng, num, dim):
+    """Small whole numbers."""
+    return rng.integers(0, 7, (num, dim)).astype(float)
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """A family, a way to draw K components of it, their moments by NumPy, and where to evaluate densities."""
@@ -56,6 +64,7 @@ class Case:
     moments: Callable
     marginals: Callable | None = None
     points: Callable = normal_points
+    fixed: dict = dataclasses.field(default_factory=dict)
 
     def oracle(self, arguments, index):
         """One component as a SciPy distribution: Gaussian, or a product of ``marginals`` with parameters ``[K, d]``."""
@@ -73,20 +82,21 @@ class Product:
     index: int
 
     def logpdf(self, x):
-        return self.laws.logpdf(x[:, None, :]).sum(axis=2)[:, self.index]
+        own = getattr(self.laws, "logpdf", None) or self.laws.logpmf
+        return own(x[:, None, :]).sum(axis=2)[:, self.index]
 
     def entropy(self):
         return self.laws.entropy().sum(axis=1)[self.index]
 
 
-def factorized(family, draw, marginals, points=normal_points):
+def factorized(family, draw, marginals, points=normal_points, fixed=None):
     """A case with independent coordinates: ``marginals`` makes a SciPy law with parameters ``[K, d]`` of arguments."""
 
     def moments(arguments):
         law = marginals(arguments)
         return law.mean(), np.einsum("kd,de->kde", law.var(), np.eye(arguments[0].shape[1]))
 
-    return Case(family, draw, moments, marginals, points)
+    return Case(family, draw, moments, marginals, points, fixed or {})
 
 
 class TwoHalves:
@@ -191,6 +201,25 @@ CASES = {
         lambda a: scipy.stats.beta(*a),
         unit_points,
     ),
+    "Poisson": factorized(
+        Poisson,
+        lambda rng, num=NUM, dim=DIM: (rng.uniform(0.3, 6, (num, dim)),),
+        lambda a: scipy.stats.poisson(a[0]),
+        count_points,
+    ),
+    "Binomial": factorized(
+        Binomial,
+        lambda rng, num=NUM, dim=DIM: (rng.uniform(0.1, 0.9, (num, dim)),),
+        lambda a: scipy.stats.binom(6, a[0]),
+        count_points,
+        {"total_count": 6},
+    ),
+    "NegativeBinomial": factorized(
+        NegativeBinomial,
+        lambda rng, num=NUM, dim=DIM: (rng.uniform(0.5, 6, (num, dim)), rng.uniform(0.5, 5, (num, dim))),
+        lambda a: scipy.stats.nbinom(a[1], a[1] / (a[0] + a[1])),
+        count_points,
+    ),
     "LowRankGaussian": Case(
         LowRankGaussian,
         _low_rank,
@@ -209,7 +238,7 @@ def components(name, seed, dtype="float64", num=NUM, dim=DIM):
     """Components of a family, with the arguments that they were built from."""
     case = CASES[name]
     arguments = tuple(a.astype(dtype) for a in case.draw(np.random.default_rng(seed), num, dim))
-    return case.family(*arguments), arguments
+    return case.family(*arguments, **case.fixed), arguments
 
 
 def mixture(name, seed, dtype="float64", num=NUM, dim=DIM):

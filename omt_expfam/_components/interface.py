@@ -19,6 +19,7 @@ from .._base.xla import program
 from .._numerics.support import Constraint
 from .covariance import AbstractCovariance
 from .distribution import ComponentsDistribution
+from .lattice_form import AbstractLattice
 from .product_form import ProductForm
 
 _Out = TypeVar("_Out")
@@ -221,6 +222,13 @@ class AbstractComponents(eqx.Module):
         """The one-dimensional laws of the coordinates when they are independent in every component, else ``None``.
 
         Components that have it are transported coordinate by coordinate.
+        """
+        return None
+
+    def lattice_form(self) -> AbstractLattice | None:
+        """The laws of the coordinates when they are independent counts in every component, else ``None``.
+
+        Components that have it are transported count by count, exactly.
         """
         return None
 

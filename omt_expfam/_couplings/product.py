@@ -7,19 +7,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from .._base.arrays import batch_size, is_traced, safe_log
+from .._base.arrays import batch_size, is_traced
 from .._base.precision import in_float64, narrow
-from .._base.results import RESULTS
 from .._base.xla import program
 from .._components.interface import AbstractComponents
 from .._components.product_form import ProductForm
-from .interface import AbstractComponentMaps, AbstractCouplings, PairSelection, squared_distances
+from .coordinates import AbstractCoordinateCouplings
+from .interface import AbstractComponentMaps, PairSelection, squared_distances
 from .line.problems import moments, Solution, solve_problems, solve_traced, standardize
 from .line.profile import standard_log_density
 from .line.table import draw, evaluate, LineProblem, LineTable, locate, potential, quintic
 
-# Largest accepted marginal error (L1) of a one-dimensional problem, and shares that a map may leave out.
-_TOLERANCE = {"float64": 1e-9, "float32": 1e-3}
+# Shares that a map may leave out.
 _NEGLIGIBLE = 1e-12
 
 
@@ -46,7 +45,7 @@ class LineMaps(AbstractComponentMaps):
         return _apply_maps(self, x, responsibilities)
 
 
-class ProductCouplings(AbstractCouplings):
+class ProductCouplings(AbstractCoordinateCouplings):
     """Couplings of components with independent coordinates.
 
     The entropic plan between product laws is the product of the plans between their coordinates, and a plan on the
@@ -77,15 +76,6 @@ class ProductCouplings(AbstractCouplings):
     line_costs: Float[Array, "K0 K1 d"]
     marginal_error: Float[Array, ""]
 
-    @property
-    def objective_errors(self) -> Float[Array, "K0 K1"]:
-        return self.errors
-
-    @property
-    def result(self) -> Any:
-        solved = self.marginal_error <= _TOLERANCE[str(self.costs.dtype)]
-        return RESULTS.where(solved, RESULTS.successful, RESULTS.components_not_converged)
-
     def transpose(self) -> "ProductCouplings":
         return ProductCouplings(
             self.costs.T,
@@ -105,41 +95,40 @@ class ProductCouplings(AbstractCouplings):
         center, scale = self.moments[0]
         return LineMaps(center, scale, *_collapse(self, row_shares))
 
-    def conditional_covariance(
-        self,
-        x: Float[Array, "n d"],
-        y: Float[Array, "n d"],
-        weight: Float[Array, "n K0"],
-        shares: PairSelection,
-    ) -> Float[Array, "n d d"]:
-        return _conditional_covariance(self, x, y, weight, shares)
+    def _moments_at(self, x: Float[Array, " d"], i: Array, j: Array) -> tuple[Array, Array]:
+        (mean_0, scale_0), (mean_1, scale_1) = self.moments
+        problem = self.problems[i, j]
+        value, slope, _ = evaluate(self.tables[0], problem, (x - mean_0[i]) / scale_0[i])
+        variance = scale_1[j] ** 2 * 0.5 * problem.epsilon * jnp.maximum(slope, 0.0)
+        return mean_1[j] + scale_1[j] * value, variance
 
-    def conditional_mean(
-        self, x: Float[Array, "n d"], source: Int[Array, " n"], target: Int[Array, " n"]
-    ) -> Float[Array, "n d"]:
-        return _conditional_moments(self, x, source, target)[0]
+    def _log_density_at(self, x: Float[Array, " d"], y: Float[Array, " d"], i: Array, j: Array) -> Array:
+        (mean_0, scale_0), (mean_1, scale_1) = self.moments
+        problem = self.problems[i, j]
+        laws = (jax.tree.map(lambda leaf: leaf[j], _form(self.target).shape), jnp.arange(x.shape[0]))
+        z, w = (x - mean_0[i]) / scale_0[i], (y - mean_1[j]) / scale_1[j]
+        # The law of the target coordinate, times the density of the plan against independence.
+        own = jax.vmap(lambda law, value: standard_log_density(law[0], value[None])[0])(laws, w)
+        f = potential(self.tables[0], problem, z)
+        g = potential(self.tables[1], problem, w)
+        exact = own + (f + g - (z - w) ** 2) / problem.epsilon
+        center, slope, _ = evaluate(self.tables[0], problem, z)
+        variance = 0.5 * problem.epsilon * jnp.maximum(slope, jnp.finfo(z.dtype).tiny)
+        narrow_law = -0.5 * ((w - center) ** 2 / variance + jnp.log(2 * jnp.pi * variance))
+        return jnp.sum(jnp.where(problem.resolved > 0, exact, narrow_law) - jnp.log(scale_1[j]))
+
+    def _work(self) -> int:
+        return 4 * self.source.dim * self.problems.weights.shape[-1]
 
     def sample_conditional(
         self, key: Key[Array, ""], x: Float[Array, "n d"], source: Int[Array, " n"], target: Int[Array, " n"]
     ) -> Float[Array, "n d"]:
         return _sample(self, key, x, source, target)
 
-    def log_conditional(
-        self,
-        x: Float[Array, "n d"],
-        y: Float[Array, "n d"],
-        log_weight: Float[Array, "n K0"],
-        shares: PairSelection,
-    ) -> Float[Array, " n"]:
-        return _log_conditional(self, x, y, log_weight, shares)
-
     def cross_covariances(self, pairs: PairSelection) -> Float[Array, "p d d"]:
         left, right = self.moments[0][1][pairs.source], self.moments[1][1][pairs.target]
         correlation = 1 - self.line_costs[pairs.source, pairs.target] / 2
         return jax.vmap(jnp.diag)(left * right * correlation)
-
-    def interpolate(self, t: Float[Array, ""], pairs: PairSelection) -> None:
-        return None
 
 
 def solve_product_couplings(
@@ -243,38 +232,6 @@ def _collapse(couplings: ProductCouplings, row_shares: Float[Array, "K0 K1"]) ->
     return jax.lax.map(component, (row_shares, couplings.problems))
 
 
-@program
-def _conditional_moments(couplings: ProductCouplings, x: Array, source: Array, target: Array) -> tuple[Array, Array]:
-    """Mean and variance of each coordinate of y given x, each point under its own pair."""
-    (mean_0, scale_0), (mean_1, scale_1) = couplings.moments
-
-    def one(item: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        point, i, j = item
-        problem = couplings.problems[i, j]
-        value, slope, _ = evaluate(couplings.tables[0], problem, (point - mean_0[i]) / scale_0[i])
-        variance = scale_1[j] ** 2 * 0.5 * problem.epsilon * jnp.maximum(slope, 0.0)
-        return mean_1[j] + scale_1[j] * value, variance
-
-    size = min(batch_size(4 * x.shape[1] * couplings.problems.weights.shape[-1]), max(x.shape[0], 1))
-    return jax.lax.map(one, (x, source, target), batch_size=size)
-
-
-@program
-def _conditional_covariance(
-    couplings: ProductCouplings, x: Array, y: Array, weight: Array, shares: PairSelection
-) -> Array:
-    def add(total: Array, pair: PairSelection) -> tuple[Array, None]:
-        whole = (jnp.broadcast_to(k, x.shape[:1]) for k in (pair.source, pair.target))
-        mean, variance = _conditional_moments(couplings, x, *whole)
-        offset = mean - y
-        scale = (weight[:, pair.source] * pair.weight)[:, None]
-        outer = (scale * offset)[:, :, None] * offset[:, None, :]
-        return total + outer + jax.vmap(jnp.diag)(scale * variance), None
-
-    start = jnp.zeros((*x.shape, x.shape[1]), x.dtype)
-    return jax.lax.scan(add, start, shares)[0]
-
-
 def _sample(couplings: ProductCouplings, key: Array, x: Array, source: Array, target: Array) -> Array:
     """Draws of y given x, in blocks of points that meet few pairs."""
     uniform_key, normal_key = jax.random.split(key)
@@ -310,35 +267,3 @@ def _draw_all(couplings: ProductCouplings, x: Array, uniform: Array, normal: Arr
     item_size = x.shape[1] * table.nodes.shape[1] * couplings.problems.weights.shape[-1]
     size = min(batch_size(item_size), max(x.shape[0], 1))
     return jax.lax.map(one, (x, uniform, normal, *pair), batch_size=size)
-
-
-@program
-def _log_conditional(
-    couplings: ProductCouplings, x: Array, y: Array, log_weight: Array, shares: PairSelection
-) -> Array:
-    (mean_0, scale_0), (mean_1, scale_1) = couplings.moments
-    shapes = _form(couplings.target).shape
-
-    def density(i: Array, j: Array) -> Array:
-        problem = couplings.problems[i, j]
-        laws = (jax.tree.map(lambda leaf: leaf[j], shapes), jnp.arange(x.shape[1]))
-
-        def coordinates(point: Array, image: Array) -> Array:
-            z, w = (point - mean_0[i]) / scale_0[i], (image - mean_1[j]) / scale_1[j]
-            # The law of the target coordinate, times the density of the plan against independence.
-            own = jax.vmap(lambda law, value: standard_log_density(law[0], value[None])[0])(laws, w)
-            f = potential(couplings.tables[0], problem, z)
-            g = potential(couplings.tables[1], problem, w)
-            exact = own + (f + g - (z - w) ** 2) / problem.epsilon
-            center, slope, _ = evaluate(couplings.tables[0], problem, z)
-            variance = 0.5 * problem.epsilon * jnp.maximum(slope, jnp.finfo(z.dtype).tiny)
-            narrow_law = -0.5 * ((w - center) ** 2 / variance + jnp.log(2 * jnp.pi * variance))
-            return jnp.sum(jnp.where(problem.resolved > 0, exact, narrow_law) - jnp.log(scale_1[j]))
-
-        return jax.vmap(coordinates)(x, y)
-
-    def add(total: Array, pair: PairSelection) -> tuple[Array, None]:
-        term = density(pair.source, pair.target) + log_weight[:, pair.source] + safe_log(pair.weight)
-        return jnp.logaddexp(total, term), None
-
-    return jax.lax.scan(add, jnp.full(x.shape[:1], -jnp.inf, x.dtype), shares)[0]

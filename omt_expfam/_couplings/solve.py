@@ -1,4 +1,4 @@
-"""The route of every pair of components: closed form, products of problems on the line, or numerical potentials."""
+"""The route of every pair of components: closed form, problems on the line or of counts, or numerical potentials."""
 
 from typing import Any, Literal
 
@@ -7,18 +7,31 @@ from .._components.joined import as_blocks, Blocks
 from .gaussian import solve_gaussian_couplings
 from .interface import AbstractCouplings
 from .joined import BlockCouplings, pair_table
+from .lattice.couplings import solve_lattice_couplings
 from .numerical_solve import solve_numerical_couplings
 from .product import solve_product_couplings
 from .unbalanced import solve_unbalanced_couplings
 
 
-def route_of(source: AbstractComponents, target: AbstractComponents) -> Literal["gaussian", "product", "numerical"]:
-    """The best route that both sides offer, for components of one family on either side."""
+def route_of(
+    source: AbstractComponents, target: AbstractComponents
+) -> Literal["gaussian", "product", "lattice", "numerical"]:
+    """The best route that both sides offer, for components of one family on either side.
+
+    Raises:
+        TypeError: If one side has counts and the other has not.
+    """
     if source.gaussian_form() is not None and target.gaussian_form() is not None:
         return "gaussian"
     if source.product_form() is not None and target.product_form() is not None:
         return "product"
-    return "numerical"
+    counts = source.lattice_form() is not None, target.lattice_form() is not None
+    if counts[0] != counts[1]:
+        raise TypeError(
+            "`source` and `target` must both have counts, or both continuous coordinates; got "
+            f"{_name(source)} and {_name(target)}."
+        )
+    return "lattice" if counts[0] else "numerical"
 
 
 def solve_couplings(
@@ -31,8 +44,8 @@ def solve_couplings(
 ) -> AbstractCouplings:
     """Solve the P-block by the best route that both sides offer.
 
-    Gaussian components are coupled in closed form, components with independent coordinates coordinate by coordinate,
-    and all others numerically; sets of several families are coupled block by block.
+    Gaussian components are coupled in closed form, components with independent coordinates or counts coordinate by
+    coordinate, and all others numerically; sets of several families are coupled block by block.
 
     Args:
         source: Source components.
@@ -60,6 +73,8 @@ def solve_couplings(
             return solve_gaussian_couplings(source, target, epsilon, progress)
         case "product":
             return solve_product_couplings(source, target, epsilon, progress)
+        case "lattice":
+            return solve_lattice_couplings(source, target, epsilon, progress)
         case "numerical":
             return solve_numerical_couplings(source, target, epsilon, numerical, progress)
 

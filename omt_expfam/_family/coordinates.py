@@ -14,7 +14,9 @@ from .._base.arguments import as_floating
 from .._base.arrays import is_traced
 from .._base.precision import in_float64
 from .._base.xla import program
+from .._components.lattice_form import AbstractLattice
 from .._components.product_form import AbstractShape, ProductForm
+from .._numerics.lattice_sum import lattice_sum, LatticeSum
 from .._numerics.newton import solve_dual
 from .._numerics.quadrature import Quadrature, quadrature
 from .._numerics.support import Constraint, ends
@@ -25,10 +27,10 @@ _MASS_TOLERANCE, _BLOCK, _MOST = 1e-6, 32, 512
 
 
 class AbstractCoordinateFamily(AbstractRegularEMFamily):
-    r"""Components with independent coordinates, each an exponential family on an interval.
+    r"""Components with independent coordinates, each an exponential family on an interval or on whole numbers.
 
     The density of a coordinate is $h(x) \exp(\eta \cdot T(x) - A(\eta))$. What is not given in closed form is
-    integrated numerically: the log-partition, moments, entropy and draws.
+    integrated, or summed, numerically: the log-partition, moments, entropy and draws.
     """
 
     # Numbers inside the support where the density is not smooth.
@@ -69,7 +71,9 @@ class AbstractCoordinateFamily(AbstractRegularEMFamily):
     def _unnormalized(self, eta: Float[Array, " m"], x: Float[Array, ""]) -> Float[Array, ""]:
         return jnp.sum(eta * jnp.stack(self._statistics(x))) + self._log_base(x)
 
-    def _quadrature(self, eta: Float[Array, " m"]) -> Quadrature:
+    def _quadrature(self, eta: Float[Array, " m"]) -> Quadrature | LatticeSum:
+        if self.support.is_discrete:
+            return lattice_sum(self._unnormalized, eta, self.support)
         return quadrature(self._unnormalized, eta, self.support, self.knots)
 
     def _coordinate_log_prob(self, eta: Float[Array, " m"], x: Float[Array, ""]) -> Float[Array, ""]:
@@ -125,10 +129,17 @@ class AbstractCoordinateFamily(AbstractRegularEMFamily):
 
     # -- transport, EM --------------------------------------------------------------------------------------------
 
-    def product_form(self) -> ProductForm:
+    def product_form(self) -> ProductForm | None:
+        if self.support.is_discrete:
+            return None
         natural = jax.vmap(lambda c: c._natural())(self)
         zero = jnp.zeros(natural.shape[:2], natural.dtype)
         return ProductForm(zero, jnp.ones_like(zero), CoordinateShape(natural, _law(self)))
+
+    def lattice_form(self) -> AbstractLattice | None:
+        if not self.support.is_discrete:
+            return None
+        return CoordinateLattice(jax.vmap(lambda c: c._natural())(self), _law(self))
 
     def _affine(self, shift: Float[Array, " d"], scale: Float[Array, " d"]) -> "AbstractCoordinateFamily":
         if self.standardization == "none":
@@ -280,6 +291,22 @@ class CoordinateShape(AbstractShape):
     def _knots(self) -> Float[Array, " q"]:
         lower, upper = ends(self.law.support)
         return jnp.asarray([lower, *self.law.knots, upper], self.natural.dtype)
+
+    def _mean(self) -> Float[Array, ""]:
+        return _integrals(self.law, self.natural[None])[0][0]
+
+    def _variance(self) -> Float[Array, ""]:
+        return _integrals(self.law, self.natural[None])[1][0]
+
+
+class CoordinateLattice(AbstractLattice):
+    """The laws of the counts of a factorized family."""
+
+    natural: Float[Array, "K d m"]
+    law: AbstractCoordinateFamily
+
+    def _log_mass(self, x: Float[Array, ""]) -> Float[Array, ""]:
+        return self.law._coordinate_log_prob(self.natural, x)
 
     def _mean(self) -> Float[Array, ""]:
         return _integrals(self.law, self.natural[None])[0][0]

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._base.xla import unfused
@@ -97,6 +98,10 @@ class AbstractEMFamily(AbstractComponents):
     def _seeding(self, num_components: int) -> "AbstractRegularEMFamily | None":
         """Blank components of the regular family in which a start is sought by merging; ``None`` for Gaussians."""
         return None
+
+    @classmethod
+    def _check_points(cls, x: np.ndarray, **fixed: Any) -> None:
+        """Raise ValueError if points ``x[n, d]`` in the support cannot be fitted; nothing to check by default."""
 
     def _verify(self) -> None:
         """Raise ValueError if (concrete) components are not what their family says; nothing to check by default."""

@@ -101,6 +101,7 @@ def read_data(
         if value is not None:
             as_scalar(name, value)
     check_support("x", points, chosen.family)
+    chosen.family._check_points(points, **chosen.fixed)
     if chunk_size is not None:
         chunk_size = _as_chunk_size(chunk_size, chosen.family, len(points))
     shift, scale = standardization(chosen.family, points, weight, standardize)

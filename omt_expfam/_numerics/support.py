@@ -25,6 +25,8 @@ def ends(support: Constraint) -> tuple[float, float]:
 def in_words(support: Constraint) -> str:
     """A support as an error message names it."""
     lower, upper = ends(support)
+    if support.is_discrete:
+        return f"whole numbers from {lower:g}" + (f" to {upper:g}" if math.isfinite(upper) else "")
     if (lower, upper) == (-math.inf, math.inf):
         return "real numbers"
     closed = bool(support(np.asarray(lower if math.isfinite(lower) else upper)))

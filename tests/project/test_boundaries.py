@@ -20,7 +20,7 @@ PACKAGES = {
     "families": "extend",
     "_fitting": "_numerics _components _family families",
     "_weights": "",
-    "_couplings": "_numerics _components",
+    "_couplings": "_numerics _components _weights",
     "_plans": "_components _weights _couplings",
     "metrics": "",
     "_time_courses": "_components _plans",

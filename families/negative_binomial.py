@@ -1,0 +1,228 @@
+"""Components with independent negative binomial counts."""
+
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax.scipy.special import digamma, gammaln
+from jaxtyping import Array, Float, Key
+from numpyro.distributions import constraints
+
+from omt_expfam.extend import (
+    AbstractEMFamily,
+    AbstractLattice,
+    AbstractPriors,
+    ArrayLike,
+    as_floating,
+    check_positive,
+    check_shape,
+    map_components,
+    positive_prior,
+    spread_of,
+)
+
+from ._counts import check_counts
+
+# Rates are kept above this; concentrations between these: counts of a larger one are Poisson, to any purpose.
+_LEAST_RATE, _CONCENTRATIONS = 1e-8, (1e-3, 1e5)
+# The longest step of a log concentration, what its second derivative is differenced over, and rounds per M-step.
+_LONGEST, _DIFFERENCE, _ROUNDS = 2.0, 0.02, 2
+# The prior standard deviation of the logarithms of both parameters.
+_LOG_SPREAD = 1.5
+
+
+class _Priors(AbstractPriors):
+    """Log-normal priors of both parameters, about those that moments suggest."""
+
+    def default(self, components: "NegativeBinomial", x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
+        center, scale = spread_of(x)
+        concentration = jnp.clip(center**2 / jnp.maximum(scale**2 - center, 1e-2 * center), *_CONCENTRATIONS)
+        priors = positive_prior(center, _LOG_SPREAD), positive_prior(concentration, _LOG_SPREAD)
+        return dict(zip(("rate", "concentration"), priors, strict=True))
+
+
+class _Sums(NamedTuple):
+    """Totals of the counts, and all that a concentration depends on: the points and their responsibilities."""
+
+    totals: Float[Array, "K d"]
+    x: Float[Array, "d n"]
+    responsibilities: Float[Array, "K n"]
+
+
+class NegativeBinomial(AbstractEMFamily):
+    """K components with independent negative binomial counts: Poisson counts whose rates are gamma distributed.
+
+    The variance is ``rate + rate**2 / concentration``; the larger the concentration, the nearer to Poisson, and above
+    1e5 it is one. Not an exponential family unless the concentrations are known.
+
+    The M-step has the rates in closed form. Each concentration takes guarded Newton steps on its logarithm, which
+    never decrease the likelihood.
+
+    Attributes:
+        rate: Mean counts, shape ``[K, d]``.
+        concentration: Concentrations of the gamma laws ("dispersion" and "theta" elsewhere), shape ``[K, d]``.
+    """
+
+    exchangeable: ClassVar = True
+    rate: Float[Array, "K d"]
+    concentration: Float[Array, "K d"]
+    support: ClassVar = constraints.nonnegative_integer
+    streams: ClassVar = False
+    priors: ClassVar = _Priors()
+
+    def __init__(self, rate: ArrayLike, concentration: ArrayLike):
+        """Build components from mean counts and concentrations, each of shape ``[K, d]``.
+
+        Raises:
+            ValueError: If a shape does not fit, or a number is not positive.
+        """
+        self.rate = as_floating("rate", rate, "K d")
+        self.concentration = as_floating("concentration", concentration, "K d", self.rate.dtype)
+        check_shape("concentration", self.concentration, self.rate.shape, "`rate`")
+        check_positive("rate", self.rate)
+        check_positive("concentration", self.concentration)
+
+    @property
+    def dim(self) -> int:
+        return self.rate.shape[-1]
+
+    # -- densities, draws and moments -----------------------------------------------------------------------------
+
+    def _log_prob(self, x: Float[Array, " d"]) -> Float[Array, ""]:
+        return jnp.sum(_log_mass(x, self.rate, self.concentration))
+
+    def _sample(self, key: Key[Array, ""]) -> Float[Array, " d"]:
+        gamma_key, poisson_key = jax.random.split(key)
+        gamma = jnp.exp(jax.random.loggamma(gamma_key, self.concentration, dtype=self.dtype))
+        return jax.random.poisson(poisson_key, gamma * self.rate / self.concentration).astype(self.rate.dtype)
+
+    def _mean(self) -> Float[Array, " d"]:
+        return self.rate
+
+    def _covariance(self) -> Float[Array, "d d"]:
+        return jnp.diag(self.rate + self.rate**2 / self.concentration)
+
+    # -- transport, NumPyro ---------------------------------------------------------------------------------------
+
+    def lattice_form(self) -> AbstractLattice:
+        return NegativeBinomialLattice(self.rate, self.concentration)
+
+    def to_numpyro(self) -> dist.Distribution:
+        return dist.NegativeBinomial2(self.rate, self.concentration).to_event(1)
+
+    # -- EM -------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def _blank(cls, num_components: int, dim: int, dtype: Any, **fixed: Any) -> "NegativeBinomial":
+        ones = jnp.ones((num_components, dim), dtype)
+        return NegativeBinomial(ones, ones)
+
+    @classmethod
+    def _check_points(cls, x: np.ndarray, **fixed: Any) -> None:
+        check_counts("NegativeBinomial", x)
+
+    def _accumulate(self, data: Float[Array, "d n"], responsibilities: Float[Array, "K n"]) -> _Sums:
+        return _Sums(responsibilities @ data.T, data, responsibilities)
+
+    def _pooled(self, counts: Float[Array, " K"], sums: _Sums) -> Float[Array, " d"]:
+        return jnp.sum(sums.totals, axis=0) / jnp.sum(counts)
+
+    def _prior_strength(self) -> float:
+        return 0.01
+
+    def _log_prior(self, target: Float[Array, " d"], strength: Float[Array, ""]) -> Float[Array, " K"]:
+        """The log-likelihood of pseudo-observations at the mean of all data."""
+        return strength * jnp.sum(jax.vmap(lambda m, r: _log_mass(target, m, r))(self.rate, self.concentration), axis=1)
+
+    def _maximize(
+        self,
+        counts: Float[Array, " K"],
+        sums: _Sums,
+        target: Float[Array, " d"],
+        strength: Float[Array, ""],
+        ridge: Float[Array, ""],
+    ) -> "NegativeBinomial":
+        total = (counts + strength)[:, None]
+        mean = (sums.totals + strength * target[None]) / jnp.where(total > 0, total, jnp.ones_like(total))
+        share = jnp.where(total > 0, jnp.broadcast_to(ridge, total.shape), jnp.ones_like(total))
+        rate = jnp.maximum((1 - share) * mean + share * target[None], _LEAST_RATE)
+
+        def one(item: tuple[Array, Array, Array]) -> Float[Array, " d"]:
+            rates, concentration, weight = item
+            points = jnp.concatenate([sums.x, target[:, None]], axis=1)
+            weights = jnp.concatenate([weight, strength[None]])
+            return jax.vmap(lambda x, m, r: _concentration(x, weights, m, r))(points, rates, concentration)
+
+        items = (rate, self.concentration, sums.responsibilities)
+        return NegativeBinomial(rate, map_components(one, items, sums.x.size))
+
+    def _start(
+        self, x: Float[Array, "d n"], responsibilities: Float[Array, "K n"], ridge: Float[Array, ""]
+    ) -> "NegativeBinomial":
+        """Concentrations that the moments of each part suggest, and from there the first M-step."""
+        counts = jnp.sum(responsibilities, axis=1)[:, None] + 1
+        pooled = jnp.mean(x, axis=1)
+        mean = (responsibilities @ x.T + pooled[None]) / counts
+        square = (responsibilities @ (x**2).T + jnp.mean(x**2, axis=1)[None]) / counts
+        excess = jnp.maximum(square - mean**2 - mean, 1e-2 * mean)
+        moments = jnp.clip(mean**2 / jnp.where(excess > 0, excess, jnp.ones_like(excess)), 1e-2, 1e2)
+        return AbstractEMFamily._start(NegativeBinomial(self.rate, moments), x, responsibilities, ridge)
+
+
+class NegativeBinomialLattice(AbstractLattice):
+    """Negative binomial laws."""
+
+    rate: Float[Array, "K d"]
+    concentration: Float[Array, "K d"]
+
+    def _log_mass(self, x: Float[Array, ""]) -> Float[Array, ""]:
+        return _log_mass(x, self.rate, self.concentration)
+
+    def _mean(self) -> Float[Array, ""]:
+        return self.rate
+
+    def _variance(self) -> Float[Array, ""]:
+        return self.rate + self.rate**2 / self.concentration
+
+
+def _log_mass(x: Array, rate: Array, concentration: Array) -> Array:
+    """Log-probabilities of counts; ``-inf`` below zero and between whole numbers is left to the caller."""
+    over = jnp.log1p(rate / concentration)
+    # The logarithm of x successes' share, without a difference of logarithms of large numbers.
+    success = jnp.log(rate) - jnp.log(concentration) - over
+    choose = gammaln(x + concentration) - gammaln(concentration) - gammaln(x + 1)
+    return choose - concentration * over + x * success
+
+
+def _concentration(x: Float[Array, " n"], weight: Float[Array, " n"], rate: Array, concentration: Array) -> Array:
+    """Guarded Newton steps on the logarithm of one concentration, given the rate."""
+    total = jnp.sum(weight)
+
+    def value(log_r: Array) -> Array:
+        r = jnp.exp(log_r)
+        return (
+            weight @ gammaln(x + r)
+            - total * gammaln(r)
+            - (total * r + weight @ x) * jnp.log1p(rate / r)
+            - (weight @ x) * log_r
+        )
+
+    def slope(log_r: Array) -> Array:
+        r = jnp.exp(log_r)
+        inner = weight @ digamma(x + r) - total * digamma(r) - total * jnp.log1p(rate / r)
+        return r * (inner + (total * r + weight @ x) * rate / (r * (r + rate)) - (weight @ x) / r)
+
+    def step(_: Array, log_r: Array) -> Array:
+        first = slope(log_r)
+        second = (slope(log_r + _DIFFERENCE) - first) / _DIFFERENCE
+        newton = jnp.where(second < 0, -first / jnp.where(second < 0, second, -1.0), jnp.sign(first) * _LONGEST)
+        newton = jnp.clip(newton, -_LONGEST, _LONGEST)
+        low, high = np.log(_CONCENTRATIONS)
+        trials = jnp.clip(log_r + newton * jnp.asarray([0.0, 0.1, 0.5, 1.0], newton.dtype), low, high)
+        values = jax.vmap(value)(trials)
+        return trials[jnp.argmax(jnp.where(jnp.isnan(values), -jnp.inf, values))]
+
+    log_r = jax.lax.fori_loop(0, _ROUNDS, step, jnp.log(concentration))
+    return jnp.exp(log_r)

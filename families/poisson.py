@@ -1,0 +1,92 @@
+"""Components with independent Poisson counts."""
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax.scipy.special import gammaln
+from jaxtyping import Array, Float, Key
+from numpyro.distributions import constraints
+
+from omt_expfam.extend import AbstractCoordinateFamily, ArrayLike, as_floating, check_positive
+
+from ._counts import check_counts
+
+# Rates are kept above this, where a component has no counts at all.
+_LEAST_RATE = 1e-8
+
+
+class Poisson(AbstractCoordinateFamily):
+    """K components with independent Poisson counts, on whole numbers from zero.
+
+    An exponential family with T(x) = x in each coordinate and natural parameter log rate.
+
+    Attributes:
+        rate: Mean counts, shape ``[K, d]``.
+    """
+
+    exchangeable: ClassVar = True
+    rate: Float[Array, "K d"]
+    support: ClassVar = constraints.nonnegative_integer
+
+    def __init__(self, rate: ArrayLike):
+        """Build components from rates, shape ``[K, d]``.
+
+        Raises:
+            ValueError: If the shape does not fit, or a rate is not positive.
+        """
+        self.rate = as_floating("rate", rate, "K d")
+        check_positive("rate", self.rate)
+
+    @property
+    def dim(self) -> int:
+        return self.rate.shape[-1]
+
+    # -- the law of one count -------------------------------------------------------------------------------------
+
+    def _statistics(self, x: Float[Array, ""]) -> tuple[Float[Array, ""], ...]:
+        return (x,)
+
+    def _log_base(self, x: Float[Array, ""]) -> Float[Array, ""]:
+        return -gammaln(x + 1)
+
+    def _log_normalizer(self, eta: Float[Array, " m"]) -> Float[Array, ""]:
+        return jnp.exp(eta[0])
+
+    def _natural(self) -> Float[Array, "d m"]:
+        return jnp.log(self.rate)[..., None]
+
+    def _with_natural(self, natural: Float[Array, "K d m"]) -> "Poisson":
+        return Poisson(jnp.exp(natural[..., 0]))
+
+    # -- draws and moments ----------------------------------------------------------------------------------------
+
+    def _sample(self, key: Key[Array, ""]) -> Float[Array, " d"]:
+        return jax.random.poisson(key, self.rate).astype(self.rate.dtype)
+
+    def _mean(self) -> Float[Array, " d"]:
+        return self.rate
+
+    def _variance(self) -> Float[Array, " d"]:
+        return self.rate
+
+    def _mean_parameters(self) -> Float[Array, " m"]:
+        return self.rate
+
+    def with_mean_parameters(self, mean_parameters: Float[Array, "K m"]) -> "Poisson":
+        return Poisson(jnp.maximum(mean_parameters, _LEAST_RATE))
+
+    # -- NumPyro, EM ----------------------------------------------------------------------------------------------
+
+    def to_numpyro(self) -> dist.Distribution:
+        return dist.Poisson(self.rate).to_event(1)
+
+    @classmethod
+    def _blank(cls, num_components: int, dim: int, dtype: Any, **fixed: Any) -> "Poisson":
+        return Poisson(jnp.ones((num_components, dim), dtype))
+
+    @classmethod
+    def _check_points(cls, x: np.ndarray, **fixed: Any) -> None:
+        check_counts("Poisson", x)
