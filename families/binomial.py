@@ -11,12 +11,41 @@ from jax.scipy.special import gammaln
 from jaxtyping import Array, Float, Key
 from numpyro.distributions import constraints
 
-from omt_expfam.extend import AbstractCoordinateFamily, ArrayLike, as_floating, is_traced
+from omt_expfam.extend import (
+    AbstractCoordinateFamily,
+    AbstractPriors,
+    ArrayLike,
+    as_floating,
+    check_names,
+    is_traced,
+    read_beta,
+)
 
 from ._counts import check_counts
 
 # Probabilities are kept so far from zero and one.
 _LEAST = 1e-7
+
+
+class _Priors(AbstractPriors):
+    """Uniform laws of the probabilities: conjugate."""
+
+    def default(self, components: "Binomial", x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
+        one = jax.device_put(np.ones(x.shape[1], x.dtype))
+        return {"probability": dist.Beta(one, one, validate_args=False).to_event(1)}
+
+    def hyperparameters(
+        self, components: "Binomial", priors: dict[str, dist.Distribution], origin: Float[Array, " d"]
+    ) -> Any:
+        check_names(priors, "probability")
+        return read_beta("probability", priors["probability"], components.probability)
+
+    def draw(self, key: Key[Array, ""], components: "Binomial", counts: Array, sums: Array, hyper: Any) -> "Binomial":
+        yes, no = jax.random.split(key)
+        failures = components.total_count * counts[:, None] - sums
+        log_yes = jax.random.loggamma(yes, hyper.concentration1 + sums, dtype=sums.dtype)
+        log_no = jax.random.loggamma(no, hyper.concentration0 + failures, dtype=sums.dtype)
+        return components._of(jax.nn.sigmoid(log_yes - log_no))
 
 
 class Binomial(AbstractCoordinateFamily):
@@ -33,7 +62,9 @@ class Binomial(AbstractCoordinateFamily):
     exchangeable: ClassVar = True
     probability: Float[Array, "K d"]
     total_count: int = eqx.field(static=True)
+    # NumPyro's mixtures refuse laws whose support depends on a parameter: `to_numpyro` is the interface's own.
     support: ClassVar = constraints.nonnegative_integer
+    priors: ClassVar = _Priors()
 
     def __init__(self, probability: ArrayLike, total_count: int = 1):
         """Build components from probabilities, shape ``[K, d]``, and the number of trials.
@@ -97,10 +128,7 @@ class Binomial(AbstractCoordinateFamily):
     def with_mean_parameters(self, mean_parameters: Float[Array, "K m"]) -> "Binomial":
         return self._of(mean_parameters / self.total_count)
 
-    # -- NumPyro, EM ----------------------------------------------------------------------------------------------
-
-    def to_numpyro(self) -> dist.Distribution:
-        return dist.BinomialProbs(self.probability, self.total_count).to_event(1)
+    # -- EM -------------------------------------------------------------------------------------------------------
 
     @classmethod
     def _blank(cls, num_components: int, dim: int, dtype: Any, **fixed: Any) -> "Binomial":

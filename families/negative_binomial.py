@@ -168,7 +168,9 @@ class NegativeBinomial(AbstractEMFamily):
         square = (responsibilities @ (x**2).T + jnp.mean(x**2, axis=1)[None]) / counts
         excess = jnp.maximum(square - mean**2 - mean, 1e-2 * mean)
         moments = jnp.clip(mean**2 / jnp.where(excess > 0, excess, jnp.ones_like(excess)), 1e-2, 1e2)
-        return AbstractEMFamily._start(NegativeBinomial(self.rate, moments), x, responsibilities, ridge)
+        first, data = NegativeBinomial(self.rate, moments), self._prepare(x)
+        counts, sums = jnp.sum(responsibilities, axis=1), self._accumulate(data, responsibilities)
+        return first._maximize(counts, sums, self._pooled(counts, sums), jnp.ones((), x.dtype), ridge)
 
 
 class NegativeBinomialLattice(AbstractLattice):

@@ -10,12 +10,39 @@ from jax.scipy.special import gammaln
 from jaxtyping import Array, Float, Key
 from numpyro.distributions import constraints
 
-from omt_expfam.extend import AbstractCoordinateFamily, ArrayLike, as_floating, check_positive
+from omt_expfam.extend import (
+    AbstractCoordinateFamily,
+    AbstractPriors,
+    ArrayLike,
+    as_floating,
+    check_names,
+    check_positive,
+    read_gamma,
+)
 
 from ._counts import check_counts
 
 # Rates are kept above this, where a component has no counts at all.
 _LEAST_RATE = 1e-8
+
+
+class _Priors(AbstractPriors):
+    """Exponential laws of the rates with the means of all data: conjugate."""
+
+    def default(self, components: "Poisson", x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
+        center = np.maximum(np.asarray(x).mean(axis=0), _LEAST_RATE)
+        one, rate = jax.device_put((np.ones_like(center), 1 / center))
+        return {"rate": dist.Gamma(one, rate, validate_args=False).to_event(1)}
+
+    def hyperparameters(
+        self, components: "Poisson", priors: dict[str, dist.Distribution], origin: Float[Array, " d"]
+    ) -> Any:
+        check_names(priors, "rate")
+        return read_gamma("rate", priors["rate"], components.rate)
+
+    def draw(self, key: Key[Array, ""], components: "Poisson", counts: Array, sums: Array, hyper: Any) -> "Poisson":
+        log_gamma = jax.random.loggamma(key, hyper.concentration + sums, dtype=sums.dtype)
+        return Poisson(jnp.exp(log_gamma) / (hyper.rate + counts[:, None]))
 
 
 class Poisson(AbstractCoordinateFamily):
@@ -30,6 +57,7 @@ class Poisson(AbstractCoordinateFamily):
     exchangeable: ClassVar = True
     rate: Float[Array, "K d"]
     support: ClassVar = constraints.nonnegative_integer
+    priors: ClassVar = _Priors()
 
     def __init__(self, rate: ArrayLike):
         """Build components from rates, shape ``[K, d]``.

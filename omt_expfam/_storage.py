@@ -17,6 +17,8 @@ from ._components.mixture import Mixture
 from ._couplings.gaussian import GaussianCouplings
 from ._couplings.interface import PairSelection
 from ._couplings.joined import BlockCouplings
+from ._couplings.lattice.couplings import LatticeCouplings
+from ._couplings.lattice.table import LatticeTable
 from ._couplings.line.table import LineProblem, LineTable
 from ._couplings.numerical import NumericalCouplings
 from ._couplings.numerical_pair import Nodes
@@ -103,6 +105,8 @@ _CLASSES: dict[str, type] = {
         PredictiveCheck,
         Lineage,
         LineProblem,
+        LatticeCouplings,
+        LatticeTable,
         LineTable,
         ListedPlans,
         LowRankNetwork,

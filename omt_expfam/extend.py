@@ -53,6 +53,8 @@ from ._family.conjugate import (
     draw_location as draw_location,
     draw_scale_tril as draw_scale_tril,
     draw_variance as draw_variance,
+    read_beta as read_beta,
+    read_gamma as read_gamma,
     read_inverse_gamma as read_inverse_gamma,
     read_inverse_wishart as read_inverse_wishart,
     read_moments as read_moments,

@@ -3,6 +3,7 @@
 from ._components.labelling import Labelling as Labelling
 from ._couplings.gaussian import GaussianCouplings as GaussianCouplings
 from ._couplings.joined import BlockCouplings as BlockCouplings
+from ._couplings.lattice.couplings import LatticeCouplings as LatticeCouplings
 from ._couplings.numerical import NumericalCouplings as NumericalCouplings
 from ._couplings.product import ProductCouplings as ProductCouplings
 from ._fitting.select import Selection as Selection

@@ -78,17 +78,17 @@ class ProductCouplings(AbstractCoordinateCouplings):
 
     def transpose(self) -> "ProductCouplings":
         return ProductCouplings(
-            self.costs.T,
-            self.kl.T,
-            self.errors.T,
-            self.epsilon,
-            self.target,
-            self.source,
-            (self.moments[1], self.moments[0]),
-            (self.tables[1], self.tables[0]),
-            jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), self.problems),
-            jnp.swapaxes(self.line_costs, 0, 1),
-            self.marginal_error,
+            costs=self.costs.T,
+            kl=self.kl.T,
+            errors=self.errors.T,
+            epsilon=self.epsilon,
+            source=self.target,
+            target=self.source,
+            moments=(self.moments[1], self.moments[0]),
+            tables=(self.tables[1], self.tables[0]),
+            problems=jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), self.problems),
+            line_costs=jnp.swapaxes(self.line_costs, 0, 1),
+            marginal_error=self.marginal_error,
         )
 
     def component_maps(self, row_shares: Float[Array, "K0 K1"]) -> LineMaps:
@@ -171,17 +171,17 @@ def _couple(
     spread = (scale_0[:, None, :] - scale_1[None, :, :]) ** 2 + product * solution.costs
     rounding = 16 * jnp.finfo(product.dtype).eps * (jnp.sum(spread, axis=2) + squared_distances(mean_0, mean_1))
     return ProductCouplings(
-        squared_distances(mean_0, mean_1) + jnp.sum(spread, axis=2),
-        jnp.sum(solution.kl, axis=2),
-        jnp.sum(product * solution.errors, axis=2) + rounding,
-        epsilon,
-        source,
-        target,
-        (jnp.stack([mean_0, scale_0]), jnp.stack([mean_1, scale_1])),
-        solution.tables,
-        solution.problems,
-        solution.costs,
-        solution.marginal_error,
+        costs=squared_distances(mean_0, mean_1) + jnp.sum(spread, axis=2),
+        kl=jnp.sum(solution.kl, axis=2),
+        errors=jnp.sum(product * solution.errors, axis=2) + rounding,
+        epsilon=epsilon,
+        source=source,
+        target=target,
+        moments=(jnp.stack([mean_0, scale_0]), jnp.stack([mean_1, scale_1])),
+        tables=solution.tables,
+        problems=solution.problems,
+        line_costs=solution.costs,
+        marginal_error=solution.marginal_error,
     )
 
 

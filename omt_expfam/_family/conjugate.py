@@ -40,6 +40,20 @@ class InverseWishartPrior(NamedTuple):
     scale: Float[Array, "K d d"]
 
 
+class GammaPrior(NamedTuple):
+    """Gamma laws of rates."""
+
+    concentration: Float[Array, "K *d"]
+    rate: Float[Array, "K *d"]
+
+
+class BetaPrior(NamedTuple):
+    """Beta laws of probabilities."""
+
+    concentration1: Float[Array, "K *d"]
+    concentration0: Float[Array, "K *d"]
+
+
 # -- reading priors: on the host, for these are few numbers ----------------------------------------------------------
 
 
@@ -75,6 +89,23 @@ def read_inverse_gamma(
         raise _not_conjugate(name, law, "an InverseGamma" if power == 1 else "the square root of an InverseGamma")
     values = (gamma[0].concentration, gamma[0].rate)
     return InverseGammaPrior(*(_spread_out(value, parameter.shape, parameter.dtype) for value in values))
+
+
+def read_gamma(name: str, prior: dist.Distribution, parameter: Float[Array, "K *d"]) -> GammaPrior:
+    """The hyperparameters of gamma priors on rates."""
+    law = without_shape(prior)
+    if not isinstance(law, dist.Gamma):
+        raise _not_conjugate(name, law, "a Gamma")
+    return GammaPrior(*(_spread_out(v, parameter.shape, parameter.dtype) for v in (law.concentration, law.rate)))
+
+
+def read_beta(name: str, prior: dist.Distribution, parameter: Float[Array, "K *d"]) -> BetaPrior:
+    """The hyperparameters of beta priors on probabilities."""
+    law = without_shape(prior)
+    if not isinstance(law, dist.Beta):
+        raise _not_conjugate(name, law, "a Beta")
+    values = law.concentration1, law.concentration0
+    return BetaPrior(*(_spread_out(value, parameter.shape, parameter.dtype) for value in values))
 
 
 def read_inverse_wishart(name: str, prior: dist.Distribution, scale_tril: Float[Array, "K d d"]) -> InverseWishartPrior:

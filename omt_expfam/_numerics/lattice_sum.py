@@ -35,7 +35,9 @@ class LatticeSum(eqx.Module):
 
     def expectation(self, function: Callable[[Float[Array, ""]], Array]) -> Array:
         """The expectation of a function of one number."""
-        return jnp.tensordot(self.masses, jax.vmap(function)(self.points), 1)
+        values = jax.vmap(function)(self.points)
+        # Functions may be infinite where there is nothing.
+        return jnp.tensordot(self.masses, jnp.where(self.masses > 0, values, jnp.zeros_like(values)), 1)
 
     def mean(self) -> Float[Array, ""]:
         """The mean."""

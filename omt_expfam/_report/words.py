@@ -3,8 +3,8 @@
 import numpy as np
 
 from .._base.results import RESULTS
+from .._couplings.coordinates import AbstractCoordinateCouplings
 from .._couplings.gaussian import GaussianCouplings
-from .._couplings.product import ProductCouplings
 from .._plans.epsilons import COMPONENTS_SHARE, GIVEN, WEIGHTS_SHARE
 from .._plans.plan import TransportPlan
 from .._plans.summary import advice, far_share, LEAST, MUCH
@@ -111,7 +111,7 @@ def _unique(plan: TransportPlan) -> Finding:
 
 def _regularized(plan: TransportPlan) -> list[Finding]:
     """How much mass goes elsewhere at half and at twice the regularization of the weights."""
-    closed = isinstance(plan.couplings, GaussianCouplings | ProductCouplings)
+    closed = isinstance(plan.couplings, GaussianCouplings | AbstractCoordinateCouplings)
     epsilon = float(plan.epsilon_weights)
     if not closed or plan.masses is not None or epsilon == 0 or min(plan.weights.shape) < 2:
         return []

@@ -62,7 +62,7 @@ def test_samples_have_the_moments(name, dtype):
         assert (np.abs(np.cov(draws[:, k].T) - covariance[k]) < 5 * error).all()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [n for n in FAMILIES if hasattr(CASES[n].family, "entropy")])
 def test_entropy_is_scipys(name, dtype):
     parts, arguments = components(name, 0, dtype)
     expected = [CASES[name].oracle(arguments, k).entropy() for k in range(NUM)]
@@ -90,6 +90,7 @@ def test_exponential_family_view(name, dtype):
     x = _points(name, 1).astype(dtype)
     eta, statistics = parts.natural_parameters(), parts.sufficient_statistics(x)
     table = np.asarray(statistics) @ np.asarray(eta).T - np.asarray(parts.log_partition())[None]
+    table = table + np.asarray(jax.jit(jax.vmap(parts._log_base_measure))(x))[:, None]
     tolerance = 20 * RTOL[dtype]
     np.testing.assert_allclose(table, parts.log_prob(x), rtol=tolerance, atol=tolerance)
     one, eta = jax.tree.map(lambda leaf: np.asarray(leaf)[1], (parts, eta))

@@ -343,4 +343,5 @@ def test_a_fit_without_finite_likelihood_is_reported():
 def test_families_are_all_covered():
     elsewhere = {"Laplace", "AsymmetricLaplace", "Exponential", "ExponentialPower"}  # test_location_families.py
     elsewhere |= {"Gamma", "LogNormal", "Beta"}  # test_fit_families.py
+    elsewhere |= {"Binomial", "NegativeBinomial", "Poisson"}  # test_fit_counts.py
     assert set(FAMILIES) | elsewhere == set(CASES)

@@ -69,16 +69,16 @@ class LatticeCouplings(AbstractCoordinateCouplings):
 
     def transpose(self) -> "LatticeCouplings":
         return LatticeCouplings(
-            self.costs.T,
-            self.kl.T,
-            self.errors.T,
-            self.epsilon,
-            self.target,
-            self.source,
-            (self.tables[1], self.tables[0]),
-            jnp.swapaxes(self.problems, 0, 1),
-            jnp.swapaxes(self.covariances, 0, 1),
-            self.marginal_error,
+            costs=self.costs.T,
+            kl=self.kl.T,
+            errors=self.errors.T,
+            epsilon=self.epsilon,
+            source=self.target,
+            target=self.source,
+            tables=(self.tables[1], self.tables[0]),
+            problems=jnp.swapaxes(self.problems, 0, 1),
+            covariances=jnp.swapaxes(self.covariances, 0, 1),
+            marginal_error=self.marginal_error,
         )
 
     def component_maps(self, row_shares: Float[Array, "K0 K1"]) -> LatticeMaps:
@@ -125,11 +125,11 @@ def solve_lattice_couplings(
     dtype = epsilon.dtype
 
     def solve(wide_source: Any, wide_target: Any, wide_epsilon: Any) -> LatticeCouplings:
-        sides = [
+        left, right = (
             windows(_shaped(wide), (wide.num_components, wide.dim), name)
             for wide, name in ((wide_source, "source"), (wide_target, "target"))
-        ]
-        solution = solve_windows(*sides, float(np.asarray(wide_epsilon)), progress)
+        )
+        solution = solve_windows(left, right, float(np.asarray(wide_epsilon)), progress)
         return _couple(wide_source, wide_target, wide_epsilon, solution)
 
     couplings = narrow(in_float64(solve, source, target, epsilon), dtype)
@@ -157,9 +157,18 @@ def _couple(
     covariances = 0.5 * (gap + variance[:, None] + other_variance[None] - solution.costs)
     costs = jnp.sum(solution.costs, axis=2)
     errors = jnp.sum(solution.errors, axis=2) + 16 * jnp.finfo(costs.dtype).eps * costs
-    numbers = costs, jnp.sum(solution.kl, axis=2), errors, epsilon
-    rest = solution.tables, solution.rows, covariances, solution.marginal_error
-    return LatticeCouplings(*numbers, source, target, *rest)
+    return LatticeCouplings(
+        costs=costs,
+        kl=jnp.sum(solution.kl, axis=2),
+        errors=errors,
+        epsilon=epsilon,
+        source=source,
+        target=target,
+        tables=solution.tables,
+        problems=solution.rows,
+        covariances=covariances,
+        marginal_error=solution.marginal_error,
+    )
 
 
 @program

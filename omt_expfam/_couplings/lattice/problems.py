@@ -104,7 +104,7 @@ def _nodes(
 ) -> LatticeNodes:
     """Numbers and normalized log-probabilities of some problems, the last one repeated up to a number of them."""
     pairs = pairs[:, np.minimum(np.arange(num), pairs.shape[1] - 1)]
-    values = []
+    values: list[Any] = []
     for side, laws, size in zip(sides, pairs, sizes, strict=True):
         inside = np.arange(size)[None, :] < side.sizes[laws][:, None]
         log_mass = np.stack([np.pad(side.log_masses[k], (0, size - len(side.log_masses[k]))) for k in laws])
@@ -112,7 +112,9 @@ def _nodes(
         log_mass = np.maximum(np.where(inside, log_mass, -np.inf), top + padding)
         numbers = side.first[laws][:, None] + np.arange(size)[None, :]
         values += [numbers.astype(float), log_mass - np.log(np.exp(log_mass).sum(axis=1, keepdims=True))]
-    return LatticeNodes(*values, np.full(num, epsilon))
+    values.append(np.full(num, epsilon))
+    x, log_a, y, log_b, epsilons = values
+    return LatticeNodes(x, log_a, y, log_b, epsilons)
 
 
 def _assembled(
@@ -131,8 +133,8 @@ def _assembled(
         _table(side, laws, [(p.potentials[k], p.means[k], p.variances[k]) for p in plans])
         for k, (side, laws) in enumerate(zip(sides, pairs, strict=True))
     )
-    columns = (to_jax(value[rows]) for value in (cost, kl, errors))
-    return LatticeSolution((tables[0], tables[1]), to_jax(rows), *columns, to_jax(residual.max()))
+    cost, kl, errors = (to_jax(value[rows]) for value in (cost, kl, errors))
+    return LatticeSolution((tables[0], tables[1]), to_jax(rows), cost, kl, errors, to_jax(residual.max()))
 
 
 def _numbers(side: Windows) -> tuple[np.ndarray, ...]:
@@ -145,7 +147,7 @@ def _beyond(left: Any, right: Any) -> Any:
     return _LOST * (left[2] + right[2] + left[3] * (gap + right[1]) + right[3] * (gap + left[1]))
 
 
-def _table(side: Windows, laws: np.ndarray, values: list[tuple[np.ndarray, ...]]) -> LatticeTable:
+def _table(side: Windows, laws: np.ndarray, values: list[Any]) -> LatticeTable:
     """One side of all plans, without padding."""
     sizes = side.sizes[laws]
     normalized = [v - np.log(np.exp(v).sum()) for v in side.log_masses]
@@ -201,10 +203,10 @@ def solve_traced(source: AbstractLattice, target: AbstractLattice, shape: Any, e
 
     def table(k: int) -> LatticeTable:
         own = jax.tree.map(jnp.ravel, jax.vmap(lambda v: steps(jnp.exp(v)))(log_weights[k]))
-        vectors = (plans.potentials[k], plans.means[k], plans.variances[k])
-        place = first[k].astype(start.dtype), start, size
-        return LatticeTable(*place, log_weights[k].ravel(), own, *(v.ravel() for v in vectors), _TRACED)
+        potentials, means, variances = (v[k].ravel() for v in (plans.potentials, plans.means, plans.variances))
+        place = first[k].astype(start.dtype)
+        return LatticeTable(place, start, size, log_weights[k].ravel(), own, potentials, means, variances, _TRACED)
 
     rows = jnp.arange(total).reshape(shape)
-    columns = (v.reshape(shape) for v in (plans.cost, plans.kl, errors))
-    return LatticeSolution((table(0), table(1)), rows, *columns, jnp.max(plans.marginal_error))
+    cost, kl, errors = (v.reshape(shape) for v in (plans.cost, plans.kl, errors))
+    return LatticeSolution((table(0), table(1)), rows, cost, kl, errors, jnp.max(plans.marginal_error))
