@@ -98,7 +98,7 @@ class PosteriorFit(eqx.Module):
         """How far exact chains carry the draws of an approximation outward; NaN for other methods.
 
         The relative growth of the mean distance from the mode, over chains that start at draws. Near 0 where the draws
-        are the posterior's. Beyond noise (and 0.03; 0.1 for the bootstrap) the posterior reaches
+        are the posterior's. Beyond noise (and 0.05; 0.1 for the bootstrap) the posterior reaches
         farther than they do, and the approximation has not ``converged``; nor has it where the chains carry means,
         variances or the largest weight of the mixture off by a quarter of a deviation. Importance weights see
         neither where no draw has come.

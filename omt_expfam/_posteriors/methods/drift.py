@@ -24,7 +24,7 @@ _CHAINS, _LEAST_CHAINS, _POINTS, _STEPS = 64, 8, 2**25, 200
 _STEP = 2.0
 # How much distances may grow beyond noise, and how many deviations a quantity may move.
 # Chains go part of the way only: a quarter seen may be a third.
-_OUTWARD, _SHIFT = 0.03, 0.25
+_OUTWARD, _SHIFT = 0.05, 0.25
 
 
 class Allowance(NamedTuple):
@@ -32,15 +32,17 @@ class Allowance(NamedTuple):
 
     Attributes:
         outward: How much distances from the mode may grow, beyond noise.
+        errors: How many standard errors of that count as noise.
         num_chains: The number of chains, where there are few points.
     """
 
     outward: float = _OUTWARD
+    errors: float = 3.0
     num_chains: int = _CHAINS
 
 
 # Refits make no claim to have the posterior's spread, and no weights speak for them.
-OF_REFITS = Allowance(outward=0.1, num_chains=128)
+OF_REFITS = Allowance(outward=0.1, errors=2.0, num_chains=128)
 
 
 class Drift(NamedTuple):
@@ -62,8 +64,8 @@ class Drift(NamedTuple):
 
     def within(self, allowance: Allowance) -> bool:
         """Whether the draws may stay."""
-        grows = self.outward > allowance.outward + 2 * self.outward_error
-        return not grows and self.shift <= max(_SHIFT, 3 * self.shift_error)
+        grows = self.outward > allowance.outward + allowance.errors * self.outward_error
+        return not grows and self.shift <= max(_SHIFT, 3.5 * self.shift_error)
 
 
 def checked(
