@@ -18,6 +18,7 @@ from ._couplings.gaussian import GaussianCouplings
 from ._couplings.interface import PairSelection
 from ._couplings.joined import BlockCouplings
 from ._couplings.lattice.couplings import LatticeCouplings
+from ._couplings.lattice.solve import Steps
 from ._couplings.lattice.table import LatticeTable
 from ._couplings.line.table import LineProblem, LineTable
 from ._couplings.numerical import NumericalCouplings
@@ -132,6 +133,7 @@ _CLASSES: dict[str, type] = {
         SideSensitivity,
         Stability,
         StackedPlans,
+        Steps,
         StraightLine,
         StrengthPath,
         Sweep,

@@ -15,7 +15,10 @@ FAMILIES = {
     "diagonal": "DiagonalGaussian",
     "spherical": "SphericalGaussian",
     "low-rank": "LowRankGaussian",
+    "poisson": "Poisson",
+    "negative-binomial": "NegativeBinomial",
 }
+COUNTS = ("poisson", "negative-binomial")
 
 _POINTS_HELP = (
     "points: a .npy, .npz (file.npz:name chooses an array), .csv, .tsv, .csv.gz, .parquet or .h5ad (file.h5ad:X_pca) "
@@ -358,7 +361,8 @@ def _add_diagnose(commands: Any, parents: list) -> None:
     _add_epsilons(parser)
     parser.add_argument(
         "--family",
-        choices=[name for name in FAMILIES if name != "low-rank"],
+        # Noise is added to the points, and counts do not stay counts.
+        choices=[name for name in FAMILIES if name not in ("low-rank", *COUNTS)],
         default="gaussian",
         help="component family (default: %(default)s)",
     )

@@ -1,7 +1,8 @@
 """Couplings of components with independent coordinates: what follows from the laws of one coordinate given another."""
 
 import abc
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from .._base.arrays import batch_size, safe_log
+from .._base.precision import in_float64, narrow
 from .._base.results import RESULTS
 from .._base.xla import program
 from .._components.interface import AbstractComponents
@@ -16,6 +18,8 @@ from .interface import AbstractCouplings, PairSelection
 
 # Largest accepted marginal error (L1) of a problem of one coordinate.
 _TOLERANCE = {"float64": 1e-9, "float32": 1e-3}
+
+_Couplings = TypeVar("_Couplings", bound="AbstractCoordinateCouplings")
 
 
 class AbstractCoordinateCouplings(AbstractCouplings):
@@ -76,6 +80,17 @@ class AbstractCoordinateCouplings(AbstractCouplings):
 
     def interpolate(self, t: Float[Array, ""], pairs: PairSelection) -> None:
         return None
+
+
+def solve_wide(
+    solve: Callable[[Any, Any, Any], _Couplings],
+    source: AbstractComponents,
+    target: AbstractComponents,
+    epsilon: Float[Array, ""],
+) -> _Couplings:
+    """Couplings solved in float64, in the precision of ``epsilon`` and of the components as they were given."""
+    couplings = narrow(in_float64(solve, source, target, epsilon), epsilon.dtype)
+    return eqx.tree_at(lambda c: (c.source, c.target, c.epsilon), couplings, (source, target, epsilon))
 
 
 @program

@@ -2,17 +2,15 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from .._base.arrays import batch_size, is_traced
-from .._base.precision import in_float64, narrow
 from .._base.xla import program
 from .._components.interface import AbstractComponents
 from .._components.product_form import ProductForm
-from .coordinates import AbstractCoordinateCouplings
+from .coordinates import AbstractCoordinateCouplings, solve_wide
 from .interface import AbstractComponentMaps, PairSelection, squared_distances
 from .line.problems import moments, Solution, solve_problems, solve_traced, standardize
 from .line.profile import standard_log_density
@@ -141,15 +139,13 @@ def solve_product_couplings(
     """
     if is_traced(source, target, epsilon):
         return _couple(source, target, epsilon, solve_traced(_form(source), _form(target), epsilon))
-    dtype = epsilon.dtype
 
     def solve(wide_source: Any, wide_target: Any, wide_epsilon: Any) -> ProductCouplings:
         sides = standardize(_shaped(wide_source)), standardize(_shaped(wide_target))
         solution = solve_problems(*sides, float(wide_epsilon), progress)
         return _couple(wide_source, wide_target, wide_epsilon, solution)
 
-    couplings = narrow(in_float64(solve, source, target, epsilon), dtype)
-    return eqx.tree_at(lambda c: (c.source, c.target, c.epsilon), couplings, (source, target, epsilon))
+    return solve_wide(solve, source, target, epsilon)
 
 
 def _form(components: AbstractComponents) -> ProductForm:

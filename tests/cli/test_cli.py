@@ -132,6 +132,19 @@ def test_refine_and_push(capsys, small_plan):
     assert_error(wrong, 1, r"map\.omt: must hold a plan; got BrenierFit")
 
 
+def test_counts(capsys):
+    """Drawn images of counts are counts."""
+    rng = np.random.default_rng(0)
+    for name, rates in (("before", (2.0, 6.0)), ("after", (4.0, 5.0))):
+        np.savetxt(f"{name}.csv", rng.poisson(rates, (200, 2)), "%d", ",", header="a,b", comments="")
+        assert run(capsys, "fit", f"{name}.csv", "-K", 1, "--family", "poisson", "-o", f"{name}.omt")[0] == 0
+    assert run(capsys, "transport", "before.omt", "after.omt", *EPSILONS)[0] == 0
+    assert run(capsys, "push", "plan.omt", "before.csv", "--method", "sample", "--out", "drawn.npy")[0] == 0
+    drawn = np.load("drawn.npy")
+    assert (drawn == np.round(drawn)).all()
+    np.testing.assert_allclose(drawn.mean(axis=0), (4.0, 5.0), atol=0.8)
+
+
 def test_low_rank_family(capsys):
     x = RNG.standard_normal((40, 4))
     np.savez("points.npz", x=x, other=x[:5])

@@ -109,6 +109,16 @@ def test_plan_round_trip(dtype, path):
     assert after.result == omt.RESULTS.successful
 
 
+def test_plan_of_counts_round_trip(path):
+    before = plan_of(mixture("Poisson", 0, "float32", 2, 2), mixture("NegativeBinomial", 1, "float32", 2, 2))
+    x = np.random.default_rng(0).poisson(2.0, (7, 2)).astype("float32")
+    image = before.push_forward(x)
+    save(path, before)
+    after = load(path)
+    assert_identical(after, before)
+    assert_identical(after.push_forward(x), image)
+
+
 def test_unregularized_plan_round_trip(path, x64):
     """Its divergences are infinite."""
     before = plan_of(mixture("Gaussian", 0), mixture("Gaussian", 1), 0.0)

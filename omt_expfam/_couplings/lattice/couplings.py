@@ -2,18 +2,16 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from ..._base.arrays import batch_size, is_traced
-from ..._base.precision import in_float64, narrow
 from ..._base.xla import program
 from ..._components.interface import AbstractComponents
 from ..._components.lattice_form import AbstractLattice
-from ..coordinates import AbstractCoordinateCouplings
+from ..coordinates import AbstractCoordinateCouplings, solve_wide
 from ..interface import AbstractComponentMaps, PairSelection
 from .problems import LatticeSolution, solve_traced, solve_windows
 from .table import conditional, LatticeTable
@@ -122,7 +120,6 @@ def solve_lattice_couplings(
     if is_traced(source, target, epsilon):
         shape = (source.num_components, target.num_components, source.dim)
         return _couple(source, target, epsilon, solve_traced(_form(source), _form(target), shape, epsilon))
-    dtype = epsilon.dtype
 
     def solve(wide_source: Any, wide_target: Any, wide_epsilon: Any) -> LatticeCouplings:
         left, right = (
@@ -132,8 +129,7 @@ def solve_lattice_couplings(
         solution = solve_windows(left, right, float(np.asarray(wide_epsilon)), progress)
         return _couple(wide_source, wide_target, wide_epsilon, solution)
 
-    couplings = narrow(in_float64(solve, source, target, epsilon), dtype)
-    return eqx.tree_at(lambda c: (c.source, c.target, c.epsilon), couplings, (source, target, epsilon))
+    return solve_wide(solve, source, target, epsilon)
 
 
 def _form(components: AbstractComponents) -> AbstractLattice:

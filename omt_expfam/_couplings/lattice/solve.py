@@ -7,6 +7,7 @@ regularization the coupling of quantiles is read off the cumulative sums.
 
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -124,8 +125,15 @@ def solve_monotone(nodes: LatticeNodes) -> LatticePlan:
     return LatticePlan(flat, (to_y, to_x), (within, between), cost, kl, error, zero)
 
 
-class Steps(NamedTuple):
-    """Steps of a distribution function, counted from either end, so that both tails are exact."""
+class Steps(eqx.Module):
+    """Steps of a distribution function, counted from either end, so that both tails are exact.
+
+    Attributes:
+        low: Probability below each number.
+        high: Probability up to and including it.
+        high_above: Probability above it.
+        low_above: Probability from it on.
+    """
 
     low: Array
     high: Array
