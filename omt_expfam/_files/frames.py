@@ -149,7 +149,7 @@ def _read_parquet(path: str, columns: Columns, index: str | None, groups: str | 
     rows = rows if label is None else frame.iloc[:, label]
     # Labels that were written beside points are none of them.
     is_numeric: Any = pandas.api.types.is_numeric_dtype
-    own = [place for place, kind in enumerate(frame.dtypes) if every[place] == GROUPS and not is_numeric(kind)]
+    own = [number for number, kind in enumerate(frame.dtypes) if every[number] == GROUPS and not is_numeric(kind)]
     names = tuple(name for number, name in enumerate(every) if number not in {label, group, *own})
     wanted = chosen_columns(columns, names)
     chosen = frame.iloc[:, [place(path, every, name) for name in (names if wanted is None else wanted)]]

@@ -201,7 +201,7 @@ POSTERIORS = {
     "Gibbs, proposals": (22, GIBBS, Gamma),
     "Laplace": (20, omt.LaplaceApproximation(20), Gaussian),
     "Laplace, NumPyro's law": (30, omt.LaplaceApproximation(20), logistic),
-    "SVI": (45, omt.SVI(num_steps=20, num_samples=20), Gaussian),
+    "SVI": (45, omt.SVI(num_steps=200, num_samples=20), Gaussian),
     "NUTS": (23, omt.NUTS(num_warmup=5, num_samples=10), Gaussian),
 }
 
