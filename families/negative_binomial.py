@@ -91,7 +91,9 @@ class NegativeBinomial(AbstractEMFamily):
     # -- densities, draws and moments -----------------------------------------------------------------------------
 
     def _log_prob(self, x: Float[Array, " d"]) -> Float[Array, ""]:
-        return jnp.sum(_log_mass(x, self.rate, self.concentration))
+        inside = self.support(x)
+        mass = _log_mass(jnp.where(inside, x, jnp.zeros_like(x)), self.rate, self.concentration)
+        return jnp.sum(jnp.where(inside, mass, -jnp.inf))
 
     def _sample(self, key: Key[Array, ""]) -> Float[Array, " d"]:
         gamma_key, poisson_key = jax.random.split(key)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .._base.arrays import batch_size, safe_log
@@ -89,7 +90,10 @@ def solve_wide(
     epsilon: Float[Array, ""],
 ) -> _Couplings:
     """Couplings solved in float64, in the precision of ``epsilon`` and of the components as they were given."""
-    couplings = narrow(in_float64(solve, source, target, epsilon), epsilon.dtype)
+    wide = in_float64(solve, source, target, epsilon)
+    # What is lost on the way to fewer digits.
+    rounded = np.asarray(wide.errors) + float(jnp.finfo(epsilon.dtype).eps) * np.asarray(wide.objectives())
+    couplings = narrow(eqx.tree_at(lambda c: c.errors, wide, rounded), epsilon.dtype)
     return eqx.tree_at(lambda c: (c.source, c.target, c.epsilon), couplings, (source, target, epsilon))
 
 

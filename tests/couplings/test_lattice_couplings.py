@@ -188,11 +188,20 @@ def test_tracing_gives_the_same_numbers_and_derivatives(x64):
     np.testing.assert_allclose(value, objective(rate, epsilon), rtol=1e-9)
     for c in range(2):
         step = np.zeros((1, 2))
-        step[0, c] = 1e-4
-        difference = (objective(rate + step, epsilon) - objective(rate - step, epsilon)) / 2e-4
+        step[0, c] = 1e-3
+        difference = (objective(rate + step, epsilon) - objective(rate - step, epsilon)) / 2e-3
         np.testing.assert_allclose(slope[0][0, c], difference, rtol=1e-5)
     difference = (objective(rate, epsilon + 1e-4) - objective(rate, epsilon - 1e-4)) / 2e-4
     np.testing.assert_allclose(slope[1], difference, rtol=1e-5)
+
+
+def test_errors_in_single_precision_cover_rounding():
+    (source, _), (target, _) = _sides()["poisson"], _sides()["binomial"]
+    single = solve_lattice_couplings(source, target, jnp.asarray(1.0, jnp.float32))
+    with jax.enable_x64(True):
+        double = solve_lattice_couplings(*(_sides()[n][0] for n in ("poisson", "binomial")), jnp.asarray(1.0))
+    gap = np.abs(np.asarray(single.objectives(), float) - np.asarray(double.objectives()))
+    assert (gap <= np.asarray(single.objective_errors)).all()
 
 
 def test_long_tails_are_cut_and_the_error_covers_it(x64):

@@ -56,12 +56,12 @@ def solve_windows(source: Windows, target: Windows, epsilon: float, progress: bo
     right = np.broadcast_to(target.which[None, :, :], shape).reshape(-1)
     pairs, rows = np.unique(np.stack([left, right]), axis=1, return_inverse=True)
     sides = source, target
-    sizes = np.stack([_buckets(side.sizes[laws]) for side, laws in zip(sides, pairs, strict=True)])
+    sizes = np.stack([side.sizes[laws] for side, laws in zip(sides, pairs, strict=True)])
     plans: list[Any] = [None] * pairs.shape[1]
     with progress_bar(pairs.shape[1], "problems of counts", progress) as bar:
 
         def solve(method: _Method, members: np.ndarray, sizes: np.ndarray, padding: float) -> None:
-            for size, chunk, some in _chunks(sizes[:, members]):
+            for size, chunk, some in _chunks(_buckets(sizes[:, members])):
                 nodes = _nodes(sides, pairs[:, members[some]], size, padding, epsilon, chunk)
                 solved = jax.tree.map(np.asarray, method(nodes))
                 for position, k in enumerate(members[some]):
@@ -81,8 +81,8 @@ def solve_windows(source: Windows, target: Windows, epsilon: float, progress: bo
 
 
 def _buckets(sizes: np.ndarray) -> np.ndarray:
-    """Sizes of windows rounded up, so that few programs are compiled."""
-    return np.array([max(_LEAST, power_of_two(int(n))) for n in sizes])
+    """Sizes of windows rounded up to 16, 64, 256 or 1,024, so that few programs are compiled."""
+    return _LEAST * 4 ** np.ceil(np.log2(np.maximum(sizes, _LEAST) / _LEAST) / 2).astype(int)
 
 
 def _chunks(sizes: np.ndarray) -> Iterator[tuple[tuple[int, int], int, np.ndarray]]:
