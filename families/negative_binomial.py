@@ -162,7 +162,7 @@ class NegativeBinomial(AbstractEMFamily):
 
     def _start(
         self, x: Float[Array, "d n"], responsibilities: Float[Array, "K n"], ridge: Float[Array, ""]
-    ) -> "NegativeBinomial":
+    ) -> AbstractEMFamily:
         """Concentrations that the moments of each part suggest, and from there the first M-step."""
         counts = jnp.sum(responsibilities, axis=1)[:, None] + 1
         pooled = jnp.mean(x, axis=1)
@@ -170,9 +170,7 @@ class NegativeBinomial(AbstractEMFamily):
         square = (responsibilities @ (x**2).T + jnp.mean(x**2, axis=1)[None]) / counts
         excess = jnp.maximum(square - mean**2 - mean, 1e-2 * mean)
         moments = jnp.clip(mean**2 / jnp.where(excess > 0, excess, jnp.ones_like(excess)), 1e-2, 1e2)
-        first, data = NegativeBinomial(self.rate, moments), self._prepare(x)
-        counts, sums = jnp.sum(responsibilities, axis=1), self._accumulate(data, responsibilities)
-        return first._maximize(counts, sums, self._pooled(counts, sums), jnp.ones((), x.dtype), ridge)
+        return super(NegativeBinomial, NegativeBinomial(self.rate, moments))._start(x, responsibilities, ridge)
 
 
 class NegativeBinomialLattice(AbstractLattice):

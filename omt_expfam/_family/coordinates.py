@@ -309,7 +309,11 @@ class CoordinateLattice(AbstractLattice):
         return self.law._coordinate_log_prob(self.natural, x)
 
     def _mean(self) -> Float[Array, ""]:
-        return _integrals(self.law, self.natural[None])[0][0]
+        return self._one()._mean()[0]
 
     def _variance(self) -> Float[Array, ""]:
-        return _integrals(self.law, self.natural[None])[1][0]
+        return self._one()._variance()[0]
+
+    def _one(self) -> AbstractCoordinateFamily:
+        """A component of this count alone, whose family may know its moments."""
+        return jax.tree.map(lambda leaf: leaf[0], self.law._with_natural(self.natural[None, None]))

@@ -67,12 +67,10 @@ class LabelFree(eqx.Module):
             few = np.asarray(x)[:: -(-x.shape[0] // _NUM_POINTS)]
             size = point_bucket(len(few))
             points = pad(few, size), pad_zero(np.full(len(few), 1 / len(few), few.dtype), size)
-        means, variances, largest, found = jax.tree.map(lambda v: np.asarray(v)[:total], _quantities(padded, points))
+        values, found = jax.tree.map(lambda v: np.asarray(v)[:total], _quantities(padded, points))
         known = found if log_likelihoods is None else log_likelihoods
         named = {} if known is None else {"log_likelihood": known}
-        for what, values in (("mean", means), ("variance", variances)):
-            named |= {f"{what}[{i}]": column for i, column in enumerate(values.T)}
-        named["largest_weight"] = largest
+        named |= dict(zip(moment_names(mixtures.dim), values.T, strict=True))
         draws = np.stack(list(named.values())).astype(np.float64)
         diagnostics = _diagnose(draws, num_chains)
         return cls(tuple(named), *jax.device_put((draws, draws.mean(axis=1), draws.std(axis=1), *diagnostics)))
@@ -119,17 +117,27 @@ def _extreme(function: Callable[[np.ndarray], Any], values: Array) -> float:
     return float(function(known)) if known.size else math.nan
 
 
-@program
-def _quantities(mixtures: Mixture, points: tuple[Array, Array] | None) -> tuple[Array, Array, Array, Array | None]:
-    """Means, variances and largest weights of draws, and their weighted mean log-likelihoods of points."""
+def moments(mixture: Mixture) -> Float[Array, " q"]:
+    """The means and variances of a mixture and its largest weight, which no labels change."""
+    largest = jnp.max(mixture.weights)
+    return jnp.concatenate([mixture.mean(), jnp.diagonal(mixture.covariance()), largest[None]])
 
-    def one(m: Mixture) -> tuple[Array, Array, Array, Array | None]:
-        moments = m.mean(), jnp.diagonal(m.covariance()), jnp.max(m.weights)
+
+def moment_names(dim: int) -> tuple[str, ...]:
+    """The names of the `moments`."""
+    return *(f"mean[{i}]" for i in range(dim)), *(f"variance[{i}]" for i in range(dim)), "largest_weight"
+
+
+@program
+def _quantities(mixtures: Mixture, points: tuple[Array, Array] | None) -> tuple[Float[Array, "S q"], Array | None]:
+    """The moments of draws, and their weighted mean log-likelihoods of points."""
+
+    def one(m: Mixture) -> tuple[Array, Array | None]:
         if points is None:
-            return *moments, None
+            return moments(m), None
         x, weight = points
         # An infinite value counts for points, but not for padding.
         terms = weight * log_density(m, x)
-        return *moments, jnp.sum(jnp.where(weight > 0, terms, jnp.zeros_like(terms)))
+        return moments(m), jnp.sum(jnp.where(weight > 0, terms, jnp.zeros_like(terms)))
 
     return jax.lax.map(one, mixtures)

@@ -5,7 +5,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpyro.infer import Predictive
@@ -15,6 +14,7 @@ from .._base.arrays import take
 from .._base.precision import relaxed
 from .._components.mixture import Mixture
 from .._posteriors.fit import fit_posterior
+from .._posteriors.label_free import moment_names, moments
 from .._posteriors.methods.method import AbstractMethod
 from .._posteriors.model import MixtureModel
 
@@ -98,7 +98,7 @@ def calibration(
     num, size, draws = (
         as_count(n, v) for n, v in (("num_truths", num_truths), ("num_points", num_points), ("num_draws", num_draws))
     )
-    function = jax.jit(jax.vmap(_moments if quantities is None else quantities))
+    function = jax.jit(jax.vmap(moments if quantities is None else quantities))
     truth_key, fit_key = jax.random.split(as_key(key))
     with relaxed():
         sites = Predictive(model, num_samples=num)(truth_key, num_points=size)
@@ -124,10 +124,5 @@ def calibration(
         converged.append(posterior.converged)
     names = tuple(f"quantity[{i}]" for i in range(truth.shape[1]))
     if quantities is None:
-        dim = model.components.dim
-        names = (*(f"mean[{i}]" for i in range(dim)), *(f"variance[{i}]" for i in range(dim)), "largest_weight")
+        names = moment_names(model.components.dim)
     return Calibration(names, np.stack(ranks), draws, np.array(converged))
-
-
-def _moments(mixture: Mixture) -> Any:
-    return jnp.concatenate([mixture.mean(), jnp.diagonal(mixture.covariance()), jnp.max(mixture.weights)[None]])

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from ..._base.arrays import power_of_two, take, to_jax
 from ..._base.progress import progress_bar
 from ..._components.lattice_form import AbstractLattice
-from .solve import LatticeNodes, LatticePlan, monotone_plans, sharp_plans, smooth_plans, solve_sharp, Steps, steps
+from .solve import LatticeNodes, LatticePlan, monotone_plans, sharp_plans, smooth_plans, solve_sharp, steps
 from .table import LatticeTable
 from .windows import Windows
 
@@ -151,7 +151,7 @@ def _table(side: Windows, laws: np.ndarray, values: list[Any]) -> LatticeTable:
     """One side of all plans, without padding."""
     sizes = side.sizes[laws]
     normalized = [v - np.log(np.exp(v).sum()) for v in side.log_masses]
-    own = [_host_steps(np.exp(v)) for v in normalized]
+    own = [steps(np.exp(v), np) for v in normalized]
     potentials, means, variances = (
         to_jax(np.concatenate([value[k][:size] for value, size in zip(values, sizes, strict=True)])) for k in range(3)
     )
@@ -160,17 +160,12 @@ def _table(side: Windows, laws: np.ndarray, values: list[Any]) -> LatticeTable:
         to_jax(np.concatenate([[0], np.cumsum(sizes)[:-1]])),
         to_jax(sizes),
         to_jax(np.concatenate([normalized[k] for k in laws])),
-        Steps(*(to_jax(np.concatenate([own[k][part] for k in laws])) for part in range(4))),
+        jax.tree.map(lambda *parts: to_jax(np.concatenate(parts)), *(own[k] for k in laws)),
         potentials,
         means,
         variances,
         power_of_two(int(sizes.max())),
     )
-
-
-def _host_steps(mass: np.ndarray) -> tuple[np.ndarray, ...]:
-    below, above = np.cumsum(mass), np.cumsum(mass[::-1])[::-1]
-    return np.append(0.0, below[:-1]), below, np.append(above[1:], 0.0), above
 
 
 def solve_traced(source: AbstractLattice, target: AbstractLattice, shape: Any, epsilon: Float[Array, ""]) -> Any:

@@ -5,7 +5,7 @@ Below, the problem is nearly a linear program with many vertices: the method for
 regularization the coupling of quantiles is read off the cumulative sums.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -135,17 +135,17 @@ class Steps(eqx.Module):
         low_above: Probability from it on.
     """
 
-    low: Array
-    high: Array
-    high_above: Array
-    low_above: Array
+    low: Any
+    high: Any
+    high_above: Any
+    low_above: Any
 
 
-def steps(mass: Float[Array, " n"]) -> Steps:
-    """The steps that probabilities make."""
-    below, above = jnp.cumsum(mass), jnp.cumsum(mass[::-1])[::-1]
-    zero = jnp.zeros((1,), mass.dtype)
-    return Steps(jnp.concatenate([zero, below[:-1]]), below, jnp.concatenate([above[1:], zero]), above)
+def steps(mass: Any, xp: Any = jnp) -> Steps:
+    """The steps that probabilities make, by JAX or NumPy."""
+    below, above = xp.cumsum(mass), xp.cumsum(mass[::-1])[::-1]
+    zero = xp.zeros((1,), mass.dtype)
+    return Steps(xp.concatenate([zero, below[:-1]]), below, xp.concatenate([above[1:], zero]), above)
 
 
 def overlap(one: Steps, other: Steps) -> Array:

@@ -15,6 +15,7 @@ from ..._base.arrays import spread_indices
 from ..._base.precision import relaxed
 from ..._base.results import RESULTS
 from ..._base.xla import program
+from ..label_free import moments
 from .method import SiteDraws
 from .target import Target
 
@@ -143,8 +144,7 @@ def _walk(
         return target.potential(center + factor @ z)
 
     def quantities(z: Float[Array, " p"]) -> Float[Array, " q"]:
-        mixture = target.model.mixture(target.constrain(center + factor @ z))
-        return jnp.concatenate([mixture.mean(), jnp.diagonal(mixture.covariance()), jnp.max(mixture.weights)[None]])
+        return moments(target.model.mixture(target.constrain(center + factor @ z)))
 
     def one(item: tuple[Array, dict[str, Array]]) -> tuple[Array, Array, Array, Array]:
         key, own = item
