@@ -18,6 +18,7 @@ from ._components.relabel import relabel as relabel
 from ._couplings.settings import NumericalSettings as NumericalSettings
 from ._family.priors import ConjugatePrior as ConjugatePrior
 from ._family.template import Template as Template, template as template
+from ._fitting.check.family import check_family as check_family
 from ._fitting.fit import Fit as Fit, fit as fit
 from ._fitting.labeled import mixture_from_labels as mixture_from_labels
 from ._fitting.select import select_num_components as select_num_components

@@ -6,6 +6,7 @@ from ._couplings.joined import BlockCouplings as BlockCouplings
 from ._couplings.lattice.couplings import LatticeCouplings as LatticeCouplings
 from ._couplings.numerical import NumericalCouplings as NumericalCouplings
 from ._couplings.product import ProductCouplings as ProductCouplings
+from ._fitting.check.findings import FamilyCheck as FamilyCheck, Finding as Finding
 from ._fitting.select import Selection as Selection
 from ._pipelines.coupled import CoupledFit as CoupledFit
 from ._pipelines.select_plan import PlanSelection as PlanSelection

@@ -63,6 +63,10 @@ class RESULTS(eqx.Enumeration):
         "EM met a log-likelihood that is not finite. Raise `regularization` or `covariance_prior`, or use fewer "
         "components."
     )
+    fit_fell = (
+        "A step of EM lowered its objective, which no M-step may do: `_accumulate` or `_maximize` of the family is "
+        "wrong (`omt.check_family` looks further), or float32 is too coarse for it. Fit in float64."
+    )
     conjugate_not_converged = (
         "Some points that a map sends to given ones were not found: a potential is nearly flat or nearly kinked there. "
         "Enable float64, or take them as they are from `solve_pull_back`, or raise its `tolerance` or `max_steps`."

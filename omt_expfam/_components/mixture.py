@@ -15,8 +15,9 @@ from .._base.arrays import at_top, is_traced, on_host, safe_log, to_jax
 from .._base.buckets import cut, pad, pad_zero, point_bucket
 from .._base.methods import jittable
 from .._base.xla import full_precision, program
+from .contract import check_contract
 from .interface import AbstractComponents, call, log_prob_table, map_components
-from .joined import as_blocks
+from .joined import as_blocks, Blocks
 
 # Weights may be off one by this much (rounding in float32, in files) and are then renormalized.
 WEIGHT_TOLERANCE = 1e-5
@@ -42,6 +43,9 @@ class Mixture(eqx.Module):
         """
         if not isinstance(components, AbstractComponents):
             raise TypeError(f"`components` must be a set of components; got {type(components).__name__}.")
+        if not is_traced(components):
+            for block in components.blocks if isinstance(components, Blocks) else (components,):
+                check_contract(block)
         self.components = components
         weights = as_floating("weights", weights, "K", components.dtype)
         if weights.shape[0] != components.num_components:

@@ -176,11 +176,12 @@ class AbstractFactorizedFamily(AbstractCoordinateFamily):
     start: ClassVar[tuple[float, ...]]
 
     def __check_init__(self) -> None:
-        if self.natural.shape[-1] != len(self.start):
+        if self.natural.shape[-1] != _num_statistics(type(self)):
             raise ValueError(
                 f"`natural` must have shape [K, d, {len(self.start)}], one entry per statistic; "
                 f"got shape {self.natural.shape}."
             )
+        _check_statistics(self)
         self._verify()
 
     @property
@@ -195,7 +196,7 @@ class AbstractFactorizedFamily(AbstractCoordinateFamily):
 
     @classmethod
     def _blank(cls, num_components: int, dim: int, dtype: Any, **fixed: Any) -> "AbstractFactorizedFamily":
-        natural = np.broadcast_to(np.asarray(cls.start, dtype), (num_components, dim, len(cls.start)))
+        natural = np.broadcast_to(np.asarray(cls.start, dtype), (num_components, dim, _num_statistics(cls)))
         return cls(natural, **fixed)
 
     def _fixed(self) -> dict[str, Any]:
@@ -223,6 +224,29 @@ class AbstractFactorizedFamily(AbstractCoordinateFamily):
                         f"The density of {type(self).__name__} integrates to {np.exp(gap):.6g} and not to 1 {where}. "
                         "Correct `_log_normalizer`, or leave it out to have it integrated."
                     )
+
+
+def _num_statistics(family: type[AbstractFactorizedFamily]) -> int:
+    """The number of natural parameters that a fit may start from."""
+    if not isinstance(family.start, tuple) or not np.issubdtype(np.asarray(family.start).dtype, np.number):
+        raise TypeError(
+            f"`start` of {family.__name__} must be a tuple of numbers, one for each statistic; got {family.start!r}."
+        )
+    return len(family.start)
+
+
+def _check_statistics(components: AbstractFactorizedFamily) -> None:
+    """Raise unless there is one statistic, a scalar, for each natural parameter."""
+    name, num = type(components).__name__, len(components.start)
+    point = jax.ShapeDtypeStruct((), components.natural.dtype)
+    found = jax.eval_shape(lambda x: _law(components)._statistics(x), point)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(found)]
+    if not isinstance(found, tuple) or len(found) != num or any(shapes):
+        got = f"shapes {shapes}" if isinstance(found, tuple) else "no tuple"
+        raise TypeError(
+            f"`_statistics(x)` of {name} must return a tuple of {num} scalars, one for each number of `start`; "
+            f"got {got}."
+        )
 
 
 def _law(components: AbstractCoordinateFamily) -> Any:

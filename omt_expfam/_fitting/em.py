@@ -30,6 +30,7 @@ class EMState(eqx.Module):
         unstarted: Whether the target is still to be taken from the first sweep over the data.
         objective: The objective at the parameters before the last step.
         change: By how much that step's objective exceeded the one before it.
+        fall: The most by which a step's objective fell short of the one before it, at least zero.
         num_steps: Steps taken.
         log_likelihoods: Mean log-likelihood before each step; NaN beyond ``num_steps``.
         objectives: The objective before each step.
@@ -44,6 +45,7 @@ class EMState(eqx.Module):
     unstarted: Array
     objective: Float[Array, ""]
     change: Float[Array, ""]
+    fall: Float[Array, ""]
     num_steps: Array
     log_likelihoods: Float[Array, " steps"]
     objectives: Float[Array, " steps"]
@@ -129,6 +131,7 @@ def initial_state(
         jnp.asarray(target is None),
         -infinite,
         infinite,
+        jnp.zeros_like(infinite),
         jnp.asarray(0),
         blank,
         blank,
@@ -176,6 +179,8 @@ def run(
             penalties = after(s.components, log_likelihood)._log_prior(target, strength)
             penalty = jnp.sum(jnp.where(counts > 0, penalties, 0.0)) / total
             objective = log_likelihood + jnp.where(strength > 0, penalty, jnp.zeros_like(penalty))
+            # The penalty of a component that has lost its last point is gone, which is no fall.
+            same = jnp.all((counts > 0) == ~jnp.isneginf(s.log_weights))
             components = s.components._maximize(after(counts, objective), sums, target, strength, ridge)
             # A component that no point supports keeps its shape; the caller re-seeds it.
             empty = counts <= jnp.finfo(counts.dtype).eps * total
@@ -191,6 +196,7 @@ def run(
                 jnp.asarray(False),
                 objective,
                 objective - s.objective,
+                jnp.where(same, jnp.maximum(s.fall, s.objective - objective), s.fall),
                 s.num_steps + 1,
                 s.log_likelihoods.at[s.num_steps].set(log_likelihood),
                 s.objectives.at[s.num_steps].set(objective),

@@ -8,6 +8,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from families import REGISTRY
+
 from .._base.arguments import ArrayLike, as_count, as_key, KeyLike
 from .._base.precision import narrow
 from .._base.results import raise_if_failed, RESULTS, succeeded
@@ -174,9 +176,11 @@ def fit(
             for index in range(num_starts)
         ]
         state, mixture = max(fits, key=lambda f: float(f[0].objective))
-        result = _result(state, tolerance)
+        result = _result(state, tolerance, regularization)
         if succeeded(result):
             verify(mixture.components)
+            if type(mixture.components) not in REGISTRY.values():
+                check_agreement(mixture, data, float(state.log_likelihood) - np.log(data.scale).sum())
     fitted = dataclasses.replace(package(problem, state, mixture, result, data), feature_names=column_names(x))
     if fitted.converged and not all(np.isfinite(np.asarray(v)).all() for v in jax.tree.leaves(fitted.mixture)):
         raise ValueError(f"`x` has values whose squares overflow {data.precision}. Rescale the data, or enable x64.")
@@ -185,11 +189,32 @@ def fit(
     return raise_if_failed(fitted, fitted.result) if throw else fitted
 
 
-def _result(state: EMState, tolerance: float) -> Any:
+def _result(state: EMState, tolerance: float, ridge: float) -> Any:
     """Why EM stopped."""
     if not np.isfinite(state.log_likelihood):
         return RESULTS.fit_not_finite
+    if state.fall > _largest_fall(state, ridge):
+        return RESULTS.fit_fell
     return RESULTS.successful if abs(state.change) < tolerance else RESULTS.fit_not_converged
+
+
+def _largest_fall(state: EMState, ridge: float) -> float:
+    """By how much an objective may fall: by rounding, and by the ridge, which is no part of it."""
+    rounding = float(np.finfo(state.fall.dtype).eps) ** 0.5
+    return rounding * (1 + abs(float(state.log_likelihood))) + 10 * state.components.dim * ridge
+
+
+def check_agreement(mixture: Mixture, data: Data, log_likelihood: float) -> None:
+    """Raise where EM's log-likelihood is not that of the mixture: a family of one's own contradicts itself."""
+    found = np.average(np.asarray(mixture.log_prob(data.points), np.float64), weights=data.weight)
+    tolerance = 1e-6 if data.dtype == "float64" else 1e-3
+    if not abs(found - log_likelihood) <= tolerance * (1 + abs(found)):
+        name = type(mixture.components).__name__
+        raise ValueError(
+            f"EM has a log-likelihood of {log_likelihood:.6g} per point and the fitted mixture has {found:.6g}: "
+            f"`_table`, `_prepare` or `_affine` of {name} contradicts `_log_prob`; omt.check_family({name}, x) says "
+            "which."
+        )
 
 
 def package(problem: FitProblem, state: EMState, mixture: Mixture, result: Any, data: Data) -> Fit:
