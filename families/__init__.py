@@ -7,6 +7,7 @@ from .asymmetric_laplace import AsymmetricLaplace as AsymmetricLaplace
 from .beta import Beta as Beta
 from .binomial import Binomial as Binomial
 from .diagonal_gaussian import DiagonalGaussian as DiagonalGaussian
+from .diagonal_student_t import DiagonalStudentT as DiagonalStudentT
 from .exponential import Exponential as Exponential
 from .exponential_power import ExponentialPower as ExponentialPower
 from .gamma import Gamma as Gamma
@@ -17,6 +18,7 @@ from .low_rank_gaussian import LowRankGaussian as LowRankGaussian
 from .negative_binomial import NegativeBinomial as NegativeBinomial
 from .poisson import Poisson as Poisson
 from .spherical_gaussian import SphericalGaussian as SphericalGaussian
+from .student_t import StudentT as StudentT
 
 # The one place where a stored name becomes a class; `omt.load` takes others as an argument.
 REGISTRY = {
@@ -24,6 +26,7 @@ REGISTRY = {
     "Beta": Beta,
     "Binomial": Binomial,
     "DiagonalGaussian": DiagonalGaussian,
+    "DiagonalStudentT": DiagonalStudentT,
     "Exponential": Exponential,
     "ExponentialPower": ExponentialPower,
     "Gamma": Gamma,
@@ -34,4 +37,5 @@ REGISTRY = {
     "NegativeBinomial": NegativeBinomial,
     "Poisson": Poisson,
     "SphericalGaussian": SphericalGaussian,
+    "StudentT": StudentT,
 }

@@ -24,11 +24,10 @@ from omt_expfam.extend import (
 )
 
 from ._counts import check_counts
+from ._newton import climb
 
 # Rates are kept above this; concentrations between these: counts of a larger one are Poisson, to any purpose.
 _LEAST_RATE, _CONCENTRATIONS = 1e-8, (1e-3, 1e5)
-# The longest step of a log concentration, what its second derivative is differenced over, and rounds per M-step.
-_LONGEST, _DIFFERENCE, _ROUNDS = 2.0, 0.02, 2
 # The prior standard deviation of the logarithms of both parameters.
 _LOG_SPREAD = 1.5
 
@@ -216,15 +215,5 @@ def _concentration(x: Float[Array, " n"], weight: Float[Array, " n"], rate: Arra
         inner = weight @ digamma(x + r) - total * digamma(r) - total * jnp.log1p(rate / r)
         return r * (inner + (total * r + weight @ x) * rate / (r * (r + rate)) - (weight @ x) / r)
 
-    def step(_: Array, log_r: Array) -> Array:
-        first = slope(log_r)
-        second = (slope(log_r + _DIFFERENCE) - first) / _DIFFERENCE
-        newton = jnp.where(second < 0, -first / jnp.where(second < 0, second, -1.0), jnp.sign(first) * _LONGEST)
-        newton = jnp.clip(newton, -_LONGEST, _LONGEST)
-        low, high = np.log(_CONCENTRATIONS)
-        trials = jnp.clip(log_r + newton * jnp.asarray([0.0, 0.1, 0.5, 1.0], newton.dtype), low, high)
-        values = jax.vmap(value)(trials)
-        return trials[jnp.argmax(jnp.where(jnp.isnan(values), -jnp.inf, values))]
-
-    log_r = jax.lax.fori_loop(0, _ROUNDS, step, jnp.log(concentration))
-    return jnp.exp(log_r)
+    bounds = np.log(_CONCENTRATIONS)
+    return jnp.exp(climb(value, slope, jnp.log(concentration), (bounds[0], bounds[1])))

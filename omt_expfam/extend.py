@@ -15,6 +15,7 @@ from ._base.arrays import (
     batch_size as batch_size,
     is_traced as is_traced,
     log_share as log_share,
+    on_host as on_host,
     take as take,
     to_jax as to_jax,
 )
@@ -31,6 +32,7 @@ from ._components.covariance import (
     symmetric as symmetric,
     to_dense as to_dense,
 )
+from ._components.elliptical_form import EllipticalForm as EllipticalForm
 from ._components.exponential_family import (
     AbstractExponentialFamily as AbstractExponentialFamily,
     AbstractRegularFamily as AbstractRegularFamily,
@@ -79,3 +81,4 @@ from ._family.priors import (
     variance_prior as variance_prior,
     within_scale as within_scale,
 )
+from ._family.slices import slice_draw as slice_draw

@@ -5,6 +5,7 @@ from families import (
     Beta as Beta,
     Binomial as Binomial,
     DiagonalGaussian as DiagonalGaussian,
+    DiagonalStudentT as DiagonalStudentT,
     Exponential as Exponential,
     ExponentialPower as ExponentialPower,
     Gamma as Gamma,
@@ -15,4 +16,5 @@ from families import (
     NegativeBinomial as NegativeBinomial,
     Poisson as Poisson,
     SphericalGaussian as SphericalGaussian,
+    StudentT as StudentT,
 )

@@ -13,6 +13,7 @@ from omt_expfam.families import (
     Beta,
     Binomial,
     DiagonalGaussian,
+    DiagonalStudentT,
     Exponential,
     ExponentialPower,
     Gamma,
@@ -23,6 +24,7 @@ from omt_expfam.families import (
     NegativeBinomial,
     Poisson,
     SphericalGaussian,
+    StudentT,
 )
 
 NUM, DIM = 4, 3
@@ -67,7 +69,10 @@ class Case:
     fixed: dict = dataclasses.field(default_factory=dict)
 
     def oracle(self, arguments, index):
-        """One component as a SciPy distribution: Gaussian, or a product of ``marginals`` with parameters ``[K, d]``."""
+        """One component as a SciPy distribution: Gaussian, t, or a product of ``marginals`` with parameters [K, d]."""
+        if self.family in (StudentT, DiagonalStudentT):
+            loc, scatter, df = (a[index] for a in arguments)
+            return scipy.stats.multivariate_t(loc, scatter if scatter.ndim == 2 else np.diag(scatter), df)
         if self.marginals is not None:
             return Product(self.marginals(arguments), index)
         mean, covariance = self.moments(arguments)
@@ -137,6 +142,13 @@ class TwoHalves:
 
 def _mean(rng, num, dim):
     return 2 * rng.standard_normal((num, dim))
+
+
+def _inflated(arguments):
+    """Mean and covariance of Student-t laws."""
+    loc, scatter, df = arguments
+    scatter = scatter if scatter.ndim == 3 else np.einsum("kd,de->kde", scatter, np.eye(scatter.shape[1]))
+    return loc, (df / (df - 2))[:, None, None] * scatter
 
 
 def _low_rank(rng, num=NUM, dim=DIM):
@@ -219,6 +231,16 @@ CASES = {
         lambda rng, num=NUM, dim=DIM: (rng.uniform(0.5, 6, (num, dim)), rng.uniform(0.5, 5, (num, dim))),
         lambda a: scipy.stats.nbinom(a[1], a[1] / (a[0] + a[1])),
         count_points,
+    ),
+    "StudentT": Case(
+        StudentT,
+        lambda rng, num=NUM, dim=DIM: (_mean(rng, num, dim), covariances(rng, num, dim), rng.uniform(5, 9, num)),
+        _inflated,
+    ),
+    "DiagonalStudentT": Case(
+        DiagonalStudentT,
+        lambda rng, num=NUM, dim=DIM: (_mean(rng, num, dim), rng.uniform(0.2, 4, (num, dim)), rng.uniform(5, 9, num)),
+        _inflated,
     ),
     "LowRankGaussian": Case(
         LowRankGaussian,

@@ -11,18 +11,19 @@ import numpy as np
 import numpyro.infer
 
 import omt_expfam as omt
-from omt_expfam.families import DiagonalGaussian, Gamma, Gaussian
+from omt_expfam.families import DiagonalGaussian, Gamma, Gaussian, StudentT
 
 CENTERS = np.array([[0.0, 0.0], [4.0, 1.0], [1.0, 5.0]])
 
 
 def points(family: Any, num: int) -> np.ndarray:
-    """Three groups in the plane, of normal laws or of Gamma's."""
+    """Three groups in the plane, of normal laws, of Gamma's, or of Student-t laws with four degrees of freedom."""
     rng = np.random.default_rng(0)
     group = rng.integers(0, 3, num)
     if family is Gamma:
         return rng.gamma(4 + 8 * CENTERS[group])
-    return CENTERS[group] + rng.standard_normal((num, 2))
+    noise = rng.standard_normal((num, 2))
+    return CENTERS[group] + (noise / np.sqrt(rng.chisquare(4, (num, 1)) / 4) if family is StudentT else noise)
 
 
 def by_gibbs(x: np.ndarray, family: Any, start: Any, num: int) -> omt.PosteriorFit:
@@ -46,7 +47,7 @@ def main() -> None:
     options = parse(__doc__)
     jax.config.update("jax_enable_x64", True)
     num, draws = (200, 50) if options.quick else (800, 500)
-    families = (DiagonalGaussian,) if options.quick else (Gaussian, DiagonalGaussian, Gamma)
+    families = (DiagonalGaussian,) if options.quick else (Gaussian, DiagonalGaussian, Gamma, StudentT)
     rows = []
     for family in families:
         x = points(family, num)

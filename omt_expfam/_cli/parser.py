@@ -15,6 +15,8 @@ FAMILIES = {
     "diagonal": "DiagonalGaussian",
     "spherical": "SphericalGaussian",
     "low-rank": "LowRankGaussian",
+    "student-t": "StudentT",
+    "diagonal-student-t": "DiagonalStudentT",
     "poisson": "Poisson",
     "negative-binomial": "NegativeBinomial",
 }

@@ -19,6 +19,7 @@ from .._base.xla import program
 from .._numerics.support import Constraint
 from .covariance import AbstractCovariance
 from .distribution import ComponentsDistribution
+from .elliptical_form import EllipticalForm
 from .lattice_form import AbstractLattice
 from .product_form import ProductForm
 
@@ -218,6 +219,14 @@ class AbstractComponents(eqx.Module):
         """
         return None
 
+    def elliptical_form(self) -> EllipticalForm | None:
+        """Covariances and generators when every component is elliptical about `mean()`, else ``None``.
+
+        Components with one generator are transported in closed form without regularization (Gelbrich, 1990).
+        """
+        form = self.gaussian_form()
+        return None if form is None else EllipticalForm(form, None)
+
     def product_form(self) -> ProductForm | None:
         """The one-dimensional laws of the coordinates when they are independent in every component, else ``None``.
 
@@ -235,3 +244,7 @@ class AbstractComponents(eqx.Module):
     def with_gaussian_form(self, mean: Float[Array, "K d"], covariance: AbstractCovariance) -> "AbstractComponents":
         """Gaussian components with the given moments, in a family that can hold them."""
         raise NotImplementedError(f"{type(self).__name__} components have no Gaussian form.")
+
+    def with_elliptical_form(self, mean: Float[Array, "K d"], covariance: AbstractCovariance) -> "AbstractComponents":
+        """Components with the generator of the first of these and the given moments, in a family that can hold them."""
+        return self.with_gaussian_form(mean, covariance)

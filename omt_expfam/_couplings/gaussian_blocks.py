@@ -112,13 +112,13 @@ class _Pairs(eqx.Module):
 
 
 def form_of(components: AbstractComponents) -> AbstractCovariance:
-    form = components.gaussian_form()
+    form = components.elliptical_form()
     assert form is not None  # solve_couplings has asked.
-    return form
+    return form.covariance
 
 
 def components_like(sides: tuple[AbstractComponents, AbstractComponents], mean: Array, table: Array) -> Any:
-    """Gaussian components in the simplest structure that both sides have.
+    """Components like those of both sides in the simplest structure that both have.
 
     Args:
         sides: The components of both sides.
@@ -127,9 +127,9 @@ def components_like(sides: tuple[AbstractComponents, AbstractComponents], mean: 
     """
     if all(isinstance(form_of(side), ScalarCovariance) for side in sides):
         variance = on_host(lambda _, values: values[:, 0], table)
-        return sides[0].with_gaussian_form(mean, ScalarCovariance(variance, mean.shape[1]))
+        return sides[0].with_elliptical_form(mean, ScalarCovariance(variance, mean.shape[1]))
     form = DiagonalCovariance(table) if table.ndim == 2 else DenseCovariance(table)
-    return sides[0].with_gaussian_form(mean, form)
+    return sides[0].with_elliptical_form(mean, form)
 
 
 @program

@@ -194,6 +194,19 @@ def moments_of(source: AbstractComponents, target: AbstractComponents) -> Moment
     return Moments(cut(cut(costs, num), other, axis=1), (mean, other_mean), (variance, other_variance))
 
 
+def check_variances(moments: Moments, **sides: AbstractComponents) -> None:
+    """Raise ValueError if a component of a side, by name, has no finite variance: no cost of it is finite either."""
+    for (name, side), variance in zip(sides.items(), moments.variances, strict=True):
+        if is_traced(variance):
+            continue
+        bad = np.flatnonzero(~np.isfinite(np.asarray(variance)))
+        if bad.size:
+            raise ValueError(
+                f"`{name}` must have a finite covariance in every component; component {bad[0]} "
+                f"({type(side).__name__}) does not. Squared distances have no finite mean then."
+            )
+
+
 def independent_costs(source: AbstractComponents, target: AbstractComponents) -> Float[Array, "K0 K1"]:
     """The cost of coupling components independently: squared mean distance plus both total variances."""
     return moments_of(source, target).costs

@@ -55,7 +55,8 @@ def solve_numerical_couplings(
     if not is_traced(epsilon) and float(epsilon) <= 0:
         raise ValueError(
             f"`epsilon_components` must be positive for numerical couplings; got {float(epsilon):g}. "
-            "Use families with a Gaussian or product form for 0."
+            "Use families with a Gaussian or product form for 0, or Student-t components with one number of degrees of "
+            "freedom on both sides."
         )
     if is_traced(source, target, epsilon):
         sides, solution = _solve_traced(source, target, epsilon, settings)

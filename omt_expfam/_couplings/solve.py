@@ -2,6 +2,9 @@
 
 from typing import Any, Literal
 
+import numpy as np
+
+from .._base.arrays import is_traced
 from .._components.interface import AbstractComponents
 from .._components.joined import as_blocks, Blocks
 from .gaussian import solve_gaussian_couplings
@@ -14,15 +17,22 @@ from .unbalanced import solve_unbalanced_couplings
 
 
 def route_of(
-    source: AbstractComponents, target: AbstractComponents
-) -> Literal["gaussian", "product", "lattice", "numerical"]:
+    source: AbstractComponents, target: AbstractComponents, epsilon: Any = None
+) -> Literal["gaussian", "elliptical", "product", "lattice", "numerical"]:
     """The best route that both sides offer, for components of one family on either side.
+
+    Args:
+        source: Source components.
+        target: Target components.
+        epsilon: Regularization, if it is to be looked at: without any, elliptical components have a closed form.
 
     Raises:
         TypeError: If one side has counts and the other has not.
     """
     if source.gaussian_form() is not None and target.gaussian_form() is not None:
         return "gaussian"
+    if epsilon is not None and not is_traced(epsilon) and float(epsilon) == 0 and share_generator(source, target):
+        return "elliptical"
     if source.product_form() is not None and target.product_form() is not None:
         return "product"
     counts = source.lattice_form() is not None, target.lattice_form() is not None
@@ -32,6 +42,16 @@ def route_of(
             f"{_name(source)} and {_name(target)}."
         )
     return "lattice" if counts[0] else "numerical"
+
+
+def share_generator(source: AbstractComponents, target: AbstractComponents) -> bool:
+    """Whether all components of both sides are elliptical, and known to have one generator."""
+    forms = source.elliptical_form(), target.elliptical_form()
+    degrees = [None if form is None else form.degrees for form in forms]
+    if degrees[0] is None or degrees[1] is None or is_traced(degrees):
+        return False
+    values = np.concatenate([np.asarray(value) for value in degrees])
+    return bool((values == values[0]).all())
 
 
 def solve_couplings(
@@ -44,8 +64,9 @@ def solve_couplings(
 ) -> AbstractCouplings:
     """Solve the P-block by the best route that both sides offer.
 
-    Gaussian components are coupled in closed form, components with independent coordinates or counts coordinate by
-    coordinate, and all others numerically; sets of several families are coupled block by block.
+    Gaussian components are coupled in closed form, and so are elliptical ones without regularization; components with
+    independent coordinates or counts coordinate by coordinate, and all others numerically; sets of several families are
+    coupled block by block.
 
     Args:
         source: Source components.
@@ -68,8 +89,8 @@ def solve_couplings(
         return solve_unbalanced_couplings(source, target, epsilon, prices)
     if isinstance(source, Blocks) or isinstance(target, Blocks):
         return solve_block_couplings(source, target, epsilon, progress, numerical)
-    match route_of(source, target):
-        case "gaussian":
+    match route_of(source, target, epsilon):
+        case "gaussian" | "elliptical":
             return solve_gaussian_couplings(source, target, epsilon, progress)
         case "product":
             return solve_product_couplings(source, target, epsilon, progress)

@@ -47,6 +47,13 @@ class AbstractPriors(abc.ABC):
         """
         return None
 
+    def sums(self, key: Key[Array, ""], components: Any, data: PyTree, labels: Float[Array, "K n"]) -> PyTree:
+        """Sums over points with drawn labels, as `draw` takes them; sums of two chunks add up.
+
+        A family whose conjugate draws need latent variables of the points draws them here.
+        """
+        return components._accumulate(data, labels)
+
     def draw(
         self, key: Key[Array, ""], components: Any, counts: Float[Array, " K"], sums: PyTree, hyper: PyTree
     ) -> Any:

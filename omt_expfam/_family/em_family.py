@@ -27,6 +27,8 @@ class AbstractEMFamily(AbstractComponents):
     standardization: ClassVar[Literal["coordinate", "scalar", "scale", "none"]] = "none"
     # Whether the M-step can do with sums over chunks of the data; otherwise it is given all points at once.
     streams: ClassVar[bool] = True
+    # Whether components have points far away: these are drawn in while a start is sought, or it would be theirs.
+    heavy_tails: ClassVar[bool] = False
     # How many times log-densities are continuously differentiable in the parameters: 2 (or more), 1 where they have
     # kinks, 0 where they jump, so that no gradient can be followed.
     smoothness: ClassVar[Literal[0, 1, 2]] = 2

@@ -97,12 +97,21 @@ class FitProblem(NamedTuple):
     ) -> tuple[Float[Array, "m d"], Float[Array, " m"]]:
         """Enough points to find a start for so many components, padded."""
         num = max(_START_POINTS, _START_POINTS_PER_COMPONENT * num_components)
+        heavy = self.template.family.heavy_tails
         if self.num_points <= num:
-            return self.x, self.weight
+            x = np.asarray(self.x)
+            return jax.device_put(_drawn_in(x, x[: self.num_points])) if heavy else self.x, self.weight
         chosen = random.choice(self.num_points, num, replace=False, shuffle=False)
         size = point_bucket(num)
         x, weight = np.asarray(self.x)[chosen], np.asarray(self.weight)[chosen]
-        return jax.device_put((pad(x, size), pad_zero(weight, size)))
+        return jax.device_put((pad(_drawn_in(x, x) if heavy else x, size), pad_zero(weight, size)))
+
+
+def _drawn_in(x: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Coordinates cut off at half the span of the middle four fifths of points, beyond it."""
+    low, high = np.quantile(points, (0.1, 0.9), axis=0)
+    reach = 0.5 * (high - low)
+    return np.where(reach > 0, np.clip(x, low - reach, high + reach), x).astype(x.dtype)
 
 
 def fit_problem(

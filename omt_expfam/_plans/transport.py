@@ -14,7 +14,7 @@ from .._base.results import raise_if_failed
 from .._base.xla import full_precision
 from .._components.mixture import as_mixture, as_pair, cast_mixture, Mixture, MixtureLike
 from .._couplings.cross_covariances import cross_covariance_terms
-from .._couplings.interface import moments_of
+from .._couplings.interface import check_variances, moments_of
 from .._couplings.settings import NumericalSettings
 from .._couplings.solve import solve_couplings
 from .._weights.exact import exact_coupling
@@ -117,9 +117,9 @@ def transport(
 
     Raises:
         TypeError: If an argument is not of the stated type.
-        ValueError: If the dimensions differ, a regularization is negative, a relaxation or mass is not positive, masses
-            differ that are to be kept, ``epsilon_components`` is 0 for components that are coupled numerically or whose
-            shapes may change, or these are not Gaussian.
+        ValueError: If the dimensions differ, a component has no finite covariance, a regularization is negative, a
+            relaxation or mass is not positive, masses differ that are to be kept, ``epsilon_components`` is 0 for
+            components that are coupled numerically or whose shapes may change, or these are not Gaussian.
         ConvergenceError: If a solve fails and ``throw`` is true.
     """
     names = tuple(getattr(side, "names", None) for side in (source, target))
@@ -128,6 +128,7 @@ def transport(
     dtype = jnp.result_type(source.components.dtype, target.components.dtype)
     source, target = (cast_mixture(mixture, dtype) for mixture in (source, target))
     moments = moments_of(source.components, target.components)
+    check_variances(moments, source=source.components, target=target.components)
     chosen = choose_epsilons(source, target, epsilon_components, epsilon_weights, epsilon_scale, moments)
     epsilon_1, epsilon_2 = (to_jax(epsilon, dtype) for epsilon in chosen[:2])
     exact = not is_traced(chosen.weights) and float(chosen.weights) == 0

@@ -344,4 +344,5 @@ def test_families_are_all_covered():
     elsewhere = {"Laplace", "AsymmetricLaplace", "Exponential", "ExponentialPower"}  # test_location_families.py
     elsewhere |= {"Gamma", "LogNormal", "Beta"}  # test_fit_families.py
     elsewhere |= {"Binomial", "NegativeBinomial", "Poisson"}  # test_fit_counts.py
+    elsewhere |= {"StudentT", "DiagonalStudentT"}  # test_fit_student.py
     assert set(FAMILIES) | elsewhere == set(CASES)

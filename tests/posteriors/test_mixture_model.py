@@ -115,7 +115,11 @@ def log_priors(name, x, sites):
         excess = np.maximum(scale**2 - center, 0.01 * center)
         return positive(sites["rate"], center, 1.5) + positive(sites["concentration"], center**2 / excess, 1.5)
     own = normal(sites["loc"])
-    if name == "Gaussian":
+    if name.endswith("StudentT"):
+        own += scipy.stats.gamma(2, loc=2, scale=10).logpdf(sites["df"]).sum()
+        if name == "DiagonalStudentT":
+            return own + variance(sites["scatter"], within**2)
+    if name in ("Gaussian", "StudentT"):
         return own + sum(cholesky_log_prob(tril, DIM + 2, np.diag(within**2)) for tril in sites["scale_tril"])
     if name == "DiagonalGaussian":
         return own + variance(sites["variance"], within**2)
@@ -139,8 +143,9 @@ def component_log_probs(name, x, sites):
     if name == "Weibull":
         laws = scipy.stats.weibull_min(3, scale=(-s["natural_parameters"]) ** (-1 / 3))
         return laws.logpdf(x[:, None]).sum(axis=2)
-    if name == "Gaussian":
-        arguments = s["loc"], s["scale_tril"] @ np.swapaxes(s["scale_tril"], 1, 2)
+    if name in ("Gaussian", "StudentT"):
+        rest = (s["df"],) if name == "StudentT" else ()
+        arguments = s["loc"], s["scale_tril"] @ np.swapaxes(s["scale_tril"], 1, 2), *rest
     elif name == "ExponentialPower":
         powers = (np.full((K, DIM), power) for power in POWERS.values())
         arguments = s["loc"], s["scale_left"], s["scale_right"], *powers
@@ -162,6 +167,8 @@ def some_sites(model, seed=0):
             sites[name] = np.tril(0.4 * noise, -1) + np.exp(0.3 * noise) * np.eye(shape[-1])
         elif name == "natural_parameters":
             sites[name] = -np.exp(noise)
+        elif name == "df":
+            sites[name] = 2 + np.exp(noise)
         elif name == "probability":
             sites[name] = scipy.special.expit(noise)
         else:

@@ -18,7 +18,8 @@ from .method import AbstractMethod, check_draws, PosteriorProblem, SiteDraws
 class Gibbs(AbstractMethod):
     """Gibbs sampling with data augmentation (Diebolt and Robert, 1994): exact up to Monte Carlo error, and fast.
 
-    For regular exponential families; the priors of Gaussians and log-normals must be conjugate, as by default.
+    For regular exponential families and Student-t components; the priors of Gaussians, log-normals and Student-t laws
+    must be conjugate, as by default, but for degrees of freedom.
 
     Attributes:
         num_warmup: Sweeps per chain that are thrown away.

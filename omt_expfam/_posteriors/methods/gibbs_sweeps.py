@@ -1,6 +1,7 @@
 """Gibbs sampling of mixtures by data augmentation: labels given parameters, then parameters given labels."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -185,8 +186,8 @@ def _chunked(
 
 def draw_labels(problem: GibbsProblem, state: GibbsState) -> tuple[GibbsState, Labels]:
     """Draw labels given the parameters."""
-    key, label_key = jax.random.split(state.key)
-    return state._replace(key=key), _label(problem, label_key, state.log_weights, state.components)
+    key, *keys = jax.random.split(state.key, 3)
+    return state._replace(key=key), _label(problem, keys, state.log_weights, state.components)
 
 
 def draw_parameters(problem: GibbsProblem, state: GibbsState, labels: Labels) -> GibbsState:
@@ -208,20 +209,27 @@ def first_state(
 
 
 def _label(
-    problem: GibbsProblem, key: Key[Array, ""], log_weights: Float[Array, " K"], components: AbstractEMFamily
+    problem: GibbsProblem,
+    keys: Sequence[Key[Array, ""]],
+    log_weights: Float[Array, " K"],
+    components: AbstractEMFamily,
 ) -> Labels:
-    """Draw labels chunk by chunk."""
+    """Draw labels chunk by chunk, with one key; the other is for latent variables."""
+    priors = priors_of(components)
 
-    def one(chunk: tuple[PyTree, Array, Array]) -> tuple[Array, PyTree, Array]:
-        data, used, bits = chunk
+    def one(chunk: tuple[PyTree, Array, Array, Array]) -> tuple[Array, PyTree, Array]:
+        data, used, bits, latent = chunk
         ready = data if problem.prepared else components._prepare(data)
         joint = components._table(ready) + log_weights[:, None]
         chosen, log_likelihood = _choose(bits, joint)
         chosen = chosen * used[None]
-        sums = components._accumulate(ready, chosen)
+        sums = priors.sums(jax.random.wrap_key_data(latent), components, ready, chosen)
         return jnp.sum(chosen, axis=1), sums, jnp.sum(used * log_likelihood)
 
-    chunks = problem.data, problem.used, jax.random.bits(key, problem.used.shape, jnp.uint32)
+    bits = jax.random.bits(keys[0], problem.used.shape, jnp.uint32)
+    # As plain numbers, of which the shapes of results may be asked without using them up.
+    latent = jax.random.key_data(jax.random.split(keys[1], bits.shape[0]))
+    chunks = problem.data, problem.used, bits, latent
     first = jax.eval_shape(lambda chunks: one(jax.tree.map(lambda leaf: leaf[0], chunks)), chunks)
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
     return Labels(*jax.lax.scan(lambda total, chunk: (jax.tree.map(jnp.add, total, one(chunk)), None), zero, chunks)[0])
