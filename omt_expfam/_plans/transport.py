@@ -128,8 +128,8 @@ def transport(
     dtype = jnp.result_type(source.components.dtype, target.components.dtype)
     source, target = (cast_mixture(mixture, dtype) for mixture in (source, target))
     moments = moments_of(source.components, target.components)
-    check_variances(moments, source=source.components, target=target.components)
     chosen = choose_epsilons(source, target, epsilon_components, epsilon_weights, epsilon_scale, moments)
+    check_variances(moments, source=source.components, target=target.components)
     epsilon_1, epsilon_2 = (to_jax(epsilon, dtype) for epsilon in chosen[:2])
     exact = not is_traced(chosen.weights) and float(chosen.weights) == 0
     num_sweeps, max_steps = as_count("num_sweeps", num_sweeps), as_count("max_steps", max_steps)
