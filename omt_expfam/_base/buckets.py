@@ -19,6 +19,12 @@ _PREFERRED = (100, 125, 150, 175, 200, 250, 300, 350, 400, 500, 600, 700, 800)
 _LEAST_POINTS = 64
 _LEAST_COMPONENTS = 4
 _least: contextvars.ContextVar[int] = contextvars.ContextVar("least", default=1)
+_all_points: contextvars.ContextVar[int] = contextvars.ContextVar("all_points", default=0)
+
+
+def data_bucket(num: int) -> int:
+    """The number of points that ``num`` points of a fit are padded to."""
+    return point_bucket(max(num, _all_points.get()))
 
 
 def point_bucket(num: int) -> int:
@@ -43,14 +49,23 @@ def component_bucket(num: int) -> int:
 LITTLE = 2**18
 
 
-@contextlib.contextmanager
-def sharing_components(num: int) -> Iterator[None]:
+def sharing_components(num: int) -> contextlib.AbstractContextManager[None]:
     """Pad components, within, as ``num`` of them are padded: calls with several numbers share programs."""
-    token = _least.set(num)
+    return _within(_least, num)
+
+
+def sharing_points(num: int) -> contextlib.AbstractContextManager[None]:
+    """Pad the data of fits, within, as ``num`` points are padded: fits to parts share programs with one to all."""
+    return _within(_all_points, num)
+
+
+@contextlib.contextmanager
+def _within(variable: contextvars.ContextVar[int], value: int) -> Iterator[None]:
+    token = variable.set(value)
     try:
         yield
     finally:
-        _least.reset(token)
+        variable.reset(token)
 
 
 def small_component_bucket(num: int, item_size: int) -> int:

@@ -27,6 +27,8 @@ _OVERFIT_STEPS = 12
 _RESEEDS = 3
 # Steps between two updates of a progress bar.
 _STEPS_SHOWN = 25
+# Room, at least, where a given mixture is moved to the units of the problem.
+_LEAST_MOVED = 16
 
 
 class StartKey(NamedTuple):
@@ -136,11 +138,12 @@ def _levels(random: np.random.Generator, num: int, dtype: Any) -> np.ndarray:
 
 
 def moved_state(problem: FitProblem, start: MovedStart, max_steps: int) -> EMState:
-    """The state before the first step from a given mixture."""
-    weights = pad_zero(start.mixture.weights, problem.slots)
-    components = pad(start.mixture.components, problem.slots)
+    """The state before the first step from a given mixture; few components share one program, whatever their number."""
+    room = max(_LEAST_MOVED, problem.slots)
+    weights, components = pad_zero(start.mixture.weights, room), pad(start.mixture.components, room)
     weights, components, shift, scale = jax.device_put((weights, components, start.shift, start.scale))
-    return _moved_state(weights, components, shift, scale, problem.x.dtype.name, max_steps)
+    state = _moved_state(weights, components, shift, scale, problem.x.dtype.name, max_steps)
+    return _with_components(state, problem.slots)
 
 
 @program
@@ -260,7 +263,10 @@ def _reseed(template: Template, state: EMState, x: Array, weight: Array, empty: 
 def without_padding(problem: FitProblem, state: EMState, mixture: Mixture) -> tuple[EMState, Mixture]:
     """The state and the mixture on the host, with the components that are in use."""
     state, mixture = jax.tree.map(np.asarray, (state, mixture))
-    num = problem.num_components
-    parts = (state.log_weights, state.components, state.counts)
-    state = eqx.tree_at(lambda s: (s.log_weights, s.components, s.counts), state, cut(parts, num))
-    return state, cut(mixture, num)
+    return _with_components(state, problem.num_components), cut(mixture, problem.num_components)
+
+
+def _with_components(state: EMState, num: int) -> EMState:
+    """The state of the first components alone."""
+    parts = cut((state.log_weights, state.components, state.counts), num)
+    return eqx.tree_at(lambda s: (s.log_weights, s.components, s.counts), state, parts)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._base.buckets import component_bucket, pad, pad_zero, point_bucket
+from .._base.buckets import component_bucket, data_bucket, pad, pad_zero, point_bucket
 from .._components.mixture import Mixture
 from .._family.template import Template
 from .start import seeding_of
@@ -129,7 +129,7 @@ def fit_problem(
     """The problem in standardized units, padded; to be called where arrays have the precision of the computation."""
     num, dim = points.shape
     facts = facts_of(template, num_components, dim, dtype)
-    size = point_bucket(num)
+    size = data_bucket(num)
     # The corner of the data is in the support of any family and the last in every order.
     x = (points - shift) / scale
     x = np.concatenate([x, np.broadcast_to(x.max(axis=0), (size - num, dim))])

@@ -10,18 +10,19 @@ import numpy as np
 
 from .._base.arguments import ArrayLike, as_count, as_host_or_traced, as_key, as_scalar, KeyLike, ScalarLike
 from .._base.arrays import host_generator, spread_indices
-from .._base.buckets import sharing_components
+from .._base.buckets import sharing_components, sharing_points
 from .._base.progress import progress_bar
 from .._base.results import ConvergenceError
 from .._base.tables import alike
 from .._fitting.fit import Fit, fit
 from .._fitting.race import with_shared_start
-from .._fitting.select import COMPARED
 from .._plans.epsilons import EpsilonLike
 from .._plans.plan import TransportPlan
 from .judge import Judge
 from .mixture_transport import MixtureTransport, pair_of
 
+# Tolerance of fits whose images alone are compared: what EM gains beyond it is less than other points change.
+_COMPARED = 1e-3
 # Regularization of the divergences, as a share of the total variance of the target's points.
 _EPSILON = 0.1
 
@@ -85,7 +86,7 @@ def select_plan(
     over targets, so a component that describes the density well can be far too large to be moved as one piece. Here a
     part of both samples is held out, and candidates are compared by the Sinkhorn divergence between the images of
     held-out source points and the held-out target points. All fits to one part start from one mixture, whose components
-    are merged, and stop at a tolerance of 1e-4, unless ``fit_options`` say otherwise; the chosen ones go on with all
+    are merged, and stop at a tolerance of 1e-3, unless ``fit_options`` say otherwise; the chosen ones go on with all
     points.
 
     Args:
@@ -144,7 +145,7 @@ def select_plan(
             draw_key = jax.random.fold_in(split_key, 1) if use == "sample" else None
             judge = Judge(test[1], _EPSILON * float(np.var(test[1].astype(np.float64), axis=0).sum()))
             floors.append(judge(train[1][spread_indices(len(train[1]), len(test[0]))]))
-            sides = _sides(fit_key, train, families, options, methods)
+            sides = _sides(fit_key, train, families, options, methods, [len(x), len(y)])
             for pair, method in methods.items():
                 try:
                     fits = [side(num) for side, num in zip(sides, pair, strict=True)]
@@ -178,16 +179,24 @@ def _sides(
     families: tuple[Any, Any],
     options: dict[str, Any],
     pairs: Iterable[tuple[int, int]],
+    totals: Sequence[int],
 ) -> list[Callable[[int], Fit]]:
-    """For source and target: the fit with a number of components, made once."""
+    """For source and target: the fit with a number of components, made once, by the program that fits all points."""
 
-    def side(own_key: Any, values: np.ndarray, family: Any, sizes: tuple[int, ...]) -> Callable[[int], Fit]:
-        own = with_shared_start({"tolerance": COMPARED, **options}, sizes, len(values))
-        # The same key for all, so that they differ by their numbers only.
-        return functools.cache(lambda num: fit(jax.random.clone(own_key), values, family, num, **own))
+    def side(
+        own_key: Any, values: np.ndarray, family: Any, sizes: tuple[int, ...], total: int
+    ) -> Callable[[int], Fit]:
+        own = with_shared_start({"tolerance": _COMPARED, **options}, sizes, len(values))
+
+        def fitted(num: int) -> Fit:
+            with sharing_points(total):
+                # The same key for all, so that they differ by their numbers only.
+                return fit(jax.random.clone(own_key), values, family, num, **own)
+
+        return functools.cache(fitted)
 
     all_sizes = zip(*pairs, strict=True)
-    return [side(*own) for own in zip(jax.random.split(key), samples, families, all_sizes, strict=True)]
+    return [side(*own) for own in zip(jax.random.split(key), samples, families, all_sizes, totals, strict=True)]
 
 
 def _draw(plan: TransportPlan, key: Any, x: np.ndarray) -> Any:
