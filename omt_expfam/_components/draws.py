@@ -44,15 +44,15 @@ class DrawSet(NamedTuple):
 
 
 def read_draws(name: str, value: Draws) -> DrawSet:
-    """Take a fitted posterior, draws, a list of mixtures or one mixture.
+    """Take a fitted posterior, draws, a list of mixtures, or one mixture or fit.
 
     Raises:
         TypeError: If it is none of them, or traced.
         ValueError: If draws differ in family, dimension or number of components, or hold invalid numbers.
     """
     reference = None
-    mixtures: Any = getattr(value, "mixtures", value)
-    if mixtures is not value:
+    mixtures: Any = getattr(value, "mixtures", getattr(value, "mixture", value))
+    if hasattr(value, "mixtures"):
         reference = getattr(value, "reference", None)
     if isinstance(mixtures, list | tuple):
         mixtures = _stacked(name, mixtures)

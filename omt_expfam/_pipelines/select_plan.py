@@ -183,9 +183,7 @@ def _sides(
 ) -> list[Callable[[int], Fit]]:
     """For source and target: the fit with a number of components, made once, by the program that fits all points."""
 
-    def side(
-        own_key: Any, values: np.ndarray, family: Any, sizes: tuple[int, ...], total: int
-    ) -> Callable[[int], Fit]:
+    def side(own_key: Any, values: np.ndarray, family: Any, sizes: tuple[int, ...], total: int) -> Callable[[int], Fit]:
         own = with_shared_start({"tolerance": _COMPARED, **options}, sizes, len(values))
 
         def fitted(num: int) -> Fit:

@@ -17,6 +17,7 @@ from .._components.interface import AbstractComponents
 from .._components.labelling import Labelling
 from .._components.mixture import Mixture
 from .._couplings.interface import select_pairs
+from .._plans.correspondences import as_names
 from .._plans.plan import TransportPlan
 from .._plans.transfer import Transfer
 from .._posteriors.credible import credible_interval, CredibleInterval, IntervalKind, with_caution
@@ -38,11 +39,13 @@ class PosteriorPlan(eqx.Module):
         feature_names: Names of the columns, where a side was fitted to a table: points are taken by name.
         labellings: Of either side, how many draws were relabelled and whether labels mean the same in all draws;
             ``None`` where nothing was relabelled.
+        component_names: Names of the components of the source and of the target, ``None`` where they have none.
     """
 
     plans: AbstractPlanDraws
     feature_names: tuple[str, ...] | None = eqx.field(static=True, default=None)
     labellings: tuple[Labelling | None, Labelling | None] = (None, None)
+    component_names: Any = eqx.field(static=True, default=(None, None))
 
     # -- numbers --------------------------------------------------------------------------------------------------
 
@@ -128,12 +131,13 @@ class PosteriorPlan(eqx.Module):
         """
         if as_count("index", index, minimum=0) >= self.num_draws:
             raise ValueError(f"`index` must be below the number of draws, {self.num_draws}; got {index}.")
-        return dataclasses.replace(self.plans.plan(index), feature_names=self.feature_names)
+        known = {"component_names": self.component_names, "feature_names": self.feature_names}
+        return dataclasses.replace(self.plans.plan(index), **known)
 
     def reverse(self) -> "PosteriorPlan":
         """The same plans, read from target to source."""
         source, target = self.labellings
-        return PosteriorPlan(self.plans.reverse(), self.feature_names, (target, source))
+        return PosteriorPlan(self.plans.reverse(), self.feature_names, (target, source), self.component_names[::-1])
 
     # -- maps -----------------------------------------------------------------------------------------------------
 
@@ -221,12 +225,12 @@ class PosteriorPlan(eqx.Module):
         return self._cautious(credible_interval(self.distance, probability, kind))
 
     def weights_interval(self, probability: float = 0.9, kind: IntervalKind = "equal-tailed") -> CredibleInterval:
-        """Credible intervals of the entries of Omega, shape ``[K0, K1]``."""
-        return self._cautious(credible_interval(self.weights, probability, kind), True)
+        """Credible intervals of the entries of Omega, shape ``[K0, K1]``, by name."""
+        return self._by_component(credible_interval(self.weights, probability, kind))
 
     def row_shares_interval(self, probability: float = 0.9, kind: IntervalKind = "equal-tailed") -> CredibleInterval:
-        """Credible intervals of the row shares, shape ``[K0, K1]``."""
-        return self._cautious(credible_interval(self.row_shares, probability, kind), True)
+        """Credible intervals of the row shares, shape ``[K0, K1]``, by name."""
+        return self._by_component(credible_interval(self.row_shares, probability, kind))
 
     def push_forward_interval(
         self, x: ArrayLike, probability: float = 0.9, kind: IntervalKind = "equal-tailed"
@@ -281,12 +285,19 @@ class PosteriorPlan(eqx.Module):
             [Transfer.of(labels, *one) for one in zip(source, points, columns, weights, strict=True)]
         )
 
-    def correspondences(self, min_share: float = 0.05, probability: float = 0.9) -> PosteriorCorrespondences:
+    def correspondences(
+        self, min_share: float = 0.05, probability: float = 0.9, *, names: Any = None
+    ) -> PosteriorCorrespondences:
         """Which source component goes to which target component, and how certain that is; print it to read it.
 
         Args:
             min_share: Pairs are listed whose mean share of the source component exceeds this.
             probability: Posterior probability of the intervals.
+            names: Names of the components of the source and of the target, ``None`` for a side without; by default
+                `component_names`.
+
+        Raises:
+            ValueError: If ``names`` are not as many as components.
         """
         limit = float(as_scalar("min_share", min_share))
         return PosteriorCorrespondences.of(
@@ -295,7 +306,11 @@ class PosteriorPlan(eqx.Module):
             self.probability_of_sending(),
             credible_interval(self.component_costs, probability),
             limit,
+            as_names(self.component_names if names is None else names, self.weights.shape[1:]),
         )
+
+    def _by_component(self, interval: CredibleInterval) -> CredibleInterval:
+        return self._cautious(dataclasses.replace(interval, names=self.component_names), True)
 
     def _cautious(self, interval: CredibleInterval, by_label: bool = False) -> CredibleInterval:
         """An interval that says why it may not hold what it says."""

@@ -75,7 +75,8 @@ def transport_posterior(
     """Couple two mixtures of which posterior draws are known: one plan per draw.
 
     Each side is a fitted posterior; draws, which are a `Mixture` whose arrays have a leading axis (made by
-    ``jax.vmap`` of a function that builds one mixture) or a list of mixtures; or one mixture without uncertainty.
+    ``jax.vmap`` of a function that builds one mixture) or a list of mixtures; or one mixture or fit without
+    uncertainty.
 
     Gaussian components with positive ``epsilon_weights`` and kept masses are solved all together, in float64 inside;
     others by one call of `transport` per draw.
@@ -133,7 +134,8 @@ def transport_posterior(
     else:
         plans = _solve_in_turn(left, right, index, epsilons, options | masses | {"numerical": numerical}, progress)
     found = getattr(source, "labelling", first), getattr(target, "labelling", second)
-    plan = PosteriorPlan(plans, shared_features(source=source, target=target), found)
+    names = getattr(source, "names", None), getattr(target, "names", None)
+    plan = PosteriorPlan(plans, shared_features(source=source, target=target), found, names)
     if throw:
         _raise_if_any_failed(plan)
     return plan

@@ -90,7 +90,7 @@ def inference_data(posterior: Any, log_likelihood: bool, key: Any) -> Any:
     if posterior.x is not None:
         groups["observed_data"] = {"x": np.asarray(posterior.x)}
     coords = {
-        "component": np.arange(posterior.num_components),
+        "component": np.asarray(posterior.names or np.arange(posterior.num_components)),
         "point": np.arange(0 if posterior.x is None else len(posterior.x)),
         "coordinate": np.arange(posterior.dim),
     }

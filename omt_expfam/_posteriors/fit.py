@@ -65,7 +65,8 @@ def fit_posterior(
             `Exponential`), with their settings.
         priors: NumPyro distributions that replace default priors, by parameter name; see `mixture_model`.
         weight_concentration: Concentration of the Dirichlet prior on the weights, a number or shape ``[K]``.
-        start: A mixture or fit to start from instead of fitting by EM.
+        start: A mixture or fit to start from instead of fitting by EM. The draws follow its labels, and the posterior
+            keeps the names of its components: those of a fit by `mixture_from_labels` are the groups.
         num_starts: Number of EM fits; the best is where the method starts. Chains that leave a poor optimum do not mix.
         progress: Show progress bars; by default on a terminal, after two seconds.
         throw: Raise when a method fails or chains do not mix; otherwise the ``result`` tells.
@@ -96,7 +97,8 @@ def fit_posterior(
             chosen, reason = NUTS(), f"the {name}'s {_flaw(draws)}"
             draws, name = chosen._draw(second_key, problem), f"{chosen.name} ({reason})"
         posterior = _assemble(problem.model, draws, problem.start, wide, name, chosen.is_chain)
-    posterior = dataclasses.replace(narrow(posterior, precision), feature_names=column_names(x))
+    known = {"names": getattr(start, "names", None), "feature_names": column_names(x)}
+    posterior = dataclasses.replace(narrow(posterior, precision), **known)
     if throw and posterior.result == RESULTS.mode_not_found:
         refuse_constant("x", points)
     return raise_with(posterior, posterior.result) if throw else posterior

@@ -47,6 +47,7 @@ class PosteriorFit(eqx.Module):
         result: Why it stopped.
         feature_names: Names of the columns, where the points came in a table.
         labelling: How many draws were relabelled, and whether labels mean the same in all draws; print it.
+        names: Names of the components, where the posterior started at known groups (see `mixture_from_labels`).
     """
 
     mixtures: Mixture
@@ -62,6 +63,7 @@ class PosteriorFit(eqx.Module):
     result: Any
     feature_names: tuple[str, ...] | None = eqx.field(static=True, default=None)
     labelling: Labelling | None = None
+    names: tuple[str, ...] | None = eqx.field(static=True, default=None)
 
     @property
     def num_draws(self) -> int:
@@ -141,7 +143,7 @@ class PosteriorFit(eqx.Module):
         points = as_points("x", x, self.dim, self.reference.components.dtype)
         return _log_prob_draws(self.mixtures, points)
 
-    @tabulates(lambda posterior, **_: tuple(map(str, range(posterior.num_components))))
+    @tabulates(lambda posterior, **_: posterior.names or tuple(map(str, range(posterior.num_components))))
     def responsibilities(self, x: ArrayLike) -> Float[Array, "n K"]:
         """Posterior component probabilities at points ``x[n, d]``, the mean over (relabelled) draws."""
         points = as_points("x", x, self.dim, self.reference.components.dtype)

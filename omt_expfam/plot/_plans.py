@@ -1,6 +1,5 @@
 """Pictures of transport plans."""
 
-import textwrap
 from typing import Any, Optional, TYPE_CHECKING
 
 import jax
@@ -13,17 +12,17 @@ from ._arrows import draw_arrows
 from ._embedding import as_places, coordinates, Places
 from ._mixtures import draw_labels, draw_plane, draw_points, keep_inside, mixture
 from ._style import (
-    as_text,
     axes_or_new,
     axis_name,
     blend,
     color_map,
     counted,
     equal_aspect,
+    ink_on,
     MAX_CELLS,
     MAX_LABELS,
-    MAX_TICKS,
     name_axes,
+    name_components,
     same_limits,
     SOURCE_COLOR,
     TARGET_COLOR,
@@ -32,9 +31,6 @@ from ._style import (
 if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
-
-# Characters in a line of a name.
-_LINE = 20
 
 
 def coupling(
@@ -74,11 +70,7 @@ def coupling(
     if annotate if annotate is not None else max(rows, columns) <= MAX_CELLS:
         _draw_cells(panel, image, weights)
     for axis, num, names in zip((panel.yaxis, panel.xaxis), (rows, columns), plan.component_names, strict=True):
-        step = next(s for s in (1, 2, 5, 10, 20, 50, 100, num) if num <= MAX_TICKS * s)
-        written = None if names is None else [as_text(textwrap.fill(name, _LINE)) for name in names[::step]]
-        long = axis is panel.xaxis and names is not None and max(map(len, names)) > 3
-        turned: Any = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if long else {}
-        axis.set_ticks(range(0, num, step), written, **turned)
+        name_components(axis, np.arange(num), names)
     panel.set_axes_locator(_lower_left)
     panel.tick_params(length=0)
     panel.set_xlabel("target component")
@@ -111,9 +103,8 @@ def _lower_left(ax: Any, renderer: Any) -> Any:
 def _draw_cells(ax: Any, image: Any, weights: np.ndarray) -> None:
     for (i, j), weight in np.ndenumerate(weights):
         if weight >= 0.005:
-            dark = np.dot(image.cmap(image.norm(weight))[:3], (0.299, 0.587, 0.114)) < 0.55
-            text = f"{weight:.2f}".removeprefix("0")
-            ax.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+            text, ink = f"{weight:.2f}".removeprefix("0"), ink_on(image.cmap(image.norm(weight)))
+            ax.text(j, i, text, ha="center", va="center", fontsize=8, color=ink)
 
 
 def overview(

@@ -10,13 +10,13 @@ from .._posterior_plans.plan import PosteriorPlan
 from .._posteriors.posterior import PosteriorFit
 from ._arrows import draw_arrows
 from ._embedding import as_places
-from ._style import axes_or_new, color_map, NEUTRAL_COLOR, SOURCE_COLOR, TARGET_COLOR
+from ._style import axes_or_new, color_map, ink_on, name_components, NEUTRAL_COLOR, SOURCE_COLOR, TARGET_COLOR
 
 if TYPE_CHECKING:
     import matplotlib.axes
 
 # Heat maps of up to this many components on either side show intervals in their cells, and up to the other, numbers.
-_MAX_INTERVALS, _MAX_CELLS, _MAX_TICKS = 6, 12, 13
+_MAX_INTERVALS, _MAX_CELLS = 6, 12
 
 
 def uncertain_map(
@@ -137,18 +137,16 @@ def weights_posterior(
     if annotate if annotate is not None else largest <= _MAX_CELLS:
         for (i, j), share in np.ndenumerate(mean):
             if upper[i, j] >= 0.005:
-                dark = np.dot(image.cmap(image.norm(share))[:3], (0.299, 0.587, 0.114)) < 0.55
                 text = f"{share:.2f}"
                 if largest <= _MAX_INTERVALS:
                     text += f"\n{lower[i, j]:.2f} to {upper[i, j]:.2f}"
-                panel.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+                ink = ink_on(image.cmap(image.norm(share)))
+                panel.text(j, i, text, ha="center", va="center", fontsize=8, color=ink)
     for i, j in np.argwhere(sends >= probability):
         frame = Rectangle((j - 0.47, i - 0.47), 0.94, 0.94, fill=False, edgecolor=TARGET_COLOR, linewidth=2.5)
         panel.add_patch(frame)
-    for axis, numbers in zip((panel.yaxis, panel.xaxis), shown, strict=True):
-        num = len(numbers)
-        step = next(s for s in (1, 2, 5, 10, 20, 50, 100, num) if num <= _MAX_TICKS * s)
-        axis.set_ticks(range(0, num, step), [str(number) for number in numbers[::step]])
+    for axis, numbers, names in zip((panel.yaxis, panel.xaxis), shown, posterior_plan.component_names, strict=True):
+        name_components(axis, numbers, names)
     panel.tick_params(length=0)
     panel.set_xlabel("target component")
     panel.set_ylabel("source component")

@@ -1,5 +1,6 @@
 """Colors, axes and limits that all pictures share."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,9 @@ from .._base.arguments import ArrayLike, as_host_or_traced
 
 # From the palette of Okabe and Ito, which color-blind readers can tell apart.
 SOURCE_COLOR, TARGET_COLOR, NEUTRAL_COLOR = "#0072B2", "#D55E00", "#4D4D4D"
+
+# Characters in a line of a component's name beside an axis.
+_LINE = 20
 
 MAX_POINTS, MAX_LABELS, MAX_TICKS, MAX_CELLS = 5000, 30, 13, 12
 
@@ -134,6 +138,16 @@ def as_text(name: object) -> str:
     return str(name).replace("$", r"\$")
 
 
+def name_components(axis: Any, numbers: np.ndarray, names: tuple[str, ...] | None) -> None:
+    """Ticks of an axis along which components stand, by name where they have one; long names below are slanted."""
+    num = len(numbers)
+    step = next(s for s in (1, 2, 5, 10, 20, 50, 100, num) if num <= MAX_TICKS * s)
+    known = [str(k) if names is None else names[k] for k in numbers]
+    slanted = names is not None and axis.axis_name == "x" and max(map(len, known)) > 3
+    turned: Any = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
+    axis.set_ticks(range(0, num, step), [as_text(textwrap.fill(name, _LINE)) for name in known[::step]], **turned)
+
+
 def name_axes(ax: Any, names: Sequence[str]) -> None:
     ax.set_xlabel(names[0])
     ax.set_ylabel(names[1])
@@ -151,6 +165,13 @@ def color_map(color: str) -> Any:
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list(f"white to {color}", ["white", color])
+
+
+def ink_on(color: Any) -> str:
+    """What can be read on a color: black where it is light (by its luma), white where it is dark."""
+    from matplotlib.colors import to_rgb
+
+    return "white" if np.dot(to_rgb(color), (0.299, 0.587, 0.114)) < 0.55 else "black"
 
 
 def blend(t: float) -> str:

@@ -11,7 +11,7 @@ from .._base.arrays import spread_indices
 from .._plans.groups import GroupFlows
 from .._time_courses.trajectory import Trajectory
 from ._embedding import as_places, coordinates
-from ._style import as_text, axes_or_new, category_color, lineage_colors, name_axes
+from ._style import as_text, axes_or_new, category_color, ink_on, lineage_colors, name_axes
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -219,7 +219,7 @@ def trajectory(
         panel.scatter(*place.T, s=size, color=colors[time], edgecolor="white", lw=0.6, zorder=4, label=label)
         for k, (spot, area) in enumerate(zip(place, size, strict=True)):
             if labels and area >= 16:
-                panel.annotate(str(k), spot, ha="center", va="center", fontsize=6, color="white", zorder=5)
+                panel.annotate(str(k), spot, ha="center", va="center", fontsize=6, color=ink_on(colors[time]), zorder=5)
     legend = panel.legend(frameon=False, fontsize=8)
     for handle in legend.legend_handles:
         handle.set_sizes([40])  # type: ignore[union-attr]

@@ -496,3 +496,47 @@ def test_masses_of_every_draw_change_as_those_of_its_plan(x64):
     np.testing.assert_allclose(kept.growth, np.ones((DRAWS, NUM)), rtol=1e-9)
     with pytest.raises(ValueError, match="`target_relaxation` must be a finite number greater than 0; got -1"):
         transport_posterior(source, target, **EPSILONS, target_relaxation=-1.0)
+
+
+def test_names_of_components_reach_what_is_read_from_a_posterior_plan(tmp_path):
+    """A fit by labels names the components; draws that follow it, and the plan, keep them, either way."""
+    rng = np.random.default_rng(0)
+    kinds = np.repeat(["bud", "root", "very long leaf"], 40)
+    x = 6 * np.array([[0.0, 0.0], [1.0, 0.2], [-0.3, 1.0]]).repeat(40, axis=0) + rng.standard_normal((120, 2))
+    known = omt.mixture_from_labels(x, kinds, Gaussian)
+    posterior = omt.fit_posterior(
+        jax.random.key(0),
+        x,
+        Gaussian,
+        NUM,
+        start=known,
+        method=omt.Gibbs(num_chains=2, num_samples=20, num_warmup=10),
+        throw=False,
+    )
+    assert posterior.names == known.names
+    # The draws follow the groups, whatever the sampler called them.
+    np.testing.assert_allclose(
+        np.asarray(posterior.mixtures.components.loc).mean(axis=0), np.asarray(known.mixture.components.loc), atol=0.5
+    )
+    plans = transport_posterior(posterior, gaussians(1, num=1, dtype="float32"), pairing="product", **EPSILONS)
+    table = plans.correspondences().to_dict()
+    assert set(table["source"]) == set(known.names)
+    assert set(table["target"]) <= {0, 1, 2}
+    assert "very long leaf" in str(plans.correspondences())
+    assert plans.plan(0).component_names == (known.names, None)
+    back = plans.reverse().row_shares_interval()
+    assert back.names == (None, known.names)
+    assert set(back.to_dict()["axis 1"]) == set(known.names)
+    axes = plot.weights_posterior(plans, source_order=[2, 0, 1])
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["very long leaf", "bud", "root"]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "1", "2"]
+    plt.close("all")
+    given = plans.correspondences(names=(None, "xyz")).to_dict()
+    assert set(given["target"]) <= set("xyz")
+    with pytest.raises(ValueError, match="one name per target component, 3; got 2"):
+        plans.correspondences(names=(None, "xy"))
+    omt.save(tmp_path / "plans.omt", plans)
+    assert omt.load(tmp_path / "plans.omt").component_names == (known.names, None)
+    # A fit stands for one mixture without uncertainty, under its names.
+    fixed = transport_posterior(known, gaussians(1, dtype="float32"), **EPSILONS)
+    assert fixed.component_names == (known.names, None)
