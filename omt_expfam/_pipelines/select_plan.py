@@ -145,7 +145,7 @@ def select_plan(
             draw_key = jax.random.fold_in(split_key, 1) if use == "sample" else None
             judge = Judge(test[1], _EPSILON * float(np.var(test[1].astype(np.float64), axis=0).sum()))
             floors.append(judge(train[1][spread_indices(len(train[1]), len(test[0]))]))
-            sides = _sides(fit_key, train, families, options, methods, [len(x), len(y)])
+            sides = _sides(fit_key, train, families, options, methods, [len(values) for values in points])
             for pair, method in methods.items():
                 try:
                     fits = [side(num) for side, num in zip(sides, pair, strict=True)]
