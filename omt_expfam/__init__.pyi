@@ -16,6 +16,7 @@ from ._components.mixture import Mixture as Mixture
 from ._components.numpyro_components import NumPyroComponents as NumPyroComponents
 from ._components.relabel import relabel as relabel
 from ._couplings.settings import NumericalSettings as NumericalSettings
+from ._family.laws import family as family
 from ._family.priors import ConjugatePrior as ConjugatePrior
 from ._family.template import Template as Template, template as template
 from ._fitting.check.family import check_family as check_family

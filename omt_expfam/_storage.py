@@ -26,6 +26,7 @@ from ._couplings.numerical_pair import Nodes
 from ._couplings.product import ProductCouplings
 from ._couplings.settings import NumericalSettings
 from ._couplings.unbalanced import UnbalancedGaussianCouplings
+from ._family.laws import law_of_name
 from ._files.tree import read_object, write_object
 from ._fitting.fit import Fit
 from ._pipelines.coupled import CoupledFit
@@ -186,6 +187,13 @@ def load(path: str | os.PathLike[str], *, families: Mapping[str, type] | None = 
     return read_object(path, library_classes(), families, dtype)
 
 
+class _Classes(dict[str, type]):
+    """Classes by name; families of NumPyro's distributions are made when a file names them."""
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return super().get(name) or law_of_name(name) or default
+
+
 def library_classes() -> dict[str, type]:
     """Every class that a file may name without the help of ``load(families=...)``."""
-    return {**_CLASSES, **REGISTRY}
+    return _Classes({**_CLASSES, **REGISTRY})

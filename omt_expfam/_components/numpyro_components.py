@@ -62,7 +62,7 @@ class NumPyroComponents(AbstractComponents):
         _check(distribution)
         self.laws = Laws.of(distribution)
         with relaxed():
-            known = [not _unknown(moment, self.laws) for moment in (_exact_mean, _exact_covariance)]
+            known = [not _unknown(moment, self.laws) for moment in (_exact_mean, covariance_by_formula)]
             estimates = (None, None) if all(known) else _estimated_moments(self.laws)
         self.estimated_mean = None if known[0] else estimates[0]
         self.estimated_covariance = None if known[1] else estimates[1]
@@ -91,7 +91,7 @@ class NumPyroComponents(AbstractComponents):
         if self.estimated_covariance is not None:
             return self.estimated_covariance
         with relaxed():
-            covariance = _exact_covariance(self.laws.law())
+            covariance = covariance_by_formula(self.laws.law())
             assert covariance is not None
             return jnp.broadcast_to(covariance, (self.dim, self.dim))
 
@@ -182,7 +182,7 @@ def _exact_mean(law: Any) -> Array | None:
         return None
 
 
-def _exact_covariance(law: Any) -> Array | None:
+def covariance_by_formula(law: Any) -> Array | None:
     """The covariance matrix of one law by formula, or None."""
     if _is(law, dist.MultivariateStudentT):
         matrix = law.scale_tril @ jnp.swapaxes(law.scale_tril, -1, -2)
@@ -190,12 +190,12 @@ def _exact_covariance(law: Any) -> Array | None:
     if _is(law, dist.MultivariateNormal, dist.LowRankMultivariateNormal):
         return law.covariance_matrix
     if _is(law, dist.ExpandedDistribution):
-        return _exact_covariance(law.base_dist)
+        return covariance_by_formula(law.base_dist)
     if _is(law, dist.Independent) and law.base_dist.event_shape == ():
         variance = _variance(law.base_dist)
         return None if variance is None else jnp.diag(jnp.broadcast_to(variance, law.event_shape))
     if _is(law, dist.TransformedDistribution) and all(isinstance(t, _LINEAR) for t in law.transforms):
-        covariance = _exact_covariance(law.base_dist)
+        covariance = covariance_by_formula(law.base_dist)
         for transform in law.transforms:
             if covariance is not None:
                 tril = getattr(transform, "scale_tril", None)

@@ -36,8 +36,8 @@ PACKAGES = {
     "_pipelines _files",
     "plot": "_components _fitting _plans _potentials _time_courses _posteriors _posterior_plans diagnostics",
     "_report": "_components _fitting _couplings _plans _files plot",
-    "_storage": "families _components _fitting _weights _couplings _plans _time_courses _potentials _posteriors "
-    "_posterior_plans _pipelines _files diagnostics",
+    "_storage": "families _components _family _fitting _weights _couplings _plans _time_courses _potentials "
+    "_posteriors _posterior_plans _pipelines _files diagnostics",
     "anndata": "_fitting _plans _files _report _storage",
     "estimators": "families _fitting _plans _potentials",
     "_cli": "families _components _family _fitting _plans _time_courses _potentials _pipelines metrics _files "
