@@ -5,10 +5,10 @@ import numpy as np
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
 
 
-def nodes(law, knots=(), num=150):
+def nodes(law, knots=(), num=150, num_crowded=60):
     """Composite Gauss-Legendre nodes and probabilities of a frozen SciPy law, finer where quantiles crowd."""
     low, high = law.ppf(1e-14), law.isf(1e-14)
-    crowd = law.ppf(1 / (1 + np.exp(np.linspace(25, -25, 60))))
+    crowd = law.ppf(1 / (1 + np.exp(np.linspace(25, -25, num_crowded))))
     inner = [k for k in knots if low < k < high]
     edges = np.unique(np.concatenate([np.linspace(low, high, num), crowd[np.isfinite(crowd)], inner]))
     edges = edges[(edges >= low) & (edges <= high)]
