@@ -19,6 +19,7 @@ from .negative_binomial import NegativeBinomial as NegativeBinomial
 from .poisson import Poisson as Poisson
 from .spherical_gaussian import SphericalGaussian as SphericalGaussian
 from .student_t import StudentT as StudentT
+from .von_mises import VonMises as VonMises
 
 # The one place where a stored name becomes a class; `omt.load` takes others as an argument.
 REGISTRY = {
@@ -38,4 +39,5 @@ REGISTRY = {
     "Poisson": Poisson,
     "SphericalGaussian": SphericalGaussian,
     "StudentT": StudentT,
+    "VonMises": VonMises,
 }

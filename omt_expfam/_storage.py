@@ -14,6 +14,8 @@ from families import REGISTRY
 from ._components.joined import Blocks
 from ._components.labelling import Labelling
 from ._components.mixture import Mixture
+from ._couplings.circle.couplings import CircleCouplings
+from ._couplings.circle.problems import CircleSide
 from ._couplings.gaussian import GaussianCouplings
 from ._couplings.interface import PairSelection
 from ._couplings.joined import BlockCouplings
@@ -88,6 +90,8 @@ _CLASSES: dict[str, type] = {
         BrenierFit,
         BrenierMap,
         Certificate,
+        CircleCouplings,
+        CircleSide,
         ComponentFeatures,
         ConjugatePoints,
         Correspondences,

@@ -21,6 +21,7 @@ from ._base.arrays import (
 )
 from ._base.buckets import point_bucket as point_bucket
 from ._base.xla import program as program, unfused as unfused
+from ._components.circle_form import AbstractCircle as AbstractCircle
 from ._components.covariance import (
     AbstractCovariance as AbstractCovariance,
     AbstractInvertibleCovariance as AbstractInvertibleCovariance,
@@ -82,3 +83,4 @@ from ._family.priors import (
     within_scale as within_scale,
 )
 from ._family.slices import slice_draw as slice_draw
+from ._numerics.circle import direction as direction, wrap as wrap

@@ -17,4 +17,5 @@ from families import (
     Poisson as Poisson,
     SphericalGaussian as SphericalGaussian,
     StudentT as StudentT,
+    VonMises as VonMises,
 )

@@ -1,6 +1,7 @@
 """The types of results that calls return; nobody needs to make one."""
 
 from ._components.labelling import Labelling as Labelling
+from ._couplings.circle.couplings import CircleCouplings as CircleCouplings
 from ._couplings.gaussian import GaussianCouplings as GaussianCouplings
 from ._couplings.joined import BlockCouplings as BlockCouplings
 from ._couplings.lattice.couplings import LatticeCouplings as LatticeCouplings

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
+import scipy.integrate
 import scipy.stats
 
 from families._gaussian_base import AbstractGaussian
@@ -25,6 +26,7 @@ from omt_expfam.families import (
     Poisson,
     SphericalGaussian,
     StudentT,
+    VonMises,
 )
 
 NUM, DIM = 4, 3
@@ -55,6 +57,11 @@ def unit_points(rng, num, dim):
 def count_points(rng, num, dim):
     """Small whole numbers."""
     return rng.integers(0, 7, (num, dim)).astype(float)
+
+
+def angle_points(rng, num, dim):
+    """Angles, some beyond one turn."""
+    return rng.uniform(-4, 4, (num, dim))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +145,15 @@ class TwoHalves:
         z = x - self.loc
         left, right = self.sides
         return np.where(z < 0, self.shares[0] * left.sf(-z), self.shares[0] + self.shares[1] * right.cdf(z))
+
+
+def arc_moments(arguments):
+    """Mean directions, and mean squared arcs by trapezoidal sums from one antipode to the other."""
+    loc, concentration = (np.asarray(a, float)[..., None] for a in arguments)
+    arc = np.linspace(-np.pi, np.pi, 20001)
+    density = np.exp(concentration * (np.cos(arc) - 1))
+    variance = scipy.integrate.simpson(density * arc**2) / scipy.integrate.simpson(density)
+    return loc[..., 0], np.einsum("kd,de->kde", variance, np.eye(loc.shape[1]))
 
 
 def _mean(rng, num, dim):
@@ -241,6 +257,14 @@ CASES = {
         DiagonalStudentT,
         lambda rng, num=NUM, dim=DIM: (_mean(rng, num, dim), rng.uniform(0.2, 4, (num, dim)), rng.uniform(5, 9, num)),
         _inflated,
+    ),
+    "VonMises": Case(
+        VonMises,
+        # So far from the antipode that what is wrapped does not show in means of draws.
+        lambda rng, num=NUM, dim=DIM: (rng.uniform(-0.6, 0.6, (num, dim)), rng.uniform(6, 12, (num, dim))),
+        arc_moments,
+        lambda a: scipy.stats.vonmises(a[1], a[0]),
+        angle_points,
     ),
     "LowRankGaussian": Case(
         LowRankGaussian,

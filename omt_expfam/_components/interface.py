@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Complex, Float, Int, Key
 from numpyro.distributions import constraints
 
 from .._base.arguments import ArrayLike, as_count, as_key, as_points, KeyLike
@@ -17,6 +17,7 @@ from .._base.arrays import at_top, batch_size
 from .._base.buckets import cut, pad, point_bucket, small_component_bucket
 from .._base.xla import program
 from .._numerics.support import Constraint
+from .circle_form import AbstractCircle, characteristics
 from .covariance import AbstractCovariance
 from .distribution import ComponentsDistribution
 from .elliptical_form import EllipticalForm
@@ -40,6 +41,21 @@ def map_components(function: Callable[[Any], _Out], components: Any, item_size: 
     """
     num = jax.tree.leaves(components)[0].shape[0]
     return jax.lax.map(function, components, batch_size=min(batch_size(item_size), num))
+
+
+def angles_of(components: "AbstractComponents") -> AbstractCircle:
+    """The laws of components whose coordinates are angles.
+
+    Raises:
+        TypeError: If these are not known to be independent.
+    """
+    form = components.circle_form()
+    if form is None:
+        raise TypeError(
+            f"{type(components).__name__} has angles that are not known to be independent, which is not supported. "
+            "Give the class a `circle_form`."
+        )
+    return form
 
 
 @program
@@ -240,6 +256,17 @@ class AbstractComponents(eqx.Module):
         Components that have it are transported count by count, exactly.
         """
         return None
+
+    def circle_form(self) -> AbstractCircle | None:
+        """The laws of the coordinates when they are independent angles in every component, else ``None``.
+
+        Components that have it are transported angle by angle, with squared arcs as the cost.
+        """
+        return None
+
+    def characteristics(self) -> Complex[Array, "K d k"]:
+        """Expectations of exp(i k x), k = 0, 1, ..., of every angle x, for components whose coordinates are angles."""
+        return characteristics(angles_of(self))
 
     def with_gaussian_form(self, mean: Float[Array, "K d"], covariance: AbstractCovariance) -> "AbstractComponents":
         """Gaussian components with the given moments, in a family that can hold them."""

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Complex, Float, Int, Key
 
 from .._base.arguments import as_count, as_key, KeyLike
 from .._base.arrays import is_traced
+from .._numerics.support import Constraint
+from .circle_form import has_angles
 from .interface import AbstractComponents, log_prob_table
 
 
@@ -45,6 +47,8 @@ class Blocks(AbstractComponents):
             values = [getattr(block, what) for block in self.blocks]
             if len(set(values)) > 1:
                 raise ValueError(f"`blocks` must agree in {what}; got {', '.join(map(str, values))}.")
+        if len({has_angles(block) for block in self.blocks}) > 1:
+            raise ValueError("`blocks` must all have angles, or none of them.")
         total = sum(block.num_components for block in self.blocks)
         self.order = tuple(range(total)) if order is None else tuple(order)
 
@@ -108,6 +112,14 @@ class Blocks(AbstractComponents):
 
     def covariance(self) -> Float[Array, "K d d"]:
         return self._gather([block.covariance() for block in self.blocks])
+
+    @property
+    def support(self) -> Constraint:
+        """That of the first block: all have angles, or none."""
+        return self.blocks[0].support
+
+    def characteristics(self) -> Complex[Array, "K d k"]:
+        return self._gather([block.characteristics() for block in self.blocks])
 
     def select(self, index: Any) -> "Blocks":
         """The components at the given indices, in that order; indices must be concrete."""

@@ -11,6 +11,9 @@ from numpyro.distributions import constraints, transforms
 
 from .._base.precision import relaxed
 from .._base.xla import jit
+from .._numerics.circle import is_circle, wrap
+from .._numerics.support import Constraint
+from .circle_form import AbstractCircle
 from .covariance import AbstractCovariance, DenseCovariance, DiagonalCovariance
 from .interface import AbstractComponents
 from .numpyro_laws import Laws, leading
@@ -22,6 +25,8 @@ _BLOCK = 2**12
 
 # Families of which `loc` and `scale` are location and scale; what is left has them at 0 and 1.
 _LOCATION_SCALE = (dist.Normal, dist.Laplace, dist.Logistic, dist.StudentT, dist.Gumbel)
+# Supports without a volume.
+_SURFACES = type(constraints.simplex), type(constraints.sphere), type(constraints.zero_sum(1))
 _LINEAR = (transforms.AffineTransform, transforms.LowerCholeskyAffine)
 
 
@@ -98,6 +103,19 @@ class NumPyroComponents(AbstractComponents):
     def to_numpyro(self) -> dist.Distribution:
         return self.laws.together()
 
+    @property
+    def support(self) -> Constraint:
+        """The circle where all coordinates are angles; the line, of which laws know their part, otherwise."""
+        own = getattr(self.laws.law().support, "base_constraint", None)
+        return constraints.circular if is_circle(own) else constraints.real
+
+    def circle_form(self) -> AbstractCircle | None:
+        if not is_circle(self.support):
+            return None
+        with relaxed():
+            full = _independent(self.laws, self.dim)
+        return None if full is None else NumPyroCircle(full)
+
     def gaussian_form(self) -> AbstractCovariance | None:
         law = self.laws.law()
         with relaxed():
@@ -110,6 +128,8 @@ class NumPyroComponents(AbstractComponents):
         return None
 
     def product_form(self) -> ProductForm | None:
+        if is_circle(self.support):
+            return None
         with relaxed():
             return _product_form(self.laws, self.dim)
 
@@ -131,7 +151,7 @@ def _check(distribution: Any) -> None:
     support = distribution.support
     if support is not None and support.is_discrete:
         raise TypeError(f"`distribution` must be continuous; {kind} is discrete.")
-    if _is(support, type(constraints.simplex), type(constraints.sphere)):
+    if _is(support, *_SURFACES):
         raise TypeError(f"`distribution` must have a density on R^d; {kind} lives on a surface.")
     try:
         with relaxed():
@@ -274,6 +294,33 @@ class NumPyroShape(AbstractShape):
             return jnp.reshape(self.laws.law().variance, ())
 
 
+class NumPyroCircle(AbstractCircle):
+    """Laws of angles given by a NumPyro distribution.
+
+    Attributes:
+        laws: The distribution's arrays, with leading axes ``[K, d]``.
+    """
+
+    laws: Laws
+
+    def _log_density(self, x: Float[Array, ""]) -> Float[Array, ""]:
+        with relaxed():
+            return jnp.reshape(_log_prob(self.laws.law(), wrap(x)), ())
+
+
+def _independent(laws: Laws, dim: int) -> Laws | None:
+    """The laws of the coordinates, with leading axes ``[K, d]``, where they are independent."""
+    law = jax.tree.map(lambda leaf: leaf[0], laws).law()
+    if not _is(law, dist.Independent) or law.base_dist.event_shape != ():
+        return None
+    inner = Laws.of(law.base_dist)
+    arrays = tuple(
+        jax.vmap(lambda leaf, kind=kind: leading(leaf, kind, dim))(array)
+        for array, kind in zip(laws.arrays, inner.kinds, strict=True)
+    )
+    return Laws(arrays, inner.structure, inner.kinds)
+
+
 def _product_form(laws: Laws, dim: int) -> ProductForm | None:
     law = jax.tree.map(lambda leaf: leaf[0], laws).law()
     if not _is(law, dist.Independent) or law.base_dist.event_shape != ():
@@ -283,12 +330,8 @@ def _product_form(laws: Laws, dim: int) -> ProductForm | None:
     dtype = laws.arrays[0].dtype
     if _ends(base) is None or _variance(base) is None or _exact_mean(base) is None:
         return None
-    inner = Laws.of(law.base_dist)
-    arrays = tuple(
-        jax.vmap(lambda leaf, kind=kind: leading(leaf, kind, dim))(array)
-        for array, kind in zip(laws.arrays, inner.kinds, strict=True)
-    )
-    full = Laws(arrays, inner.structure, inner.kinds)
+    full = _independent(laws, dim)
+    assert full is not None
     if type(base) not in _LOCATION_SCALE:
         return ProductForm(jnp.zeros(shape, dtype), jnp.ones(shape, dtype), NumPyroShape(full))
 

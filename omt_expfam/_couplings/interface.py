@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 from .._base.arrays import at_top, batch_size, is_traced, on_host, power_of_two, to_jax
 from .._base.buckets import cut, LITTLE, pad
 from .._base.xla import program
+from .._components.circle_form import has_angles, independent_arcs
 from .._components.interface import AbstractComponents
 from .._components.mixture import Mixture
 
@@ -168,7 +169,7 @@ class Moments(NamedTuple):
     """Means and total variances of two sets of components, and what it costs to couple them independently.
 
     Attributes:
-        costs: Squared mean distance plus both total variances, shape ``[K0, K1]``.
+        costs: Squared mean distance plus both total variances; of angles, expected squared arcs; shape ``[K0, K1]``.
         means: Means of both sides, shapes ``[K0, d]`` and ``[K1, d]``.
         variances: Total variances of both sides, shapes ``[K0]`` and ``[K1]``.
     """
@@ -179,7 +180,12 @@ class Moments(NamedTuple):
 
 
 def moments_of(source: AbstractComponents, target: AbstractComponents) -> Moments:
-    """Moments of two sets of components, by one program."""
+    """Moments of two sets of components, by one program.
+
+    Raises:
+        TypeError: If one side has angles and the other has not.
+    """
+    check_spaces(source, target)
     forms = source.gaussian_form(), target.gaussian_form()
     if not at_top(source, target):
         return _moments((source, target), forms)
@@ -207,6 +213,13 @@ def check_variances(moments: Moments, **sides: AbstractComponents) -> None:
             )
 
 
+def check_spaces(source: AbstractComponents, target: AbstractComponents) -> None:
+    """Raise TypeError where one side has angles and the other has not."""
+    if has_angles(source) != has_angles(target):
+        names = " and ".join(type(side).__name__ for side in (source, target))
+        raise TypeError(f"`source` and `target` must both have angles, or neither; got {names}.")
+
+
 def independent_costs(source: AbstractComponents, target: AbstractComponents) -> Float[Array, "K0 K1"]:
     """The cost of coupling components independently: squared mean distance plus both total variances."""
     return moments_of(source, target).costs
@@ -219,6 +232,9 @@ def _moments(sides: tuple[AbstractComponents, AbstractComponents], forms: tuple[
             return jax.vmap(lambda c: c.trace())(form)
         return jnp.trace(components.covariance(), axis1=1, axis2=2)
 
+    if has_angles(sides[0]):
+        costs, *variances = independent_arcs(*(side.characteristics() for side in sides))
+        return Moments(costs, (sides[0].mean(), sides[1].mean()), (variances[0], variances[1]))
     left, right = (spread(side, form) for side, form in zip(sides, forms, strict=True))
     means = sides[0].mean(), sides[1].mean()
     return Moments(squared_distances(*means) + left[:, None] + right[None, :], means, (left, right))

@@ -12,6 +12,7 @@ from .._base.arrays import is_traced
 from .._base.results import RESULTS
 from .._components.interface import AbstractComponents
 from .._components.joined import Blocks
+from .circle.couplings import AbstractCircleMaps, directions
 from .interface import AbstractComponentMaps, AbstractCouplings, PairSelection, select_pairs
 
 # -- couplings ---------------------------------------------------------------------------------------------------
@@ -29,12 +30,16 @@ class BlockMaps(AbstractComponentMaps):
     rows: tuple[tuple[int, ...], ...] = eqx.field(static=True)
 
     def __call__(self, x: Float[Array, "n d"], responsibilities: Float[Array, "n K0"]) -> Float[Array, "n d"]:
-        image = jnp.zeros_like(x)
+        image, sines = jnp.zeros_like(x), jnp.zeros_like(x)
         for row, places in zip(self.parts, self.rows, strict=True):
             own = responsibilities[:, np.asarray(places, int)]
             for maps in row:
-                image = image + maps(x, own)
-        return image
+                if isinstance(maps, AbstractCircleMaps):
+                    cosine, sine = maps.sums(x, own)
+                    image, sines = image + cosine, sines + sine
+                else:
+                    image = image + maps(x, own)
+        return directions(image, sines) if isinstance(self.parts[0][0], AbstractCircleMaps) else image
 
 
 class BlockCouplings(AbstractCouplings):

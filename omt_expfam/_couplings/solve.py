@@ -1,14 +1,17 @@
-"""The route of every pair of components: closed form, problems on the line or of counts, or numerical potentials."""
+"""The route of every pair of components: closed form, problems of lines, counts or angles, or numerical."""
 
 from typing import Any, Literal
 
 import numpy as np
 
 from .._base.arrays import is_traced
+from .._components.circle_form import has_angles
 from .._components.interface import AbstractComponents
 from .._components.joined import as_blocks, Blocks
+from .._numerics.support import ends
+from .circle.couplings import solve_circle_couplings
 from .gaussian import solve_gaussian_couplings
-from .interface import AbstractCouplings
+from .interface import AbstractCouplings, check_spaces
 from .joined import BlockCouplings, pair_table
 from .lattice.couplings import solve_lattice_couplings
 from .numerical_solve import solve_numerical_couplings
@@ -18,7 +21,7 @@ from .unbalanced import solve_unbalanced_couplings
 
 def route_of(
     source: AbstractComponents, target: AbstractComponents, epsilon: Any = None
-) -> Literal["gaussian", "elliptical", "product", "lattice", "numerical"]:
+) -> Literal["gaussian", "elliptical", "product", "lattice", "circle", "numerical"]:
     """The best route that both sides offer, for components of one family on either side.
 
     Args:
@@ -27,8 +30,13 @@ def route_of(
         epsilon: Regularization, if it is to be looked at: without any, elliptical components have a closed form.
 
     Raises:
-        TypeError: If one side has counts and the other has not.
+        TypeError: If one side has counts or angles and the other has not, or a support is none of those that are known.
     """
+    check_spaces(source, target)
+    for side in (source, target):
+        ends(side.support)
+    if has_angles(source):
+        return "circle"
     if source.gaussian_form() is not None and target.gaussian_form() is not None:
         return "gaussian"
     if epsilon is not None and not is_traced(epsilon) and float(epsilon) == 0 and share_generator(source, target):
@@ -65,8 +73,8 @@ def solve_couplings(
     """Solve the P-block by the best route that both sides offer.
 
     Gaussian components are coupled in closed form, and so are elliptical ones without regularization; components with
-    independent coordinates or counts coordinate by coordinate, and all others numerically; sets of several families are
-    coupled block by block.
+    independent coordinates, counts or angles coordinate by coordinate, and all others numerically; sets of several
+    families are coupled block by block.
 
     Args:
         source: Source components.
@@ -96,6 +104,8 @@ def solve_couplings(
             return solve_product_couplings(source, target, epsilon, progress)
         case "lattice":
             return solve_lattice_couplings(source, target, epsilon, progress)
+        case "circle":
+            return solve_circle_couplings(source, target, epsilon, progress)
         case "numerical":
             return solve_numerical_couplings(source, target, epsilon, numerical, progress)
 

@@ -14,8 +14,10 @@ from .._base.arguments import as_floating
 from .._base.arrays import is_traced
 from .._base.precision import in_float64
 from .._base.xla import program
+from .._components.circle_form import AbstractCircle
 from .._components.lattice_form import AbstractLattice
 from .._components.product_form import AbstractShape, ProductForm
+from .._numerics.circle import circle_sum, CircleSum, is_circle, wrap
 from .._numerics.lattice_sum import lattice_sum, LatticeSum
 from .._numerics.newton import solve_dual
 from .._numerics.quadrature import Quadrature, quadrature
@@ -27,7 +29,7 @@ _MASS_TOLERANCE, _BLOCK, _MOST = 1e-6, 32, 512
 
 
 class AbstractCoordinateFamily(AbstractRegularEMFamily):
-    r"""Components with independent coordinates, each an exponential family on an interval or on whole numbers.
+    r"""Components with independent coordinates, each an exponential family on an interval, lattice or circle.
 
     The density of a coordinate is $h(x) \exp(\eta \cdot T(x) - A(\eta))$. What is not given in closed form is
     integrated, or summed, numerically: the log-partition, moments, entropy and draws.
@@ -71,12 +73,16 @@ class AbstractCoordinateFamily(AbstractRegularEMFamily):
     def _unnormalized(self, eta: Float[Array, " m"], x: Float[Array, ""]) -> Float[Array, ""]:
         return jnp.sum(eta * jnp.stack(self._statistics(x))) + self._log_base(x)
 
-    def _quadrature(self, eta: Float[Array, " m"]) -> Quadrature | LatticeSum:
+    def _quadrature(self, eta: Float[Array, " m"]) -> Quadrature | LatticeSum | CircleSum:
+        if is_circle(self.support):
+            return circle_sum(self._unnormalized, eta)
         if self.support.is_discrete:
             return lattice_sum(self._unnormalized, eta, self.support)
         return quadrature(self._unnormalized, eta, self.support, self.knots)
 
     def _coordinate_log_prob(self, eta: Float[Array, " m"], x: Float[Array, ""]) -> Float[Array, ""]:
+        if is_circle(self.support):
+            return self._unnormalized(eta, wrap(x)) - self._log_normalizer(eta)
         inside = self.support(x)
         safe = jnp.where(inside, x, jnp.full_like(x, _interior(self.support)))
         return jnp.where(inside, self._unnormalized(eta, safe) - self._log_normalizer(eta), -jnp.inf)
@@ -130,7 +136,7 @@ class AbstractCoordinateFamily(AbstractRegularEMFamily):
     # -- transport, EM --------------------------------------------------------------------------------------------
 
     def product_form(self) -> ProductForm | None:
-        if self.support.is_discrete:
+        if self.support.is_discrete or is_circle(self.support):
             return None
         natural = jax.vmap(lambda c: c._natural())(self)
         zero = jnp.zeros(natural.shape[:2], natural.dtype)
@@ -140,6 +146,11 @@ class AbstractCoordinateFamily(AbstractRegularEMFamily):
         if not self.support.is_discrete:
             return None
         return CoordinateLattice(jax.vmap(lambda c: c._natural())(self), _law(self))
+
+    def circle_form(self) -> AbstractCircle | None:
+        if not is_circle(self.support):
+            return None
+        return CoordinateCircle(jax.vmap(lambda c: c._natural())(self), _law(self))
 
     def _affine(self, shift: Float[Array, " d"], scale: Float[Array, " d"]) -> "AbstractCoordinateFamily":
         if self.standardization == "none":
@@ -321,6 +332,16 @@ class CoordinateShape(AbstractShape):
 
     def _variance(self) -> Float[Array, ""]:
         return _integrals(self.law, self.natural[None])[1][0]
+
+
+class CoordinateCircle(AbstractCircle):
+    """The laws of the angles of a factorized family."""
+
+    natural: Float[Array, "K d m"]
+    law: AbstractCoordinateFamily
+
+    def _log_density(self, x: Float[Array, ""]) -> Float[Array, ""]:
+        return self.law._coordinate_log_prob(self.natural, x)
 
 
 class CoordinateLattice(AbstractLattice):

@@ -11,6 +11,7 @@ from .._base.samples import CONSTANT, offset_of
 from .._components.mixture import Mixture
 from .._family.em_family import AbstractEMFamily
 from .._family.template import Template
+from .._numerics.circle import is_circle, wrap
 from .._numerics.support import check_support
 from .climb import SharedStart
 from .problem import fit_problem, FitProblem, MovedStart
@@ -86,7 +87,7 @@ def read_data(
     chunk_size: int | None,
 ) -> Data:
     """Check what `fit` and the bootstrap are given, all but where they start."""
-    points = _as_data(x, num_components)
+    points = on_one_turn("x", _as_data(x, num_components), chosen.family)
     points, weight = weighted_points(points, sample_weight, num_components)
     # In units of what a point weighs: priors are pseudo-observations, and thresholds are points.
     point_weight = _point_weight(weight)
@@ -130,6 +131,23 @@ def _as_data(x: ArrayLike, num_components: int) -> np.ndarray:
     if host.dtype != default_dtype():
         _check_range(host)
     return host
+
+
+def on_one_turn(name: str, values: np.ndarray, family: Any) -> np.ndarray:
+    """Values, for families of angles between -pi and pi; warns where others are brought there."""
+    if not is_circle(family.support) or not np.isfinite(values).all():
+        return values
+    outside = np.abs(values) > np.pi * (1 + 1e-6)
+    if not outside.any():
+        return values
+    most = np.abs(values).max()
+    degrees = " Are they degrees? Radians are expected: numpy.deg2rad." if most > 4 * np.pi else ""
+    warnings.warn(
+        f"`{name}` has {outside.sum()} angles beyond -pi and pi, up to {most:.6g}; they are wrapped.{degrees}",
+        UserWarning,
+        stacklevel=4,
+    )
+    return wrap(values, np).astype(values.dtype)
 
 
 def _check_range(points: np.ndarray) -> None:
@@ -215,7 +233,7 @@ def as_start(start: Any, chosen: Template, num_components: int, dim: int, shift:
                 f"got {start.num_components} in {start.dim}."
             )
         return MovedStart(start, shift, scale)
-    means = np.asarray(as_host_or_traced("start", start), np.float64)
+    means = on_one_turn("start", np.asarray(as_host_or_traced("start", start), np.float64), chosen.family)
     if means.shape != (num_components, dim) or not np.isfinite(means).all():
         raise ValueError(f"`start` must hold finite means of shape {(num_components, dim)}; got shape {means.shape}.")
     check_support("start", means, chosen.family)

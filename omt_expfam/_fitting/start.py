@@ -15,6 +15,7 @@ from families import DiagonalGaussian
 from .._base.arrays import log_share
 from .._base.xla import after, unfused
 from .._family.em_family import AbstractEMFamily, AbstractRegularEMFamily, joint_table
+from .._numerics.circle import is_circle
 from .em import start_from_responsibilities
 
 _LLOYD_STEPS = 10
@@ -81,7 +82,10 @@ def seed_from_kmeans(
     ridge: Float[Array, ""],
 ) -> tuple[Float[Array, " K"], AbstractEMFamily]:
     """Log-weights and components of the first M-step from a k-means partition."""
-    places = _standardized(x, weight) if blank.standardization in ("scale", "none") else x
+    if is_circle(blank.support):
+        places = _on_circles(x)
+    else:
+        places = _standardized(x, weight) if blank.standardization in ("scale", "none") else x
     partition = kmeans(uniform, places, weight, num_components) * weight[None]
     return start_from_responsibilities(blank, x, partition, ridge)
 
@@ -95,7 +99,8 @@ def seed_from_means(
     ridge: Float[Array, ""],
 ) -> tuple[Float[Array, " K"], AbstractEMFamily]:
     """Log-weights and components of the first M-step from the nearest of given means."""
-    partition = _nearest(means, x, num_components)
+    places = (_on_circles(means), _on_circles(x)) if is_circle(blank.support) else (means, x)
+    partition = _nearest(*places, num_components)
     return start_from_responsibilities(blank, x, partition * weight[None], ridge)
 
 
@@ -103,6 +108,11 @@ def seeding_of(blank: AbstractEMFamily, num_components: int) -> AbstractRegularE
     """Blank components of the regular family in which a start is sought by merging."""
     own = blank._seeding(num_components)
     return own if own is not None else DiagonalGaussian._blank(num_components, blank.dim, blank.dtype)
+
+
+def _on_circles(x: Float[Array, "n d"]) -> Float[Array, "n 2*d"]:
+    """Cosines and sines of angles, whose straight distances say what is near."""
+    return jnp.concatenate([jnp.cos(x), jnp.sin(x)], axis=1)
 
 
 def _standardized(x: Float[Array, "n d"], weight: Float[Array, " n"]) -> Float[Array, "n d"]:

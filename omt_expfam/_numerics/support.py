@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpyro.distributions import constraints
 
+from .circle import is_circle
+
 Constraint = constraints.Constraint
 
 
@@ -15,15 +17,21 @@ def ends(support: Constraint) -> tuple[float, float]:
     Raises:
         TypeError: If the support is not an interval of real numbers.
     """
+    support = getattr(support, "base_constraint", support)
     lower = getattr(support, "lower_bound", None)
     upper = getattr(support, "upper_bound", None)
-    if (lower, upper) == (None, None) and support is not constraints.real:
-        raise TypeError(f"`support` must be a NumPyro constraint on an interval, such as positive; got {support}.")
+    if (lower, upper) == (None, None) and not isinstance(support, type(constraints.real)):
+        raise TypeError(
+            "`support` must be a NumPyro constraint on the line, an interval, whole numbers or a circle, such as "
+            f"positive or circular; got {support}."
+        )
     return -math.inf if lower is None else float(lower), math.inf if upper is None else float(upper)
 
 
 def in_words(support: Constraint) -> str:
     """A support as an error message names it."""
+    if is_circle(support):
+        return "angles in radians"
     lower, upper = ends(support)
     if support.is_discrete:
         return f"whole numbers from {lower:g}" + (f" to {upper:g}" if math.isfinite(upper) else "")
@@ -40,6 +48,8 @@ def in_words(support: Constraint) -> str:
 
 def check_support(name: str, values: np.ndarray, family: Any) -> None:
     """Raise ValueError unless every (concrete) number lies in the support of a family."""
+    if is_circle(family.support):
+        return
     inside = np.broadcast_to(np.asarray(family.support(values)), values.shape)
     if inside.all():
         return

@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from .. import metrics
+from .._components.circle_form import has_angles
+from .._family.template import as_template
 
 # Steps of one solve, after which the log-domain solver takes over.
 _MOST = 500
@@ -53,6 +55,14 @@ class Judge:
         scaled = points.astype(np.float64) / np.sqrt(self._epsilon)
         middle = scaled.mean(axis=0)
         return middle, (scaled - middle).astype(np.float32)
+
+
+def seen_as(family: Any, points: Any) -> np.ndarray:
+    """Points as they are compared: cosines and sines in the place of angles."""
+    values = np.asarray(points)
+    if not has_angles(as_template(family).family):
+        return values
+    return np.concatenate([np.cos(values), np.sin(values)], axis=1)
 
 
 def _proximity(x: Float32[np.ndarray, "n d"], y: Float32[np.ndarray, "m d"]) -> Float32[np.ndarray, "n m"]:

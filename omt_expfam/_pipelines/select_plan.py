@@ -18,7 +18,7 @@ from .._fitting.fit import Fit, fit
 from .._fitting.race import with_shared_start
 from .._plans.epsilons import EpsilonLike
 from .._plans.plan import TransportPlan
-from .judge import Judge
+from .judge import Judge, seen_as
 from .mixture_transport import MixtureTransport, pair_of
 
 # Tolerance of fits whose images alone are compared: what EM gains beyond it is less than other points change.
@@ -143,8 +143,9 @@ def select_plan(
             train, test = _split(split_key, points, held_out)
             test = [values[spread_indices(len(values), max_points)] for values in test]
             draw_key = jax.random.fold_in(split_key, 1) if use == "sample" else None
-            judge = Judge(test[1], _EPSILON * float(np.var(test[1].astype(np.float64), axis=0).sum()))
-            floors.append(judge(train[1][spread_indices(len(train[1]), len(test[0]))]))
+            seen = seen_as(families[1], test[1])
+            judge = Judge(seen, _EPSILON * float(np.var(seen.astype(np.float64), axis=0).sum()))
+            floors.append(judge(seen_as(families[1], train[1][spread_indices(len(train[1]), len(test[0]))])))
             sides = _sides(fit_key, train, families, options, methods, [len(values) for values in points])
             for pair, method in methods.items():
                 try:
@@ -152,7 +153,7 @@ def select_plan(
                     with sharing_components(most):
                         plan = method.couple(*fits)
                         images = plan.push_forward(test[0]) if draw_key is None else _draw(plan, draw_key, test[0])
-                    scores.append(judge(images))
+                    scores.append(judge(seen_as(families[1], images)))
                 except ConvergenceError as error:
                     failures[pair] = str(error)
                     scores.append(np.nan)

@@ -10,13 +10,17 @@ from .._base.arguments import as_count, as_key, as_scalar, KeyLike
 from .._base.arrays import is_traced, on_host, safe_log
 from .._base.buckets import cut
 from .._base.xla import full_precision
+from .._components.circle_form import has_angles, refuse_angles
 from .._components.interface import AbstractComponents
 from .._components.mixture import Mixture
 from .._couplings.interface import AbstractCouplings, PairSelection, select_pairs
+from .._numerics.circle import wrap
 
 
 class Displacement(eqx.Module):
     """The law of (1 - t) x + t y for (x, y) drawn from a plan: it samples and has moments, but no density.
+
+    Angles go along the shorter arc from x to y; moments on the way are not known then.
 
     Attributes:
         source: Source components.
@@ -44,6 +48,7 @@ class Displacement(eqx.Module):
 
     def means(self) -> Float[Array, "p d"]:
         """The mean under each pair."""
+        refuse_angles("A mean on the way", self.source)
         return (1 - self.t) * self.source.mean()[self.pairs.source] + self.t * self.target.mean()[self.pairs.target]
 
     @full_precision
@@ -53,6 +58,7 @@ class Displacement(eqx.Module):
 
     def covariances(self) -> Float[Array, "p d d"]:
         """The covariance under each pair."""
+        refuse_angles("A covariance on the way", self.source)
         left, right = self.source.covariance()[self.pairs.source], self.target.covariance()[self.pairs.target]
         cross = self.couplings.cross_covariances(self.pairs)
         both = cross + jnp.swapaxes(cross, 1, 2)
@@ -70,13 +76,15 @@ class Displacement(eqx.Module):
         return self.sample_path(key, num_samples, self.t[None])[0]
 
     def sample_path(self, key: KeyLike, num_samples: int, times: Float[Array, " m"]) -> Float[Array, "m n d"]:
-        """Draw pairs (x, y) and follow each along the straight line between them, at the given times."""
+        """Draw pairs (x, y) and follow each along the straight line, or arc, between them, at the given times."""
         pair_key, x_key, y_key = jax.random.split(as_key(key), 3)
         count = as_count("num_samples", num_samples)
         pair = jax.random.categorical(pair_key, safe_log(self.weights), shape=(count,))
         left, right = self.pairs.source[pair], self.pairs.target[pair]
         x = self.source.sample_labeled(x_key, left)
         y = self.couplings.sample_conditional(y_key, x, left, right)
+        if has_angles(self.source):
+            return jax.vmap(lambda t: wrap(x + t * wrap(y - x)))(jnp.asarray(times, x.dtype))
         return jax.vmap(lambda t: (1 - t) * x + t * y)(jnp.asarray(times, x.dtype))
 
     def __repr__(self) -> str:

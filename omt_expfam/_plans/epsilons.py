@@ -1,5 +1,6 @@
 """Regularizations that follow the data: shares of variances and of squared distances, in whatever unit."""
 
+import functools
 from typing import Any, NamedTuple, TYPE_CHECKING
 
 import jax
@@ -7,8 +8,10 @@ import numpy as np
 
 from .._base.arguments import as_scalar, ScalarLike
 from .._base.arrays import is_traced, on_host
+from .._components.circle_form import has_angles
 from .._components.mixture import Mixture
 from .._couplings.interface import Moments, moments_of
+from .._numerics.circle import wrap
 
 # The shares that "auto" stands for: within components the correlation of a typical pair is then 0.9975.
 COMPONENTS_SHARE, WEIGHTS_SHARE = 0.01, 0.05
@@ -75,7 +78,8 @@ def choose_epsilons(
         return Epsilons(components, weights, (GIVEN, GIVEN))
     unscaled = not is_traced(scale) and float(scale) == 1
     moments = moments_of(source.components, target.components) if moments is None else moments
-    found = dict(zip(given, on_host(_rule, source.weights, target.weights, moments, scale), strict=True))
+    rule = functools.partial(_rule, angles=has_angles(source.components))
+    found = dict(zip(given, on_host(rule, source.weights, target.weights, moments, scale), strict=True))
     for name in auto:
         if not is_traced(found[name]) and not 0 < float(found[name]) < np.inf:
             raise ValueError(
@@ -102,23 +106,37 @@ def check_epsilons(components: Any, weights: Any, scale: Any) -> None:
         raise ValueError('`epsilon_scale` multiplies "auto" and must be left out where both epsilons are numbers.')
 
 
-def _rule(xp: Any, a: Any, b: Any, moments: Moments, scale: Any) -> tuple[Any, Any]:
+def _rule(xp: Any, a: Any, b: Any, moments: Moments, scale: Any, angles: bool = False) -> tuple[Any, Any]:
     if xp is np:
         a, b, moments, scale = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (a, b, moments, scale))
     variance, other = moments.variances
-    left, right = (
-        mean - (weight @ mean / xp.sum(weight))[None, :] for mean, weight in zip(moments.means, (a, b), strict=True)
-    )
-    squares = xp.sum(left**2, axis=1)[:, None] + xp.sum(right**2, axis=1)[None, :] - 2 * left @ right.T
+    squares = (_square_arcs if angles else _squares)(xp, *_centered(xp, moments.means, (a, b), angles))
     costs = xp.maximum(squares, xp.zeros_like(squares)) + variance[:, None] + other[None, :]
     far = xp.full_like(costs, xp.inf)
     nearest = (
         xp.min(xp.where((b > 0)[None, :], costs, far), axis=1),
         xp.min(xp.where((a > 0)[:, None], costs, far), axis=0),
     )
-    within = _typical(xp, (a, b), (variance, other)) / left.shape[1]
+    within = _typical(xp, (a, b), (variance, other)) / moments.means[0].shape[1]
     scale = xp.asarray(scale, costs.dtype)
     return scale * COMPONENTS_SHARE * within, scale * WEIGHTS_SHARE * _typical(xp, (a, b), nearest)
+
+
+def _centered(xp: Any, means: Any, weights: Any, angles: bool) -> list[Any]:
+    """Means of components less that of their mixture, on either side."""
+    if not angles:
+        return [m - (w @ m / xp.sum(w))[None, :] for m, w in zip(means, weights, strict=True)]
+    return [
+        wrap(m - xp.arctan2(w @ xp.sin(m), w @ xp.cos(m))[None, :], xp) for m, w in zip(means, weights, strict=True)
+    ]
+
+
+def _squares(xp: Any, left: Any, right: Any) -> Any:
+    return xp.sum(left**2, axis=1)[:, None] + xp.sum(right**2, axis=1)[None, :] - 2 * left @ right.T
+
+
+def _square_arcs(xp: Any, left: Any, right: Any) -> Any:
+    return xp.sum(wrap(left[:, None, :] - right[None, :, :], xp) ** 2, axis=2)
 
 
 def _typical(xp: Any, weights: tuple[Any, Any], values: tuple[Any, Any]) -> Any:

@@ -9,8 +9,10 @@ from jaxtyping import Array, Float
 
 from .._base.arguments import as_scalar, ScalarLike
 from .._base.xla import program
+from .._components.circle_form import has_angles
 from .._components.interface import AbstractComponents, map_components
 from .._components.joined import Blocks
+from .._numerics.circle import wrap
 from .plan import TransportPlan
 
 # Features that are printed of each pair.
@@ -122,6 +124,8 @@ def pair_features(
         laws, rows_of = plan.marginals(), (source * other + target, target * num + source)
     means, variances = zip(*(_moments(side.components) for side in laws), strict=True)
     mean = means[1][rows_of[1]] - means[0][rows_of[0]]
+    if has_angles(laws[0].components):
+        mean = wrap(mean, np)
     spread = np.sqrt((variances[0][rows_of[0]] + variances[1][rows_of[1]]) / 2)
     dropped = max(0.0, float(omega.sum() - weight.sum()))
     size = mean / np.where(spread > 0, spread, 1.0)

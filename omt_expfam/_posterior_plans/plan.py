@@ -13,10 +13,12 @@ from .._base.arguments import ArrayLike, as_count, as_key, as_points, as_scalar,
 from .._base.arrays import host_generator, is_traced, kept, split_key
 from .._base.results import RESULTS
 from .._base.tables import column_names, in_order, maps_tables, row_names
+from .._components.circle_form import has_angles
 from .._components.interface import AbstractComponents
 from .._components.labelling import Labelling
 from .._components.mixture import Mixture
 from .._couplings.interface import select_pairs
+from .._numerics.circle import wrap
 from .._plans.correspondences import as_names
 from .._plans.plan import TransportPlan
 from .._plans.transfer import Transfer
@@ -164,7 +166,8 @@ class PosteriorPlan(eqx.Module):
         draws.
         """
         points = self._points("x", x)
-        center = _on_host(lambda images: images.mean(axis=0), self.plans.push_forward(points))
+        images = self.plans.push_forward(points)
+        center = _on_host(_mean_directions if self._has_angles else lambda own: own.mean(axis=0), images)
         return self.plans.mean(_second_moment, points, center)
 
     @maps_tables
@@ -189,6 +192,10 @@ class PosteriorPlan(eqx.Module):
         if float(self.plans.plan(0).epsilon_components) == 0:
             raise ValueError("The plans have no joint density at `epsilon_components` = 0: their couplings are maps.")
         return self.plans.map(TransportPlan.log_prob, (), points, images)
+
+    @property
+    def _has_angles(self) -> bool:
+        return has_angles(self.plans.plan(0).source.components)
 
     # -- what to keep in mind -------------------------------------------------------------------------------------
 
@@ -235,8 +242,14 @@ class PosteriorPlan(eqx.Module):
     def push_forward_interval(
         self, x: ArrayLike, probability: float = 0.9, kind: IntervalKind = "equal-tailed"
     ) -> CredibleInterval:
-        """Credible intervals of the coordinates of T(x) at points ``x[n, d]``, shape ``[n, d]``, by name."""
-        found = self._cautious(credible_interval(self.push_forward(x), probability, kind))
+        """Credible intervals of the coordinates of T(x) at points ``x[n, d]``, shape ``[n, d]``, by name.
+
+        Those of angles are taken about the mean direction of the draws, and may reach beyond -pi or pi.
+        """
+        images = self.push_forward(x)
+        if self._has_angles:
+            images = _on_host(lambda own: _mean_directions(own) + wrap(own - _mean_directions(own), np), images)
+        found = self._cautious(credible_interval(images, probability, kind))
         return dataclasses.replace(found, names=(row_names(x), self.feature_names or column_names(x)))
 
     def probability_of_sending(self, min_share: ScalarLike = 0.5) -> Float[Array, "K0 K1"]:
@@ -262,7 +275,8 @@ class PosteriorPlan(eqx.Module):
         choice_key, key = split_key(as_key(key), 2)
         points, images = self._points("x", x), np.asarray(self._points("y", y))
         chosen = host_generator(choice_key).integers(0, points.shape[0], len(images))
-        return PredictiveCheck.of(images, np.asarray(self.sample_draws(key, np.asarray(points)[chosen])))
+        drawn = np.asarray(self.sample_draws(key, np.asarray(points)[chosen]))
+        return PredictiveCheck.of(images, drawn, self._has_angles)
 
     def transfer(self, labels: Any, x: ArrayLike, y: ArrayLike | None = None) -> PosteriorTransfer:
         """Carry labels that are known for points of the source to the target under every draw, with intervals.
@@ -345,6 +359,11 @@ def _on_host(function: Callable[..., Any], *arrays: Array) -> Array:
     if is_traced(arrays):
         return function(*arrays)
     return jax.device_put(function(*map(np.asarray, arrays)))
+
+
+def _mean_directions(images: np.ndarray) -> np.ndarray:
+    """The mean directions of draws of angles."""
+    return np.arctan2(np.sin(images).mean(axis=0), np.cos(images).mean(axis=0))
 
 
 def _mass(plan: TransportPlan) -> Float[Array, ""]:

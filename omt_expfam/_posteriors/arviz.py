@@ -156,6 +156,6 @@ def _dims(parameters: Any, num_components: int, dim: int) -> dict[str, list[str]
 
 def _mixture_means(posterior: Any) -> Any:
     def mean(mixture: Any) -> Any:
-        return mixture.weights @ mixture.components.mean()
+        return mixture.mean()
 
     return jit(jax.vmap(mean))(posterior.mixtures)

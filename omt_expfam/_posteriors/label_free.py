@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from .._base.buckets import pad, pad_zero, point_bucket
 from .._base.xla import program
+from .._components.circle_form import has_angles
 from .._components.mixture import Mixture
 from .arviz import effective_size, r_hat
 from .distribution import log_density
@@ -70,7 +71,7 @@ class LabelFree(eqx.Module):
         values, found = jax.tree.map(lambda v: np.asarray(v)[:total], _quantities(padded, points))
         known = found if log_likelihoods is None else log_likelihoods
         named = {} if known is None else {"log_likelihood": known}
-        named |= dict(zip(moment_names(mixtures.dim), values.T, strict=True))
+        named |= dict(zip(moment_names(mixtures.components, mixtures.dim), values.T, strict=True))
         draws = np.stack(list(named.values())).astype(np.float64)
         diagnostics = _diagnose(draws, num_chains)
         return cls(tuple(named), *jax.device_put((draws, draws.mean(axis=1), draws.std(axis=1), *diagnostics)))
@@ -118,14 +119,22 @@ def _extreme(function: Callable[[np.ndarray], Any], values: Array) -> float:
 
 
 def moments(mixture: Mixture) -> Float[Array, " q"]:
-    """The means and variances of a mixture and its largest weight, which no labels change."""
+    """The means and variances of a mixture and its largest weight, which no labels change.
+
+    Of angles, mean cosines and sines take the place of means and variances: they do not jump.
+    """
     largest = jnp.max(mixture.weights)
+    if has_angles(mixture.components):
+        values = mixture.components.characteristics()[:, :, 1]
+        first = mixture.weights.astype(values.dtype) @ values
+        return jnp.concatenate([first.real, first.imag, largest[None]])
     return jnp.concatenate([mixture.mean(), jnp.diagonal(mixture.covariance()), largest[None]])
 
 
-def moment_names(dim: int) -> tuple[str, ...]:
+def moment_names(components: Any, dim: int) -> tuple[str, ...]:
     """The names of the `moments`."""
-    return *(f"mean[{i}]" for i in range(dim)), *(f"variance[{i}]" for i in range(dim)), "largest_weight"
+    first, second = ("cosine", "sine") if has_angles(components) else ("mean", "variance")
+    return *(f"{first}[{i}]" for i in range(dim)), *(f"{second}[{i}]" for i in range(dim)), "largest_weight"
 
 
 @program

@@ -4,6 +4,8 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
+from .._numerics.circle import wrap
+
 # What is compared, coordinate by coordinate: simple, and free of labels.
 _QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 
@@ -23,8 +25,13 @@ class PredictiveCheck(eqx.Module):
     replicated: Float[np.ndarray, "S q"]
 
     @classmethod
-    def of(cls, data: Float[np.ndarray, "n d"], replicates: Float[np.ndarray, "S n d"]) -> "PredictiveCheck":
-        """Compare data with replicates."""
+    def of(
+        cls, data: Float[np.ndarray, "n d"], replicates: Float[np.ndarray, "S n d"], angles: bool = False
+    ) -> "PredictiveCheck":
+        """Compare data with replicates; angles as arcs from the mean directions of the data."""
+        if angles:
+            center = np.arctan2(np.sin(data).mean(axis=0), np.cos(data).mean(axis=0))
+            data, replicates = wrap(data - center, np), wrap(replicates - center, np)
         names, observed = statistics(np.asarray(data, np.float64))
         replicated = np.stack([statistics(np.asarray(one, np.float64))[1] for one in replicates])
         return cls(names, observed, replicated)

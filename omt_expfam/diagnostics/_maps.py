@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from .._base.arguments import ArrayLike, as_floating, as_points
 from .._base.tables import alike, in_order
+from .._components.circle_form import refuse_angles
 from .._plans.plan import TransportPlan
 from .._potentials.fitted import BrenierFit
 from .._potentials.gated import GatedMap
@@ -22,6 +23,8 @@ def images_of(result: Any, points: Float[Array, "n d"]) -> np.ndarray:
         ValueError: If the images have another shape than the points, or are not finite.
     """
     result = result.map if isinstance(result, BrenierFit) else result
+    if isinstance(result, TransportPlan):
+        refuse_angles("This study", result.source.components)
     function: Any = result.push_forward if isinstance(result, TransportPlan | BrenierMap | GatedMap) else result
     if not callable(function):
         raise TypeError(

@@ -7,6 +7,8 @@ import numpy as np
 
 from .._base.arguments import ArrayLike, as_count, as_floating, as_host_or_traced, as_points
 from .._base.arrays import spread_indices
+from .._components.circle_form import has_angles
+from .._numerics.circle import wrap
 from .._plans.plan import TransportPlan
 from .._potentials.fitted import BrenierFit
 from .._potentials.gated import GatedMap
@@ -81,6 +83,9 @@ def draw_arrows(
     plan_or_map = plan_or_map.map if isinstance(plan_or_map, BrenierFit) else plan_or_map
     if isinstance(plan_or_map, TransportPlan | BrenierMap | GatedMap):
         points, images = points[chosen], plan_or_map.push_forward(points[chosen])
+        if isinstance(plan_or_map, TransportPlan) and has_angles(plan_or_map.source.components):
+            # Along the shorter arc, if need be beyond -pi or pi.
+            images = np.asarray(points) + wrap(np.asarray(images) - np.asarray(points), np)
     elif callable(plan_or_map):
         function: Any = plan_or_map
         points, images = points[chosen], function(points[chosen])

@@ -345,4 +345,5 @@ def test_families_are_all_covered():
     elsewhere |= {"Gamma", "LogNormal", "Beta"}  # test_fit_families.py
     elsewhere |= {"Binomial", "NegativeBinomial", "Poisson"}  # test_fit_counts.py
     elsewhere |= {"StudentT", "DiagonalStudentT"}  # test_fit_student.py
+    elsewhere |= {"VonMises"}  # test_fit_angles.py
     assert set(FAMILIES) | elsewhere == set(CASES)

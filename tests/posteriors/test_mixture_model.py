@@ -107,6 +107,11 @@ def log_priors(name, x, sites):
     if name == "Weibull":
         eta = sites["natural_parameters"]
         return np.sum(eta * (x**3).mean(axis=0)) + np.log(-3 * eta).sum()
+    if name == "VonMises":
+        eta = sites["natural_parameters"].reshape(K, DIM, 2)
+        size = np.linalg.norm(eta, axis=2)
+        mean = np.stack([np.cos(x).mean(axis=0), np.sin(x).mean(axis=0)], axis=1)
+        return np.sum(eta * mean[None]) - np.sum(np.log(2 * np.pi * scipy.special.i0e(size)) + size)
     if name == "Poisson":
         return scipy.stats.expon(scale=center).logpdf(sites["rate"]).sum()
     if name == "Binomial":
@@ -143,7 +148,10 @@ def component_log_probs(name, x, sites):
     if name == "Weibull":
         laws = scipy.stats.weibull_min(3, scale=(-s["natural_parameters"]) ** (-1 / 3))
         return laws.logpdf(x[:, None]).sum(axis=2)
-    if name in ("Gaussian", "StudentT"):
+    if name == "VonMises":
+        eta = s["natural_parameters"].reshape(K, DIM, 2)
+        arguments = np.arctan2(eta[..., 1], eta[..., 0]), np.linalg.norm(eta, axis=2)
+    elif name in ("Gaussian", "StudentT"):
         rest = (s["df"],) if name == "StudentT" else ()
         arguments = s["loc"], s["scale_tril"] @ np.swapaxes(s["scale_tril"], 1, 2), *rest
     elif name == "ExponentialPower":
@@ -264,7 +272,7 @@ def test_digits_far_from_the_origin(name, x64):
     np.testing.assert_allclose(far[1], near[1], rtol=1e-7, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in COUNTS])
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in COUNTS | {"VonMises"}])
 def test_priors_move_with_the_data(name, x64):
     """The prior density of moved parameters changes by the Jacobian alone: units are irrelevant."""
     x, unit = points(name), np.array([1e-3, 50.0])

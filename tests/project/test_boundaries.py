@@ -21,20 +21,20 @@ PACKAGES = {
     "_fitting": "_numerics _components _family families",
     "_weights": "",
     "_couplings": "_numerics _components _weights",
-    "_plans": "_components _weights _couplings",
+    "_plans": "_numerics _components _weights _couplings",
     "metrics": "",
     "_time_courses": "_components _plans",
     "_screening": "",
     "_potentials": "_numerics _components _plans metrics _screening",
     "_posteriors": "_numerics _components _family families _fitting",
-    "_posterior_plans": "_components _weights _couplings _plans _posteriors",
+    "_posterior_plans": "_numerics _components _weights _couplings _plans _posteriors",
     "_pipelines": "_numerics _components _family _fitting _weights _couplings _plans _posteriors metrics",
     "results": "_components _fitting _weights _couplings _plans _time_courses _potentials _posteriors "
     "_posterior_plans _pipelines",
     "_files": "",
     "diagnostics": "_numerics _components _fitting _weights _couplings _plans _potentials _posteriors metrics "
     "_pipelines _files",
-    "plot": "_components _fitting _plans _potentials _time_courses _posteriors _posterior_plans diagnostics",
+    "plot": "_numerics _components _fitting _plans _potentials _time_courses _posteriors _posterior_plans diagnostics",
     "_report": "_components _fitting _couplings _plans _files plot",
     "_storage": "families _components _family _fitting _weights _couplings _plans _time_courses _potentials "
     "_posteriors _posterior_plans _pipelines _files diagnostics",

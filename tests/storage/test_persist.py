@@ -119,6 +119,16 @@ def test_plan_of_counts_round_trip(path):
     assert_identical(after.push_forward(x), image)
 
 
+def test_plan_of_angles_round_trip(path):
+    before = plan_of(mixture("VonMises", 0, "float32", 2, 2), mixture("VonMises", 1, "float32", 2, 2), 0.0)
+    x = np.random.default_rng(0).uniform(-3, 3, (7, 2)).astype("float32")
+    image = before.push_forward(x)
+    save(path, before)
+    after = load(path)
+    assert_identical(after, before)
+    assert_identical(after.push_forward(x), image)
+
+
 def test_unregularized_plan_round_trip(path, x64):
     """Its divergences are infinite."""
     before = plan_of(mixture("Gaussian", 0), mixture("Gaussian", 1), 0.0)
