@@ -62,6 +62,8 @@ def points(name, num=NUM, dim=DIM):
     x = rng.normal(size=(num, dim)) * [1.0, 3.0][:dim] + [2.0, -1.0][:dim]
     if name in POSITIVE:
         return np.exp(0.3 * x)
+    if name == "VonMises":
+        return np.angle(np.exp(1j * x))
     return 1 / (1 + np.exp(-0.5 * x)) if name == "Beta" else x
 
 
@@ -317,7 +319,7 @@ def test_constant_coordinates_have_proper_priors():
 
 
 @pytest.mark.loose
-@pytest.mark.parametrize("name", IN_TURN[:-1])
+@pytest.mark.parametrize("name", [p for p in IN_TURN if p.values[0] not in ("VonMises", "Weibull")])
 def test_prior_predictive_draws_lie_in_the_support(name):
     x = points(name).astype("float32")
     model = omt.mixture_model(x, family_of(name), K)

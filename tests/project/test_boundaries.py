@@ -16,7 +16,7 @@ PACKAGES = {
     "_numerics": "",
     "_components": "_numerics",
     "_family": "_numerics _components",
-    "extend": "_components _family",
+    "extend": "_numerics _components _family",
     "families": "extend",
     "_fitting": "_numerics _components _family families",
     "_weights": "",
