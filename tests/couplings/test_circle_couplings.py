@@ -9,7 +9,7 @@ import scipy.sparse
 import scipy.stats as st
 from numpyro.distributions import constraints
 from scipy.optimize import linprog, minimize_scalar
-from scipy.special import i0e, i1e
+from scipy.special import i0e, i1e, rel_entr
 
 import omt_expfam as omt
 from omt_expfam._base.precision import relaxed
@@ -263,3 +263,32 @@ def test_what_is_no_circle_is_refused():
         omt.Blocks([angles.components, lines.components])
     with pytest.raises(ValueError, match=r"`source` must have densities of angles that are wider .* component 0"):
         omt.transport(omt.Mixture([1.0], VonMises([[0.0, 0.0]], [[1e9, 1.0]])), angles)
+
+
+def test_one_update_of_each_block_reaches_the_minimum(x64):
+    """For squared arcs as for any other cost: from different starts, and against both blocks by Sinkhorn on a grid."""
+    a, b, epsilons = np.array([0.3, 0.7]), np.array([0.6, 0.4]), (0.5, 0.4)
+    source, target = (omt.Mixture(w, side) for w, side in zip((a, b), _sides(), strict=True))
+    costs = np.zeros((2, 2))
+    for i, j, c in np.ndindex(2, 2, 2):
+        x, p = _grid(LOC[i, c], CONCENTRATION[i, c], 240)
+        y, q = _grid(OTHER_LOC[j, c], OTHER_CONCENTRATION[j, c], 240)
+        plan = _sinkhorn(x, p, y, q, epsilons[0], 500)
+        costs[i, j] += (plan * _arc(x[:, None], y[None]) ** 2).sum() + epsilons[0] * rel_entr(
+            plan, np.outer(p, q)
+        ).sum()
+    scale = np.ones(2)
+    for _ in range(1000):
+        rows = a / ((kernel := np.outer(a, b) * np.exp(-costs / epsilons[1])) @ scale)
+        scale = b / (kernel.T @ rows)
+    omega = rows[:, None] * kernel * scale[None]
+    least = (omega * costs).sum() + epsilons[1] * rel_entr(omega, np.outer(a, b)).sum()
+    for corner in (0.05, 0.28):
+        start = omt.BlockStart(weights=np.array([[corner, 0.3 - corner], [0.6 - corner, 0.1 + corner]]))
+        named = {"epsilon_components": epsilons[0], "epsilon_weights": epsilons[1], "start": start, "num_sweeps": 2}
+        found = omt.transport(source, target, **named)
+        np.testing.assert_allclose(found.weights, omega, atol=1e-5)
+        trace = np.asarray(found.trace.objective)
+        np.testing.assert_allclose(trace[2:], least, rtol=1e-5)
+        assert trace[0] > trace[1] > trace[2]
+        np.testing.assert_allclose(trace[3:], trace[2], rtol=1e-12)
