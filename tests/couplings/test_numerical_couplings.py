@@ -200,6 +200,7 @@ def random_case(seed, dim):
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 @pytest.mark.parametrize(("dim", "num"), [(2, 20), (5, 20)])
 def test_rotated_products(dim, num):
     """Within one percent of the sum of the one-dimensional values, and within the reported error."""
@@ -213,6 +214,7 @@ def test_rotated_products(dim, num):
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_reported_errors_are_honest():
     """At least the true error in 99 percent of 200 cases, here with fewer nodes and draws than by default."""
     missed, settings = 0, omt.NumericalSettings(num_nodes=1024, num_draws=16384)
