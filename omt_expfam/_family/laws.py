@@ -10,6 +10,7 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
 from .._base.arrays import default_dtype
+from .._numerics.circle import is_circle
 from .._numerics.support import ends
 from .law_family import LawFamily
 from .template import Template
@@ -113,6 +114,11 @@ def _law_class(law: Any, held: bool) -> type[LawFamily]:
                 f"`law` must be a distribution of numbers on an interval, of counts or of real vectors; {law.__name__} "
                 f"has the support {support}."
             ) from None
+    if is_circle(support):
+        raise TypeError(
+            f"`law` must not be one of angles, whose likelihoods have other optima; got {law.__name__}. Use "
+            "`omt.families.VonMises`, or derive from `extend.AbstractFactorizedFamily`."
+        )
     if not law.arg_constraints:
         raise TypeError(f"`law` must have parameters of its own; {law.__name__} has none.")
     scale = "scale_tril" if vector else "scale"

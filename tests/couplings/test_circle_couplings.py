@@ -259,6 +259,8 @@ def test_what_is_no_circle_is_refused():
         )
     with pytest.raises(TypeError, match="angles that are not known to be independent"):
         omt.transport(omt.Mixture([1.0], dependent), angles)
+    with pytest.raises(TypeError, match="`law` must not be one of angles.*got VonMises. Use `omt.families.VonMises`"):
+        omt.family(dist.VonMises)
     with pytest.raises(ValueError, match="all have angles, or none"):
         omt.Blocks([angles.components, lines.components])
     with pytest.raises(ValueError, match=r"`source` must have densities of angles that are wider .* component 0"):
