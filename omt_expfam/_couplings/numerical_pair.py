@@ -122,24 +122,28 @@ def calibrated_weights(feature: Float[Array, "n p"], used: Bool[Array, " n"]) ->
     Where that would leave less than half of the effective number of nodes, equal weights. Nodes that are not used have
     weight zero.
     """
-    dim = feature.shape[1]
     num = jnp.sum(used.astype(feature.dtype))
     equal = jnp.where(used, -jnp.log(num), -jnp.inf)
-    ridge = 1e-6 * jnp.eye(dim, dtype=feature.dtype)
+    log_weight = closest_weights(feature, equal)
+    usable = jnp.sum(jnp.exp(2 * log_weight)) < 2 / num
+    return jnp.where(usable, log_weight, equal)
+
+
+def closest_weights(feature: Float[Array, "n p"], base: Float[Array, " n"]) -> Float[Array, " n"]:
+    """The log-weights closest to normalized ones (in KL) under which every feature has mean zero."""
+    ridge = 1e-6 * jnp.eye(feature.shape[1], dtype=feature.dtype)
     lengths = jnp.asarray([1.0, 0.5, 0.25, 0.0625], feature.dtype)
 
     def step(_: Array, tilt: Array) -> Array:
-        weight = jax.nn.softmax(feature @ tilt + equal)
+        weight = jax.nn.softmax(feature @ tilt + base)
         mean = weight @ feature
         moment = unfused((feature * weight[:, None]).T @ feature)
         direction = jnp.linalg.solve(moment - mean[:, None] * mean[None, :] + ridge, mean)
         trial = tilt[None] - lengths[:, None] * direction[None]
-        return trial[jnp.argmin(logsumexp(unfused(trial @ feature.T) + equal[None], axis=1))]
+        return trial[jnp.argmin(logsumexp(unfused(trial @ feature.T) + base[None], axis=1))]
 
-    tilt = jax.lax.fori_loop(0, _NEWTON_STEPS, step, jnp.zeros((dim,), feature.dtype))
-    log_weight = jax.nn.log_softmax(unfused(feature @ tilt) + equal)
-    usable = jnp.sum(jnp.exp(2 * log_weight)) < 2 / num
-    return jnp.where(usable, log_weight, equal)
+    tilt = jax.lax.fori_loop(0, _NEWTON_STEPS, step, jnp.zeros((feature.shape[1],), feature.dtype))
+    return jax.nn.log_softmax(unfused(feature @ tilt) + base)
 
 
 # -- integrals of the potentials ------------------------------------------------------------------------------------
@@ -273,14 +277,30 @@ def solve_pair(
     full, potentials = solve_nodes(nodes.points, nodes.log_weight, cheap.at_nodes[1], *limits)
     halves = _solve_halves(nodes, full, *limits)
     value, slope, error = _integrate(nodes, feature, cheap, full, halves)
-    total = source.nodes.total_variance() + target.nodes.total_variance()
+    integrals = jnp.stack([value, slope])
+    return with_value(source.mean, target.mean, source.nodes, target.nodes, integrals, error, potentials, epsilon)
+
+
+def with_value(
+    source_mean: Float[Array, " d"],
+    target_mean: Float[Array, " d"],
+    source: Nodes,
+    target: Nodes,
+    integrals: Float[Array, " 2"],
+    error: Float[Array, ""],
+    potentials: Potentials,
+    epsilon: Float[Array, ""],
+) -> PairSolution:
+    """The solution that the integrals of both potentials and of their derivatives give."""
+    value, slope = integrals[0], integrals[1]
+    total = source.total_variance() + target.total_variance()
     # The derivative of the value with respect to epsilon is the divergence: sampling errors that the values have in
     # common cancel, which they would not in a cost read off the plan between nodes. The value is the more accurate: the
     # divergence takes the rest. Neither it nor the trace of the cross-covariance can be negative.
     divergence = jnp.maximum(value + slope, 0.0)
     value = total + epsilon * value
     trace = 0.5 * (total - value + epsilon * divergence)
-    distance = jnp.sum((source.mean - target.mean) ** 2)
+    distance = jnp.sum((source_mean - target_mean) ** 2)
     kl = jnp.maximum((value - total + 2 * trace) / epsilon, 0)
     rounding = 16 * jnp.finfo(value.dtype).eps * (total + distance)
     error = epsilon * (error + potentials.residual) + rounding

@@ -12,6 +12,8 @@ from .._base.xla import unfused
 
 # Scaling steps between two returns to the log domain, where what the scalings have grown to is absorbed.
 INNER_STEPS = 20
+# The momentum of a scaling changes it by this factor at most.
+_MOST_CHANGE = 4.0
 # The derivative of the potentials is as accurate as this, relative to itself.
 _LINEAR_TOLERANCE, _LINEAR_STEPS = 1e-3, 100
 
@@ -68,11 +70,14 @@ def sinkhorn(
 
         def step(scaled: _Scaled) -> _Scaled:
             plain = 1 / jnp.maximum(scaled.sums, tiny)
-            # Nesterov's momentum, which starts anew where the error has grown.
+            # Nesterov's momentum, which starts anew where the error has grown. It is bounded: in tails, whose errors
+            # hardly weigh, nothing else keeps it from growing.
             age = jnp.where(scaled.residual < scaled.before, scaled.age + 1, 0)
-            left = plain * (plain / scaled.plain) ** (age / (age + 3)).astype(plain.dtype)
+            change = jnp.clip(plain / scaled.plain, 1 / _MOST_CHANGE, _MOST_CHANGE)
+            left = plain * change ** (age / (age + 3)).astype(plain.dtype)
             mass = (a * left) @ density
-            right = b / jnp.maximum(mass, tiny)
+            # Not zero, of which there is no way back.
+            right = jnp.maximum(b / jnp.maximum(mass, tiny), tiny)
             sums = density @ right
             # A column that has underflown is to be found again in the log domain.
             lost = jnp.any((mass < tiny) & (b > 0))
@@ -112,12 +117,17 @@ class Plan(NamedTuple):
 
     def backward(self, values: Float[Array, " n"]) -> Float[Array, " m"]:
         """Means of values at the source nodes, given the target nodes."""
-        return self.right / self.b * ((self.a * self.left * values) @ self.density)
+        return self.per_mass() * ((self.a * self.left * values) @ self.density)
+
+    def per_mass(self) -> Float[Array, " m"]:
+        """The scalings of columns over their marginals; zero where there is no mass."""
+        empty = self.b <= 0
+        return jnp.where(empty, 0.0, self.right / jnp.where(empty, 1.0, self.b))
 
     def images(self, x: Float[Array, "n d"], y: Float[Array, "m d"]) -> tuple[Float[Array, "n d"], Float[Array, "m d"]]:
         """Means of the points of the other side, given either side."""
         to_y = self.left[:, None] * unfused(self.density @ (self.right[:, None] * y))
-        to_x = (self.right / self.b)[:, None] * unfused(((self.a * self.left)[:, None] * x).T @ self.density).T
+        to_x = self.per_mass()[:, None] * unfused(((self.a * self.left)[:, None] * x).T @ self.density).T
         return to_y, to_x
 
 

@@ -1,5 +1,6 @@
 """Numerical couplings solved: nodes and draws of every component, potentials of every pair."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from .._components.covariance import DenseCovariance
 from .._components.interface import AbstractComponents
 from .gaussian_pair import conditional_gain
 from .numerical import BLOCK, NumericalCouplings
+from .numerical_grid import grid_side, grid_size, GridSide, solve_grids
 from .numerical_pair import Nodes, PairSolution, Side, solve_pair
 from .settings import NumericalSettings
 
@@ -91,25 +93,47 @@ def _solve_pairs(
     left, right = _Sampler(source, 0, settings), _Sampler(target, 1, settings)
     for name, sampler in (("source", left), ("target", right)):
         sampler.check(name)
-    tolerance, max_steps = np.asarray(settings.tolerance, epsilon.dtype), np.asarray(settings.max_steps)
-    solutions = []
-    with progress_bar(left.num * right.num, "component couplings", progress) as bar:
-        for i in range(left.num):
-            side = left.side(i)
-            for j in range(right.num):
-                solution = _solve_pair(side, right.side(j), epsilon, tolerance, max_steps)
-                solutions.append(jax.tree.map(np.asarray, solution))
-                bar.update(1)
-    shape = (left.num, right.num)
-    return (_stacked(left.nodes()), _stacked(right.nodes())), _stacked(solutions, shape)
+    limits = np.asarray(settings.tolerance, epsilon.dtype), np.asarray(settings.max_steps)
+
+    def solved(solve: Callable[..., PairSolution], one: Callable[[int], Any], other: Callable[[int], Any]) -> Any:
+        solutions = []
+        with progress_bar(left.num * right.num, "component couplings", progress) as bar:
+            for i in range(left.num):
+                side = one(i)
+                for j in range(right.num):
+                    solutions.append(jax.tree.map(np.asarray, solve(side, other(j), epsilon, *limits)))
+                    bar.update(1)
+        return _stacked(solutions, (left.num, right.num))
+
+    if (grids := _grids(left, right)) is not None:
+        solution = solved(_solve_grids, grids[0].__getitem__, grids[1].__getitem__)
+        if np.isfinite(np.asarray(solution.error)).all():
+            first, second = (_stacked([side.fine for side in one]) for one in grids)
+            return (first, second), solution
+    return (_stacked(left.nodes()), _stacked(right.nodes())), solved(_solve_pair, left.side, right.side)
 
 
-def _stacked(trees: list[Any], shape: tuple[int, ...] = (-1,)) -> Any:
-    """Trees stacked on the host, with leading axes of a shape."""
+def _grids(*samplers: "_Sampler") -> list[list[GridSide]] | None:
+    """Grids of both sides, if they represent all components well."""
+    found = []
+    for sampler in samplers:
+        if (size := grid_size(sampler.settings.num_nodes, sampler.components.dim)) is None:
+            return None
+        found.append([])
+        for index in range(sampler.num):
+            side, good = sampler.grid(index, size)
+            if not good:
+                return None
+            found[-1].append(side)
+    return found
+
+
+def _stacked(trees: list[Any], shape: tuple[int, ...] | None = None) -> Any:
+    """Trees stacked on the host, with leading axes of a shape; one axis by default."""
 
     def stack(*leaves: Any) -> Array:
         table = np.stack([np.asarray(leaf) for leaf in leaves])
-        return jax.device_put(table.reshape(*shape, *table.shape[1:]))
+        return jax.device_put(table if shape is None else table.reshape(*shape, *table.shape[1:]))
 
     return jax.tree.map(stack, *trees)
 
@@ -145,6 +169,11 @@ class _Sampler:
         """One component with its draws."""
         side = self.kept[index]
         return side if side.draws.size else self.draw(index)[0]
+
+    def grid(self, index: int, size: int) -> tuple[GridSide, Array]:
+        """One component as grids, and whether they represent it well."""
+        one, side = jax.tree.map(lambda leaf: leaf[index, ...], self.host), self.side(index)
+        return _grid_side(one, side.nodes.tril, side.draws, size)
 
     def nodes(self) -> list[Nodes]:
         """The nodes of all components."""
@@ -186,6 +215,17 @@ def _couple(source: Side, target: Side, epsilon: Array, tolerance: Array, max_st
 
 
 _solve_pair = jit(_couple)
+
+
+def _couple_grids(
+    source: GridSide, target: GridSide, epsilon: Array, tolerance: Array, max_steps: Array
+) -> PairSolution:
+    gain = conditional_gain(DenseCovariance(target.fine.tril), DenseCovariance(source.fine.tril), epsilon / 2)
+    return solve_grids(source, target, gain, epsilon, tolerance, max_steps)
+
+
+_solve_grids = jit(_couple_grids)
+_grid_side = program(grid_side)
 
 
 def _solve_traced(

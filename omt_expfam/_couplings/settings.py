@@ -10,7 +10,8 @@ class NumericalSettings(eqx.Module):
 
     Attributes:
         num_nodes: Nodes per component, a multiple of 4. The plan of a pair is a matrix of that size squared, and time
-            grows like it; the bias that is left falls like its inverse. Changing it recompiles.
+            grows like it; the bias that is left falls like its inverse, and much faster in one or two dimensions, where
+            nodes of smooth densities are a grid (of the largest square below). Changing it recompiles.
         num_draws: Draws per component for the integrals of the potentials; rounded up to a multiple of 2048. The
             noise that is left falls like its root. Changing it recompiles.
         seed: Seed of the nodes and draws: equal settings give equal results.
