@@ -1,6 +1,7 @@
 """What a family adds for Bayesian fits: priors of its free parameters and, where they are conjugate, draws."""
 
 import abc
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -80,14 +81,17 @@ class StatisticsPriors(AbstractPriors):
         return super().with_parameters(components, parameters)
 
 
-def priors_of(components: Any) -> AbstractPriors:
-    """The Bayesian part of a family.
+class _FieldPriors(AbstractPriors):
+    """For a family that says nothing of priors: those that are given, for its fields."""
 
-    Raises:
-        NotImplementedError: If the family has none.
-    """
-    if components.priors is None:
-        raise NotImplementedError(
-            f"{type(components).__name__} has no priors; set `priors` of the class to an `extend.AbstractPriors`."
+    def default(self, components: Any, x: Float[Array, "n d"]) -> dict[str, dist.Distribution]:
+        name, fields = type(components).__name__, [field.name for field in dataclasses.fields(components)]
+        raise ValueError(
+            f"`priors` must be given for {name}, which has none of its own: one for each free parameter among "
+            f"{', '.join(fields)}."
         )
-    return components.priors
+
+
+def priors_of(components: Any) -> AbstractPriors:
+    """The Bayesian part of a family; for one without, priors are laws of fields and have to be given."""
+    return _FieldPriors() if components.priors is None else components.priors

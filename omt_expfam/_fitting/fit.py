@@ -33,9 +33,9 @@ class Fit(eqx.Module):
     Attributes:
         mixture: The fitted mixture, in the units of the data.
         log_likelihood: Mean log-likelihood per unit of sample weight at the fitted parameters, in nats.
-        log_likelihoods: The same before each step; NaN beyond ``num_steps``.
+        log_likelihoods: The same before each step, shape ``[num_steps]``.
         objectives: What EM increased before each step: the log-likelihood plus the log-prior per point, up to a
-            constant; NaN beyond ``num_steps``.
+            constant; shape ``[num_steps]``.
         num_steps: Steps taken.
         effective_sizes: Points behind each component, shape ``[K]``: the sum of responsibilities times weights, in
             units of what an observation weighs, see `fit`.
@@ -48,8 +48,8 @@ class Fit(eqx.Module):
 
     mixture: Mixture
     log_likelihood: Float[Array, ""]
-    log_likelihoods: Float[Array, " steps"]
-    objectives: Float[Array, " steps"]
+    log_likelihoods: Float[Array, " num_steps"]
+    objectives: Float[Array, " num_steps"]
     num_steps: Int[Array, ""]
     effective_sizes: Float[Array, " K"]
     total_weight: Float[Array, ""]
@@ -222,10 +222,11 @@ def package(problem: FitProblem, state: EMState, mixture: Mixture, result: Any, 
     stretch = np.log(np.asarray(problem.scale)).sum()
     num = problem.num_components
     state, mixture = jax.tree.map(np.asarray, (state, mixture))
+    steps = int(state.num_steps)
     numbers = {
         "log_likelihood": state.log_likelihood - stretch,
-        "log_likelihoods": state.log_likelihoods - stretch,
-        "objectives": state.objectives - stretch,
+        "log_likelihoods": state.log_likelihoods[:steps] - stretch,
+        "objectives": state.objectives[:steps] - stretch,
         "num_steps": state.num_steps,
         "effective_sizes": state.counts,
         "total_weight": data.weight.sum() * data.point_weight,

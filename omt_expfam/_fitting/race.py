@@ -70,4 +70,4 @@ def race(
 
 def _objective(fitted: Fit) -> float:
     """What EM increases, before the last step."""
-    return float(np.asarray(fitted.objectives)[int(fitted.num_steps) - 1])
+    return float(np.asarray(fitted.objectives)[-1])

@@ -30,7 +30,7 @@ from .methods.laplace import LaplaceApproximation
 from .methods.method import AbstractMethod, PosteriorProblem, SiteDraws
 from .methods.numpyro_start import numpyro_start
 from .methods.nuts import NUTS
-from .model import mixture_model, MixtureModel, stacked_mixtures
+from .model import flat_priors, mixture_model, MixtureModel, stacked_mixtures
 from .posterior import PosteriorFit, stack_chains
 
 
@@ -89,6 +89,9 @@ def fit_posterior(
     with jax.enable_x64(True):
         wide = points.astype(np.float64)
         priors = _widened(priors)
+        if isinstance(method, Bootstrap) and not priors and (flat := flat_priors(family, wide.shape[1])) is not None:
+            # Refits use no priors; without any there is no posterior to compare them with.
+            priors, method = flat, dataclasses.replace(method, compare=False)
         model = mixture_model(wide, family, num_components, priors=priors, weight_concentration=weight_concentration)
         problem = _problem(fit_key, wide, model, start, as_count("num_starts", num_starts), progress)
         chosen = _default_method(problem) if method is None else method

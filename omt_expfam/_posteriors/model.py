@@ -1,5 +1,6 @@
 """Mixtures as NumPyro models, with priors on the scale of the data."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from jaxtyping import Array, Float
 from numpyro.distributions import constraints
 
 from .._base.arguments import ArrayLike, as_count, as_floating, as_points, as_scalar
+from .._base.arrays import default_dtype
 from .._base.precision import relaxed
 from .._base.xla import program
 from .._components.interface import AbstractComponents
@@ -153,6 +155,8 @@ def mixture_model(
         return _builder_model(family, num_components, points, given, concentration)
     blank = as_template(family).blank(num_components, points.shape[1], points.dtype)
     check_support("x", np.asarray(points), type(blank))
+    if blank.priors is None and given:
+        return MixtureModel(concentration, _of_fields(blank, given), blank, None)
     with relaxed():
         defaults = priors_of(blank).default(blank, points)
         unknown = set(given) - set(defaults)
@@ -168,6 +172,34 @@ def mixture_model(
         for name in given:
             _check_prior_support(name, complete[name], defaults[name])
     return MixtureModel(concentration, complete, blank, None)
+
+
+def _of_fields(blank: AbstractEMFamily, priors: dict[str, Any]) -> dict[str, Any]:
+    """Priors of the fields of a family that says nothing of priors; the other fields stay fixed."""
+    fields = {name: getattr(blank, name) for name in _array_fields(blank)}
+    if unknown := sorted(set(priors) - set(fields)):
+        raise ValueError(
+            f"`priors` must name parameters of {type(blank).__name__}, {', '.join(fields)}; got {', '.join(unknown)}."
+        )
+    with relaxed():
+        num = blank.num_components
+        return {name: _expanded(name, prior, fields[name].shape[1:], num) for name, prior in priors.items()}
+
+
+def _array_fields(components: AbstractEMFamily) -> list[str]:
+    names = [field.name for field in dataclasses.fields(components)]
+    return [name for name in names if isinstance(getattr(components, name), jax.Array)]
+
+
+def flat_priors(family: Any, dim: int) -> dict[str, dist.Distribution] | None:
+    """Improper flat laws of all fields of a family that says nothing of priors, for methods that use none."""
+    if _is_builder(family):
+        return None
+    blank = as_template(family).blank(1, dim, default_dtype())
+    if blank.priors is not None:
+        return None
+    shapes = {name: getattr(blank, name).shape[1:] for name in _array_fields(blank)}
+    return {name: dist.ImproperUniform(constraints.real, (), shape) for name, shape in shapes.items()}
 
 
 def _is_builder(family: Any) -> bool:

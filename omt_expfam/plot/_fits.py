@@ -30,9 +30,9 @@ def trace(fit: Fit, *, ax: Optional["matplotlib.axes.Axes"] = None, **style: Any
     """
     panel = axes_or_new(ax)
     steps = int(fit.num_steps)
-    values = np.append(np.asarray(fit.log_likelihoods, np.float64)[:steps], float(fit.log_likelihood))
+    values = np.append(np.asarray(fit.log_likelihoods, np.float64), float(fit.log_likelihood))
     panel.plot(range(steps + 1), values, **{"color": SOURCE_COLOR, "linewidth": 1.5, "label": "log-likelihood"} | style)
-    objectives = np.asarray(fit.objectives, np.float64)[:steps]
+    objectives = np.asarray(fit.objectives, np.float64)
     if steps and not np.allclose(objectives, values[:-1], rtol=1e-5, atol=1e-6):
         shifted = objectives + (values[-2] - objectives[-1])
         panel.plot(

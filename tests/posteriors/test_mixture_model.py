@@ -34,6 +34,7 @@ from omt_expfam.families import (
 )
 from tests.cases import CASES, TwoHalves
 from tests.family.test_factorized import Weibull
+from tests.fitting.test_check_family import Normal
 
 K, NUM, DIM, RANK = 2, 12, 2, 1
 POWERS = {"power_left": 1.5, "power_right": 2.5}
@@ -609,6 +610,33 @@ def test_points_of_another_dimension_are_refused():
         model(X[:, :1])
     with pytest.raises(ValueError, match=r"^`x` must have shape \[n, d\]"), handlers.seed(rng_seed=0):
         model(X[0])
+
+
+def test_a_family_without_priors_takes_those_of_its_fields():
+    given = {"loc": dist.Normal(np.zeros(2), 5.0).to_event(1), "scale": dist.LogNormal(0.0, 1.0)}
+    model = omt.mixture_model(X, Normal, 2, priors=given)
+    sites = {"weights": np.array([0.3, 0.7]), "loc": np.array([[0.0, 1.0], [2.0, 3.0]]), "scale": np.ones((2, 2))}
+    with relaxed():
+        found, _ = log_density(model, (jnp.asarray(X[:3]),), {}, jax.tree.map(jnp.asarray, sites))
+    expected = scipy.stats.norm(0, 5).logpdf(sites["loc"]).sum() + scipy.stats.lognorm(1).logpdf(1.0) * 4
+    each = scipy.stats.norm(sites["loc"]).logpdf(np.asarray(X[:3])[:, None]).sum(axis=2)
+    expected += scipy.special.logsumexp(each + np.log(sites["weights"]), axis=1).sum()
+    # The Dirichlet law of concentration one has density one.
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    held = omt.mixture_model(X, Normal, 2, priors={"loc": given["loc"]})
+    assert held.parameter_names == ("loc",)
+    with pytest.raises(ValueError, match="`priors` must be given for Normal, .* parameter among loc, scale"):
+        omt.mixture_model(X, Normal, 2)
+    with pytest.raises(ValueError, match="`priors` must name parameters of Normal, loc, scale; got mu"):
+        omt.mixture_model(X, Normal, 2, priors={"mu": given["loc"]})
+
+
+def test_refits_need_no_priors():
+    x = np.concatenate([np.random.default_rng(0).normal(center, 1, (100, 2)) for center in (0, 6)])
+    found = omt.fit_posterior(jax.random.key(0), x, Normal, 2, method=omt.Bootstrap(num_samples=8))
+    assert "not compared with the posterior" in repr(found)
+    centers = np.sort(np.asarray(found.mixtures.components.loc)[..., 0], axis=1)
+    np.testing.assert_allclose(centers.mean(axis=0), [0, 6], atol=0.4)
 
 
 def test_an_exponential_component_has_a_model():
