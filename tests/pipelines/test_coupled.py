@@ -104,8 +104,8 @@ def model_plan(model):
         (gaussians, gaussians, 0.1, 2),
         pytest.param(gaussians, diagonals, 0.0, 2, marks=pytest.mark.slow),
         # Tabulated, coordinate by coordinate, which takes long: one is enough.
-        pytest.param(gammas, gammas, 0.2, 1, marks=[pytest.mark.slow, pytest.mark.optimized]),
-        pytest.param(gammas, diagonals, 0.2, 1, marks=[pytest.mark.slow, pytest.mark.optimized]),
+        pytest.param(gammas, gammas, 0.2, 1, marks=pytest.mark.slow),
+        pytest.param(gammas, diagonals, 0.2, 1, marks=pytest.mark.slow),
     ],
 )
 def test_its_gradient_is_that_of_finite_differences(left, right, epsilon, dim):
