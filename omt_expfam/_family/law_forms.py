@@ -26,7 +26,7 @@ def log_density(law: type, parameters: dict[str, Any], x: Array) -> Array:
         return jnp.where(inside, jnp.asarray(one.log_prob(safe)).astype(x.dtype), -jnp.inf)
 
 
-class LawShape(AbstractShape):
+class _Law(eqx.Module):
     """One-dimensional NumPyro laws.
 
     Attributes:
@@ -37,6 +37,16 @@ class LawShape(AbstractShape):
     parameters: dict[str, Any]
     law: Any = eqx.field(static=True)
 
+    def _mean(self) -> Float[Array, ""]:
+        return moment(self.law, self.parameters, "mean")
+
+    def _variance(self) -> Float[Array, ""]:
+        return moment(self.law, self.parameters, "variance")
+
+
+class LawShape(_Law, AbstractShape):
+    """One-dimensional NumPyro laws as shapes."""
+
     def _log_density(self, z: Float[Array, ""]) -> Float[Array, ""]:
         return log_density(self.law, self.parameters, z)
 
@@ -46,32 +56,12 @@ class LawShape(AbstractShape):
         kinks = [self.parameters["loc"]] if issubclass(self.law, _KINKED) else []
         return jnp.stack([jnp.asarray(point, dtype) for point in (lower, *kinks, upper)])
 
-    def _mean(self) -> Float[Array, ""]:
-        return moment(self.law, self.parameters, "mean")
 
-    def _variance(self) -> Float[Array, ""]:
-        return moment(self.law, self.parameters, "variance")
-
-
-class LawLattice(AbstractLattice):
-    """NumPyro laws of counts.
-
-    Attributes:
-        parameters: Their parameters, with leading axes ``[K, d]``.
-        law: The class of the distribution.
-    """
-
-    parameters: dict[str, Any]
-    law: Any = eqx.field(static=True)
+class LawLattice(_Law, AbstractLattice):
+    """NumPyro laws of counts."""
 
     def _log_mass(self, x: Float[Array, ""]) -> Float[Array, ""]:
         return log_density(self.law, self.parameters, x)
-
-    def _mean(self) -> Float[Array, ""]:
-        return moment(self.law, self.parameters, "mean")
-
-    def _variance(self) -> Float[Array, ""]:
-        return moment(self.law, self.parameters, "variance")
 
 
 def moment(law: type, parameters: dict[str, Any], name: str) -> Array:
