@@ -17,9 +17,17 @@ _Out = TypeVar("_Out")
 # What it emits is a little faster, which counts where arrays are larger than this.
 _QUICK = {"xla_cpu_use_fusion_emitters": False}
 _LARGE = 2**18
+# Arrays up to this size are little.
+_LITTLE = 2**15
 # XLA's CPU runtime runs independent parts of a program side by side. Where these are loops over products of matrices,
 # as in derivatives of a plan, they can wait for each other's threads for ever (seen with jaxlib 0.10.2 on two cores).
 _IN_ORDER = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
+# Without optimizations code takes two fifths of the time to compile, and runs at a fifth of the speed or half of it.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "quick": _QUICK,
+    "in order": _IN_ORDER,
+    "brief": {**_QUICK, "xla_backend_optimization_level": 0},
+}
 
 
 @functools.cache
@@ -64,7 +72,21 @@ def program(function: Callable[_In, _Out]) -> Callable[_In, _Out]:
         # Options are for whole programs, not for parts of one.
         if not traces_nothing() or _largest((args, kwargs)) > _LARGE:
             return plain(*args, **kwargs)
-        return _compiled(function, jax.default_backend(), True)(*args, **kwargs)
+        return _compiled(function, jax.default_backend(), "quick")(*args, **kwargs)
+
+    return call
+
+
+def brief_program(function: Callable[_In, _Out]) -> Callable[_In, _Out]:
+    """A `program` that takes longer to compile than to run on little data: not optimized there, on CPUs."""
+    usual = program(function)
+
+    @full_precision
+    @functools.wraps(function)
+    def call(*args: _In.args, **kwargs: _In.kwargs) -> _Out:
+        if not traces_nothing() or _largest((args, kwargs)) > _LITTLE:
+            return usual(*args, **kwargs)
+        return _compiled(function, jax.default_backend(), "brief")(*args, **kwargs)
 
     return call
 
@@ -78,7 +100,7 @@ def jit_in_order(function: Callable[_In, _Out]) -> Callable[_In, _Out]:
     @full_precision
     @functools.wraps(function)
     def call(*args: _In.args, **kwargs: _In.kwargs) -> _Out:
-        return _compiled(function, jax.default_backend(), False)(*args, **kwargs)
+        return _compiled(function, jax.default_backend(), "in order")(*args, **kwargs)
 
     return call
 
@@ -89,15 +111,15 @@ def _largest(tree: Any) -> int:
 
 
 @functools.cache
-def _compiled(function: Callable[..., Any], backend: str, quick: bool) -> Callable[..., Any]:
-    settings: dict[str, Any] = {"compiler_options": _known(backend, quick)}
+def _compiled(function: Callable[..., Any], backend: str, how: str) -> Callable[..., Any]:
+    settings: dict[str, Any] = {"compiler_options": _known(backend, how)}
     return eqx.filter_jit(function, **settings)
 
 
 @functools.cache
-def _known(backend: str, quick: bool) -> dict[str, Any] | None:
+def _known(backend: str, how: str) -> dict[str, Any] | None:
     """Those options that this backend needs and knows."""
-    wanted = _QUICK if quick else _IN_ORDER
+    wanted = _OPTIONS[how]
     if backend != "cpu":
         return None
     try:

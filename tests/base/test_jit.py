@@ -7,12 +7,17 @@ import pytest
 
 from benchmarks.harness.programs import counted
 from omt_expfam._base import xla
-from omt_expfam._base.xla import program
+from omt_expfam._base.xla import brief_program, program
 
 
 @program
 def double(x):
     return 2 * x
+
+
+@brief_program
+def triple(x):
+    return 3 * x
 
 
 @pytest.mark.parametrize("size", [8, 2**18 + 8])
@@ -32,7 +37,12 @@ def test_only_small_arrays_are_compiled_quickly(monkeypatch):
     monkeypatch.setattr(xla, "_compiled", lambda *arguments: asked.append(arguments[2]) or known(*arguments))
     double(jnp.ones(8))
     double(jnp.ones(2**18 + 8))
-    assert asked == [True]
+    assert asked == ["quick"]
+    # What is seldom run is not optimized where there is little to do.
+    triple(jnp.ones(8))
+    triple(jnp.ones(2**15 + 8))
+    assert asked == ["quick", "brief", "quick"]
+    np.testing.assert_array_equal(jax.jit(triple)(jnp.ones(4)), 3 * np.ones(4))
 
 
 def test_programs_are_parts_of_others():
@@ -45,6 +55,6 @@ def test_programs_are_parts_of_others():
 
 
 def test_options_that_a_backend_does_not_know_are_left_out(monkeypatch):
-    monkeypatch.setattr(xla, "_QUICK", {"xla_no_such_option": True})
-    assert xla._known.__wrapped__("cpu", True) is None
-    assert xla._known("gpu", True) is None
+    monkeypatch.setitem(xla._OPTIONS, "quick", {"xla_no_such_option": True})
+    assert xla._known.__wrapped__("cpu", "quick") is None
+    assert xla._known("gpu", "quick") is None

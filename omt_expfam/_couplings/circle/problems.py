@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from ..._base.arrays import power_of_two, take, to_jax
 from ..._base.progress import progress_bar
-from ..._base.xla import program
+from ..._base.xla import brief_program, program
 from ..._components.circle_form import AbstractCircle
 from ..._numerics.circle import SIZE
 from .solve import CircleNodes, CirclePlan, extended, solve_hard, solve_soft
@@ -75,7 +75,7 @@ def _tabulate(law: AbstractCircle, size: int) -> _Tables:
     return _Tables(law, table, *nodes(table, law, size), missed)
 
 
-@program
+@brief_program
 def _tables(laws: AbstractCircle, size: int) -> _Tables:
     return jax.lax.map(lambda law: _tabulate(law, size), laws)
 
@@ -87,7 +87,7 @@ def _solve(left: _Tables, right: _Tables, epsilon: Array | None) -> CirclePlan:
     return plan._replace(error=plan.error + _FARTHEST * missed)
 
 
-@program
+@brief_program
 def _plans(left: _Tables, right: _Tables, pairs: tuple[Array, Array], epsilon: Array | None) -> CirclePlan:
     def one(pair: tuple[Array, Array]) -> CirclePlan:
         return _solve(take(left, pair[0]), take(right, pair[1]), epsilon)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from ..._base.arrays import power_of_two, take, to_jax
 from ..._base.progress import progress_bar
-from ..._base.xla import program, unfused
+from ..._base.xla import brief_program, program, unfused
 from ..._components.product_form import ProductForm
 from .profile import Profile, tabulate
 from .schedule import Bundle, counts_of, lagrange, schedule
@@ -140,12 +140,12 @@ def _tabulated(shapes: Any) -> Profile:
     return jax.tree.map(np.asarray, _tabulate_all(*shapes))
 
 
-@program
+@brief_program
 def _tabulate_all(shapes: Any, count: Array) -> Profile:
     return jax.lax.map(lambda item: tabulate(item[0], np.dtype(float)), (shapes, count), batch_size=16)
 
 
-@program
+@brief_program
 def _place(shapes: Any, profiles: Any, which: tuple[Any, Any], epsilon: Any, count: int) -> LineNodes:
     """The nodes of several problems; the part of the work that depends on the families."""
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ..._base.arrays import power_of_two, take
-from ..._base.xla import program
+from ..._base.xla import brief_program
 from .grid import num_panels
 from .profile import Profile
 
@@ -85,7 +85,7 @@ def lagrange(nodes: np.ndarray, at: float) -> np.ndarray:
     return np.prod(terms / differences, axis=1)
 
 
-@program
+@brief_program
 def _measure(profiles: tuple[Profile, Profile], which: tuple[Any, Any], epsilon: Any) -> Array:
     def one(item: tuple[Array, Array, Array]) -> Array:
         left, right = (take(profile, k) for profile, k in zip(profiles, item[:2], strict=True))
