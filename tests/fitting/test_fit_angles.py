@@ -84,10 +84,11 @@ def test_a_plan_between_angles(fits):
         omt.fit_brenier(jax.random.key(0), None, None, start=plan)
 
 
+@pytest.mark.slow
 def test_posteriors_of_angles(fits):
     """Draws, what does not jump at the cut, and intervals of images about their mean direction."""
     x, _, y, source, target = fits
-    method = omt.LaplaceApproximation(num_samples=20)
+    method = omt.LaplaceApproximation(num_samples=8)
     posteriors = [
         omt.fit_posterior(jax.random.key(2), points, VonMises, 2, method=method, start=own.mixture, throw=False)
         for points, own in ((x, source), (y, target))
