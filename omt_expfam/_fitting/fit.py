@@ -25,6 +25,8 @@ from .problem import FitProblem, working_precision
 
 # By how much the mean objective per point may still change, in nats, when EM stops.
 TOLERANCE = 1e-5
+# By how much a step may lower it, in a family of one's own.
+_FALL = 0.01
 
 
 class Fit(eqx.Module):
@@ -176,7 +178,7 @@ def fit(
             for index in range(num_starts)
         ]
         state, mixture = max(fits, key=lambda f: float(f[0].objective))
-        result = _result(state, tolerance, regularization)
+        result = _result(state, tolerance)
         if succeeded(result):
             verify(mixture.components)
             if type(mixture.components) not in REGISTRY.values():
@@ -189,19 +191,14 @@ def fit(
     return raise_if_failed(fitted, fitted.result) if throw else fitted
 
 
-def _result(state: EMState, tolerance: float, ridge: float) -> Any:
+def _result(state: EMState, tolerance: float) -> Any:
     """Why EM stopped."""
     if not np.isfinite(state.log_likelihood):
         return RESULTS.fit_not_finite
-    if state.fall > _largest_fall(state, ridge):
+    # The ridge is no part of the objective, and lowers it where variances are as small: rounding may as well.
+    if state.fall > _FALL and type(state.components) not in REGISTRY.values():
         return RESULTS.fit_fell
     return RESULTS.successful if abs(state.change) < tolerance else RESULTS.fit_not_converged
-
-
-def _largest_fall(state: EMState, ridge: float) -> float:
-    """By how much an objective may fall: by rounding, and by the ridge, which is no part of it."""
-    rounding = float(np.finfo(state.fall.dtype).eps) ** 0.5
-    return rounding * (1 + abs(float(state.log_likelihood))) + 10 * state.components.dim * ridge
 
 
 def check_agreement(mixture: Mixture, data: Data, log_likelihood: float) -> None:
