@@ -60,8 +60,7 @@ class DiagonalStudentT(AbstractStudentT):
 
     `StudentT` with few parameters. Coordinates are uncorrelated but *not independent*: they share one latent precision,
     so that a point that is far in one coordinate tends to be far in all. (Independent Student-t coordinates are
-    ``omt.NumPyroComponents(dist.StudentT(df, loc, scale).to_event(1))``, which is transported coordinate by coordinate
-    and not fitted.)
+    ``omt.family(dist.StudentT)``, which is transported coordinate by coordinate.)
 
     Attributes:
         loc: Locations, which are means where ``df`` is above 1, shape ``[K, d]``.

@@ -48,10 +48,10 @@ def _check_methods(tree: Any, leaves: tuple[tuple[tuple[int, ...], str], ...]) -
         "_covariance()": ((dim, dim), lambda c, x: c._covariance()),
     }
     for call, (shape, function) in wanted.items():
-        check_returns(f"`{call}` of {type(one).__name__}", jax.eval_shape(function, one, point), shape)
+        _check_returns(f"`{call}` of {type(one).__name__}", jax.eval_shape(function, one, point), shape)
 
 
-def check_returns(what: str, found: Any, shape: tuple[int, ...]) -> None:
+def _check_returns(what: str, found: Any, shape: tuple[int, ...]) -> None:
     """Raise unless what a method returns for one component is an array of numbers of a shape."""
     if not hasattr(found, "shape") or not np.issubdtype(found.dtype, np.floating):
         got = found.dtype if hasattr(found, "dtype") else type(found).__name__

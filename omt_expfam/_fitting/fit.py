@@ -181,8 +181,8 @@ def fit(
         result = _result(state, tolerance)
         if succeeded(result):
             verify(mixture.components)
-            if type(mixture.components) not in REGISTRY.values():
-                check_agreement(mixture, data, float(state.log_likelihood) - np.log(data.scale).sum())
+            if _is_own(mixture.components):
+                _check_agreement(mixture, data, float(state.log_likelihood) - np.log(data.scale).sum())
     fitted = dataclasses.replace(package(problem, state, mixture, result, data), feature_names=column_names(x))
     if fitted.converged and not all(np.isfinite(np.asarray(v)).all() for v in jax.tree.leaves(fitted.mixture)):
         raise ValueError(f"`x` has values whose squares overflow {data.precision}. Rescale the data, or enable x64.")
@@ -196,12 +196,17 @@ def _result(state: EMState, tolerance: float) -> Any:
     if not np.isfinite(state.log_likelihood):
         return RESULTS.fit_not_finite
     # The ridge is no part of the objective, and lowers it where variances are as small: rounding may as well.
-    if state.fall > _FALL and type(state.components) not in REGISTRY.values():
+    if state.fall > _FALL and _is_own(state.components):
         return RESULTS.fit_fell
     return RESULTS.successful if abs(state.change) < tolerance else RESULTS.fit_not_converged
 
 
-def check_agreement(mixture: Mixture, data: Data, log_likelihood: float) -> None:
+def _is_own(components: Any) -> bool:
+    """Whether a family is none of the library's."""
+    return type(components) not in REGISTRY.values()
+
+
+def _check_agreement(mixture: Mixture, data: Data, log_likelihood: float) -> None:
     """Raise where EM's log-likelihood is not that of the mixture: a family of one's own contradicts itself."""
     found = np.average(np.asarray(mixture.log_prob(data.points), np.float64), weights=data.weight)
     tolerance = 1e-6 if data.dtype == "float64" else 1e-3
