@@ -286,12 +286,11 @@ class LawFamily(AbstractEMFamily):
     def _affine(self, shift: Float[Array, " d"], scale: Float[Array, " d"]) -> "LawFamily":
         if self.standardization == "none":
             return self
-        parameters, fixed = dict(self.parameters), dict(self.fixed)
-        for held in (parameters, fixed):
-            if "loc" in held:
-                held["loc"] = shift[None] + scale[None] * held["loc"]
-            if "scale" in held:
-                held["scale"] = scale[None] * held["scale"]
-            if "scale_tril" in held:
-                held["scale_tril"] = scale[None, :, None] * held["scale_tril"]
-        return type(self)(parameters, fixed)
+        # Locations and scales are free: where one is fixed, data are not standardized.
+        moved = dict(self.parameters)
+        moved["loc"] = shift[None] + scale[None] * moved["loc"]
+        if self.vector:
+            moved["scale_tril"] = scale[None, :, None] * moved["scale_tril"]
+        else:
+            moved["scale"] = scale[None] * moved["scale"]
+        return type(self)(moved, self.fixed)

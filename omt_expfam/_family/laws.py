@@ -42,9 +42,7 @@ def family(law: Any, **fixed: Any) -> Template:
             raise TypeError(
                 f"`law` must be a distribution of numbers or vectors; got event shape {example.event_shape}."
             )
-    cls = law_class(law)
-    if {"loc", "scale"} & set(fixed):
-        cls = law_class(law, held=True)
+    cls = law_class(law, held=not {"loc", "scale", "scale_tril"}.isdisjoint(fixed))
     names = cls.parameter_names()
     if unknown := sorted(set(fixed) - set(names)):
         raise ValueError(f"{law.__name__} has no parameter {unknown[0]!r}; it has {', '.join(names)}.")
@@ -98,10 +96,9 @@ def _law_class(law: Any, held: bool) -> type[LawFamily]:
     if not (inspect.isclass(law) and issubclass(law, dist.Distribution)):
         hint = ", such as dist.BinomialProbs for dist.Binomial" if callable(law) else ""
         raise TypeError(f"`law` must be a NumPyro distribution, a class or an example{hint}; got {law!r}.")
-    support, discrete = inspect.getattr_static(law, "support"), None
+    support = inspect.getattr_static(law, "support")
     if isinstance(support, constraints._Dependent | property) or not isinstance(support, constraints.Constraint):
-        discrete = getattr(support, "is_discrete", None)
-        if not discrete:
+        if not getattr(support, "is_discrete", None):
             raise TypeError(f"`law` must have one support for all parameters; {law.__name__}'s moves with them.")
         # Counts below a number that is a parameter.
         support = constraints.nonnegative_integer

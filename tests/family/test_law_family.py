@@ -62,6 +62,11 @@ def test_dependent_vectors_are_scipys_maximum(x64):
     np.testing.assert_allclose(found["scale_tril"], tril, atol=2e-3)
     example = omt.family(dist.MultivariateStudentT(5.0, np.zeros(2), np.eye(2)), df=5.0)
     np.testing.assert_allclose(one(example, x)[1]["loc"], u[:2], atol=2e-3)
+    # What is held fixed stays in the units of the data.
+    tril = np.array([[3.0, 0.0], [1.0, 2.0]])
+    fitted, found = one(omt.family(dist.MultivariateNormal, scale_tril=tril), 10 * x)
+    np.testing.assert_array_equal(fitted.mixture.components.fixed["scale_tril"], tril[None])
+    np.testing.assert_allclose(found["loc"], 10 * x.mean(axis=0), rtol=1e-4)
     with pytest.raises(ValueError, match="`loc` of MultivariateStudentT is for 2 columns; got 3"):
         omt.fit(jax.random.key(0), RNG.normal(size=(9, 3)), example, 1)
 
