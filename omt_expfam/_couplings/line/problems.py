@@ -12,7 +12,8 @@ from ..._base.arrays import power_of_two, take, to_jax
 from ..._base.progress import progress_bar
 from ..._base.xla import brief_program, program, unfused
 from ..._components.product_form import ProductForm
-from .profile import Profile, tabulate
+from .grid import nodes_of, place_panels
+from .profile import monotone_images, Profile, squared_wasserstein, tabulate
 from .schedule import Bundle, counts_of, lagrange, schedule
 from .solve import limit_nodes, LineNodes, LinePlan, NO_WEIGHT, place_nodes, solve_nodes
 from .table import LineProblem, LineTable
@@ -145,16 +146,43 @@ def _tabulate_all(shapes: Any, count: Array) -> Profile:
     return jax.lax.map(lambda item: tabulate(item[0], np.dtype(float)), (shapes, count), batch_size=16)
 
 
+def _place(shapes: Any, profiles: Any, which: Any, epsilon: np.ndarray, count: int, limit: bool) -> LineNodes:
+    """The nodes of several problems, side by side: both sides have one program where their families are the same."""
+    laws = [take(side, k) for side, k in zip(shapes, which, strict=True)]
+    own = [take(side, k) for side, k in zip(profiles, which, strict=True)]
+    (x, log_a, x_ends), (y, log_b, y_ends) = (
+        _weigh(law, _edges(profile, other, epsilon, count))
+        for law, profile, other in zip(laws, own, own[::-1], strict=True)
+    )
+    to_y, to_x = _images(own[0], own[1], x), _images(own[1], own[0], y)
+    distance: Any = _distances(laws[0], own[0], own[1]) if limit else np.zeros(len(epsilon))
+    return LineNodes(x, log_a, y, log_b, to_y, to_x, x_ends, y_ends, distance, own[0].entropy + own[1].entropy)
+
+
 @brief_program
-def _place(shapes: Any, profiles: Any, which: tuple[Any, Any], epsilon: Any, count: int) -> LineNodes:
-    """The nodes of several problems; the part of the work that depends on the families."""
+def _edges(profiles: Profile, others: Profile, epsilon: Any, count: int) -> Float[Array, "b e"]:
+    return jax.lax.map(lambda item: place_panels(item[0], item[1], item[2], count), (profiles, others, epsilon))
 
-    def one(item: tuple[Array, Array, Array]) -> LineNodes:
-        (left, _), (right, _) = (take(side, k) for side, k in zip(shapes, item[:2], strict=True))
-        pair = tuple(take(side, k) for side, k in zip(profiles, item[:2], strict=True))
-        return place_nodes((left, right), (pair[0], pair[1]), item[2], count)
 
-    return jax.lax.map(one, (*which, epsilon))
+@brief_program
+def _weigh(laws: Any, edges: Any) -> tuple[Array, Array, Array]:
+    """Nodes, log-weights and ends; as in `_distances`, the part of the work that depends on the families."""
+
+    def one(item: Any) -> tuple[Array, Array, Array]:
+        (law, _), edges = item
+        return (*nodes_of(law, edges), jnp.stack([edges[0], edges[-1]]))
+
+    return jax.lax.map(one, (laws, edges))
+
+
+@brief_program
+def _images(profiles: Profile, others: Profile, x: Any) -> Float[Array, "b n"]:
+    return jax.lax.map(lambda item: monotone_images(item[0], item[1], item[2]), (profiles, others, x))
+
+
+@brief_program
+def _distances(laws: Any, profiles: Profile, others: Profile) -> Float[Array, " b"]:
+    return jax.lax.map(lambda item: squared_wasserstein(item[0][0], (item[1], item[2])), (laws, profiles, others))
 
 
 @program
@@ -200,10 +228,11 @@ def _solve_chunk(
     """Solve a chunk of bundles with the same number of nodes; the plans of each as NumPy arrays."""
     padded = bundles + bundles[-1:] * (size - len(bundles))
     which = (np.array([b.source for b in padded]), np.array([b.target for b in padded]))
-    nodes = _place(shapes, profiles, which, np.array([b.smallest for b in padded]), count)
+    limit = any(bundle.epsilons[0] == 0 for bundle in bundles)
+    nodes = _place(shapes, profiles, which, np.array([b.smallest for b in padded]), count, limit)
     members = [(k, e) for k, bundle in enumerate(bundles) for e in bundle.epsilons if e > 0]
     plans: list[list[LinePlan]] = [[] for _ in bundles]
-    if any(bundle.epsilons[0] == 0 for bundle in bundles):
+    if limit:
         limits = jax.tree.map(np.asarray, _limit(nodes))
         for k, bundle in enumerate(bundles):
             plans[k] += [take(limits, k)] * (bundle.epsilons[0] == 0)

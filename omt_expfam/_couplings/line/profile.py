@@ -99,17 +99,20 @@ def tabulate(shape: AbstractShape, dtype: np.dtype) -> Profile:
     return Profile(edges, density, below, above, knots, -jnp.sum(mass * bounded) / total, defect)
 
 
-def squared_wasserstein(
-    shapes: tuple[AbstractShape, AbstractShape], profiles: tuple[Profile, Profile]
-) -> Float[Array, ""]:
+def monotone_images(profile: Profile, other: Profile, x: Float[Array, " n"]) -> Float[Array, " n"]:
+    """Images of points under the monotone map to another law."""
+    return other.quantile(profile.log_odds_at(x))
+
+
+def squared_wasserstein(shape: AbstractShape, profiles: tuple[Profile, Profile]) -> Float[Array, ""]:
     """The squared Wasserstein distance of two standardized laws: the mean squared displacement by the monotone map.
 
     On the panels of the profile, which are fine enough also where the map is infinite.
     """
     nodes, weights = panel_quadrature(profiles[0].edges)
     x = nodes.reshape(-1)
-    mass = jnp.exp(standard_log_density(shapes[0], x)) * weights.reshape(-1)
-    image = profiles[1].quantile(profiles[0].log_odds_at(x))
+    mass = jnp.exp(standard_log_density(shape, x)) * weights.reshape(-1)
+    image = monotone_images(*profiles, x)
     # Panels at an end of the support, where the log-odds are infinite, carry nothing that counts.
     inner = (profiles[0].below[:-1] > 0) & (profiles[0].above[1:] > 0)
     used = jnp.repeat(inner, nodes.shape[1])

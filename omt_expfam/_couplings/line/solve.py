@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Num
 from ..._base.xla import unfused
 from ..._components.product_form import AbstractShape
 from .grid import grid
-from .profile import Profile, squared_wasserstein
+from .profile import monotone_images, Profile, squared_wasserstein
 
 MAX_STEPS = 40
 # The log-weight of a point that is no quadrature node.
@@ -124,9 +124,9 @@ def place_nodes(
     """
     (x, log_a, x_ends), (y, log_b, y_ends) = grid(shapes, profiles, epsilon, count)
     fixed = jax.lax.stop_gradient(profiles)
-    to_y = fixed[1].quantile(fixed[0].log_odds_at(jax.lax.stop_gradient(x)))
-    to_x = fixed[0].quantile(fixed[1].log_odds_at(jax.lax.stop_gradient(y)))
-    distance = squared_wasserstein(jax.lax.stop_gradient(shapes), fixed)
+    to_y = monotone_images(fixed[0], fixed[1], jax.lax.stop_gradient(x))
+    to_x = monotone_images(fixed[1], fixed[0], jax.lax.stop_gradient(y))
+    distance = squared_wasserstein(jax.lax.stop_gradient(shapes[0]), fixed)
     return LineNodes(x, log_a, y, log_b, to_y, to_x, x_ends, y_ends, distance, fixed[0].entropy + fixed[1].entropy)
 
 
