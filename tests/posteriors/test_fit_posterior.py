@@ -369,15 +369,15 @@ def test_methods_agree_with_gibbs(name, error):
 
 @slow
 def test_nuts_mixes_on_three_components():
-    """K = 3, d = 2, n = 1000, 2 chains of 500 + 500: r-hat of label-free quantities below 1.05."""
+    """K = 3, d = 2, n = 400, 2 chains of 300 + 300: r-hat of label-free quantities below 1.05."""
     rng = np.random.default_rng(0)
     centers = np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 5.0]])
-    x = centers[rng.integers(0, 3, 1000)] + rng.normal(size=(1000, 2))
-    found = omt.fit_posterior(key(), x.astype("float32"), Gaussian, 3, method=omt.NUTS(num_warmup=500, num_samples=500))
+    x = centers[rng.integers(0, 3, 400)] + rng.normal(size=(400, 2))
+    found = omt.fit_posterior(key(), x.astype("float32"), Gaussian, 3, method=omt.NUTS(num_warmup=300, num_samples=300))
     print(found.label_free)
     assert found.label_free.worst_r_hat < 1.05
-    assert found.num_divergences < 10
-    assert (np.asarray(found.label_free.effective_size) > 200).all()
+    assert found.num_divergences < 6
+    assert (np.asarray(found.label_free.effective_size) > 120).all()
 
 
 @slow

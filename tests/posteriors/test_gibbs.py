@@ -446,24 +446,22 @@ def nuts_draws(x, make, priors):
 @pytest.mark.slow
 @pytest.mark.optimized
 @pytest.mark.loose
-@pytest.mark.parametrize("name", ["Gaussian", "SphericalGaussian", "LogNormal", "Gamma"])
+@pytest.mark.parametrize("name", ["Gaussian", "Gamma"])
 def test_gibbs_agrees_with_nuts(name, x64):
-    """Means within Monte-Carlo error, standard deviations within a fifth, on two groups that overlap."""
+    """Means within Monte-Carlo error, standard deviations within a fifth, on two groups that overlap.
+
+    One family with conjugate steps, as the others have that are tested above, and one with Metropolis's.
+    """
     dim = 2 if name == "Gaussian" else 1
     x = two_groups(dim=dim)
     families = {
         "Gaussian": (Gaussian, lambda loc, scale_tril: dist.MultivariateNormal(loc, scale_tril=scale_tril)),
-        "SphericalGaussian": (
-            SphericalGaussian,
-            lambda loc, variance: dist.Normal(loc, jnp.sqrt(variance)[:, None]).to_event(1),
-        ),
-        "LogNormal": (LogNormal, lambda loc, scale: dist.LogNormal(loc, scale).to_event(1)),
         "Gamma": (Gamma, lambda concentration, rate: dist.Gamma(concentration, rate).to_event(1)),
     }
     family, make = families[name]
     gamma = Mixture([0.6, 0.4], Gamma([[1.5], [5.0]], [[5.0], [1.0]]))
     start = gamma if name == "Gamma" else start_of(family, dim)
-    if name in ("LogNormal", "Gamma"):
+    if name == "Gamma":
         x = np.exp(x)
     priors = mixture_model(x, family, 2).priors
     MCMC, NUTS, init_to_value, model = nuts_draws(x, make, priors)
@@ -473,10 +471,7 @@ def test_gibbs_agrees_with_nuts(name, x64):
     )
     nuts.run(jax.random.key(0), x)
     options = {"num_warmup": 200, "num_samples": 6000, "num_chains": 2, "progress": False}
-    # Chains in which the overlapping groups change their labels for a while are wider, with any sampler: of five keys
-    # two, for spherical components.
-    key = jax.random.key(5 if name == "SphericalGaussian" else 1)
-    result = gibbs_draws(key, x, start, priors, 1.0, **options)
+    result = gibbs_draws(jax.random.key(1), x, start, priors, 1.0, **options)
     ours = {
         "weights": result.mixture.weights,
         **jax.vmap(jax.vmap(lambda c: c.priors.parameters(c, tuple(priors))))(result.mixture.components),
