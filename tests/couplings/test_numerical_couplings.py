@@ -207,7 +207,7 @@ def random_case(seed, dim):
 
 @pytest.mark.slow
 @pytest.mark.optimized
-@pytest.mark.parametrize(("dim", "num"), [(2, 20), (5, 20)])
+@pytest.mark.parametrize(("dim", "num"), [(2, 10), (5, 10)])
 def test_rotated_products(dim, num):
     """Within one percent of the sum of the one-dimensional values, and within the reported error."""
     for seed in range(num):
@@ -222,13 +222,16 @@ def test_rotated_products(dim, num):
 @pytest.mark.slow
 @pytest.mark.optimized
 def test_reported_errors_are_honest():
-    """At least the true error in 99 percent of 200 cases, here with fewer nodes and draws than by default."""
+    """At least the true error in 99 percent of 100 cases, here with fewer nodes and draws than by default.
+
+    Were one error in twenty too small, 96 of 100 such runs would show it.
+    """
     missed, settings = 0, omt.NumericalSettings(num_nodes=1024, num_draws=16384)
-    for seed in range(200):
+    for seed in range(100):
         source, target, truth = random_case(1000 + seed, 2)
         solved = solve_numerical_couplings(source, target, jnp.asarray(EPSILON), settings)
         missed += abs(float(solved.objectives()[0, 0]) - truth) > float(solved.objective_errors[0, 0])
-    assert missed <= 2
+    assert missed <= 1
 
 
 @pytest.mark.loose

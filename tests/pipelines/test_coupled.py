@@ -103,8 +103,7 @@ def model_plan(model):
     [
         (gaussians, gaussians, 0.1, 2),
         pytest.param(gaussians, diagonals, 0.0, 2, marks=pytest.mark.slow),
-        # Tabulated, coordinate by coordinate, which takes long: one is enough.
-        pytest.param(gammas, gammas, 0.2, 1, marks=pytest.mark.slow),
+        # Tabulated, coordinate by coordinate, which takes long: one is enough, with both kinds of laws.
         pytest.param(gammas, diagonals, 0.2, 1, marks=pytest.mark.slow),
     ],
 )
