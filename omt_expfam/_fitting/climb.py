@@ -19,14 +19,13 @@ from .._components.mixture import Mixture
 from .._family.em_family import AbstractEMFamily, AbstractRegularEMFamily, joint_table
 from .._family.template import Template
 from .em import chunk_data, EMState, initial_state, run, start_from_responsibilities
+from .leap import SPAN
 from .problem import FitProblem, MovedStart
 from .start import merged_start, seed_from_kmeans, seed_from_means, seeding_of
 
 # EM steps of the overfitted mixture before merging.
 _OVERFIT_STEPS = 12
 _RESEEDS = 3
-# Steps between two updates of a progress bar.
-_STEPS_SHOWN = 25
 # Room, at least, where a given mixture is moved to the units of the problem.
 _LEAST_MOVED = 16
 
@@ -227,7 +226,7 @@ def _climb(
     with progress_bar(max_steps, "EM", progress) as bar:
         while True:
             before = int(state.num_steps)
-            stop = max_steps if bar.disable else min(before + _STEPS_SHOWN, max_steps)
+            stop = max_steps if bar.disable else min(before + SPAN, max_steps)
             state, mixture = steps_of(problem, state, tolerance, stop)
             after = int(state.num_steps)
             bar.update(after - before)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PyTree
 from .._base.arrays import log_share
 from .._base.xla import after
 from .._family.em_family import AbstractEMFamily, joint_table
+from .leap import leap, Memory, NEAR, no_memory, take_back
 
 
 class EMData(eqx.Module):
@@ -165,20 +166,24 @@ def run(
 
     The objective of a step is the mean log-likelihood plus the log-prior per point, at the parameters that the step
     starts from, so that a step that no longer improves it is the last. One more sweep over the data evaluates the
-    parameters. (One loop does it all, so that a sweep is compiled once.)
+    parameters. (One loop does it all, so that a sweep is compiled once.) Where the objective changes little,
+    steps are made longer, see `leap`, unless the tolerance is zero; those that fail are no steps, and only a plain one
+    is the last.
     """
     total = jnp.sum(data.weight)
 
-    def step(s: EMState) -> EMState:
+    def step(carry: tuple[EMState, Memory]) -> tuple[EMState, Memory]:
+        s, memory = carry
         going = (s.num_steps < stop_at) & (jnp.abs(s.change) >= tolerance) & ~jnp.isnan(s.objective)
         counts, sums, log_likelihood = _sweep(s.log_weights, s.components, data)
         target = jax.lax.cond(s.unstarted, lambda: s.components._pooled(counts, sums), lambda: s.target)
+        # Each part factors a batch of matrices; two at once can wait for each other for ever, see `after`.
+        penalties = after(s.components, log_likelihood)._log_prior(target, strength)
+        penalty = jnp.sum(jnp.where(counts > 0, penalties, 0.0)) / total
+        objective = log_likelihood + jnp.where(strength > 0, penalty, jnp.zeros_like(penalty))
+        failed = memory.leapt & ~(objective >= s.objective)
 
-        def improved() -> EMState:
-            # Each part factors a batch of matrices; two at once can wait for each other for ever, see `after`.
-            penalties = after(s.components, log_likelihood)._log_prior(target, strength)
-            penalty = jnp.sum(jnp.where(counts > 0, penalties, 0.0)) / total
-            objective = log_likelihood + jnp.where(strength > 0, penalty, jnp.zeros_like(penalty))
+        def improved() -> tuple[EMState, Memory]:
             # The penalty of a component that has lost its last point is gone, which is no fall.
             same = jnp.all((counts > 0) == ~jnp.isneginf(s.log_weights))
             components = s.components._maximize(after(counts, objective), sums, target, strength, ridge)
@@ -189,13 +194,22 @@ def run(
                 s.components,
                 components,
             )
+            change = objective - s.objective
+            close = (
+                (jnp.abs(change) < NEAR)
+                & (tolerance > 0)
+                & (jnp.abs(change) >= tolerance)
+                & (s.num_steps + 1 < stop_at)
+            )
+            begun = s.log_weights, s.components
+            (log_weights, components), new = leap(memory, begun, (log_share(counts), components), close, s.num_steps)
             return EMState(
-                log_share(counts),
+                log_weights,
                 components,
                 target,
                 jnp.asarray(False),
                 objective,
-                objective - s.objective,
+                jnp.where(memory.leapt, jnp.maximum(change, tolerance), change),
                 jnp.where(same, jnp.maximum(s.fall, s.objective - objective), s.fall),
                 s.num_steps + 1,
                 s.log_likelihoods.at[s.num_steps].set(log_likelihood),
@@ -203,16 +217,22 @@ def run(
                 s.log_likelihood,
                 s.counts,
                 s.evaluated,
-            )
+            ), new
 
-        def evaluated() -> EMState:
-            return eqx.tree_at(
+        def back() -> tuple[EMState, Memory]:
+            (log_weights, components), new = take_back(memory)
+            return eqx.tree_at(lambda s: (s.log_weights, s.components), s, (log_weights, components)), new
+
+        def evaluated() -> tuple[EMState, Memory]:
+            done = eqx.tree_at(
                 lambda s: (s.target, s.unstarted, s.log_likelihood, s.counts, s.evaluated),
                 s,
                 (target, jnp.asarray(False), log_likelihood, counts, jnp.asarray(True)),
             )
+            return done, memory
 
-        return jax.lax.cond(going, improved, evaluated)
+        return jax.lax.switch(jnp.where(going, jnp.where(failed, 1, 0), 2), [improved, back, evaluated])
 
     begun = eqx.tree_at(lambda s: s.evaluated, state, jnp.asarray(False))
-    return jax.lax.while_loop(lambda s: ~s.evaluated, step, begun)
+    first = begun, no_memory(state.log_weights, state.components)
+    return jax.lax.while_loop(lambda carry: ~carry[0].evaluated, step, first)[0]

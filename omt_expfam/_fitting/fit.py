@@ -138,7 +138,9 @@ def fit(
             the share of the mean statistics of all data that is mixed into those of each component.
         standardize: Center and scale the data inside, as far as the family allows. The scale is per coordinate, or
             common for spherical components; data on a half-line are scaled only.
-        tolerance: EM stops when the mean objective per point changes by less, in nats.
+        tolerance: EM stops when a step changes the mean objective per point by less, in nats. Where changes are small,
+            steps are lengthened by what the one before tells (Anderson, 1965); one that lowers the objective is taken
+            back, and the last is a plain one. With 0 all are plain, and ``max_steps`` of them are taken.
         max_steps: Limit on the steps.
         num_starts: Number of starts; the best objective wins.
         dtype: ``"float64"`` (inside; the result has the precision of the data or JAX's default) or ``"float32"``,
