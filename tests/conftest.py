@@ -30,22 +30,26 @@ from benchmarks.harness.programs import counted
 gc.disable()
 
 
-@pytest.fixture(autouse=True)
-def strict_jax(request):
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Before fixtures, which then share their programs with the tests of their module."""
+    _set_strict_modes(item)
+    _set_optimization(item)
+
+
+def _set_strict_modes(item):
     """Run our code under JAX's strict modes, which peer libraries do not satisfy.
 
     Slow tests do not look for keys that are used twice: that is a sixth of their time, and quick ones draw the same.
     """
-    if request.node.get_closest_marker("loose"):
-        yield
-        return
-    quick = request.node.get_closest_marker("slow") is None
-    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"), jax.debug_key_reuse(quick):
-        yield
+    loose = item.get_closest_marker("loose") is not None
+    quick = item.get_closest_marker("slow") is None
+    jax.config.update("jax_numpy_rank_promotion", "allow" if loose else "raise")
+    jax.config.update("jax_numpy_dtype_promotion", "standard" if loose else "strict")
+    jax.config.update("jax_debug_key_reuse", quick and not loose)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item):
+def _set_optimization(item):
     """Programs that are not `optimized` take a third of the time to compile, but twice to run; fixtures' too."""
     optimize = _is_optimized(item)
     if optimize == jax.config.read("jax_disable_most_optimizations"):
