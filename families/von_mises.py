@@ -17,6 +17,7 @@ from omt_expfam.extend import (
     check_positive,
     check_shape,
     direction,
+    on_host,
     wrap,
 )
 
@@ -53,7 +54,7 @@ class VonMises(AbstractCoordinateFamily):
         Raises:
             ValueError: If a shape does not fit, or a concentration is not positive.
         """
-        self.loc = wrap(as_floating("loc", loc, "K d"))
+        self.loc = on_host(lambda xp, angles: wrap(angles, xp), as_floating("loc", loc, "K d"))
         self.concentration = as_floating("concentration", concentration, "K d", self.loc.dtype)
         check_shape("concentration", self.concentration, self.loc.shape, "`loc`")
         check_positive("concentration", self.concentration)

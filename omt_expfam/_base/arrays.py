@@ -65,6 +65,18 @@ def take(tree: Any, index: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
+def map_first(function: Callable[[Any], Any], items: Any, count: Any) -> Any:
+    """`jax.lax.map` over the first ``count`` items, which one program serves for all counts; zeros for the others."""
+    num = jax.tree.leaves(items)[0].shape[0]
+    out = jax.eval_shape(function, jax.eval_shape(lambda tree: take(tree, 0), items))
+
+    def step(k: Array, rows: Any) -> Any:
+        return jax.tree.map(lambda row, value: row.at[k].set(value), rows, function(take(items, k)))
+
+    rows = jax.tree.map(lambda leaf: jnp.zeros((num, *leaf.shape), leaf.dtype), out)
+    return jax.lax.fori_loop(0, count, step, rows)
+
+
 def stacked(trees: list[Any]) -> Any:
     """Pytrees of one structure, stacked along a leading axis; on the host where nothing is traced."""
     if is_traced(trees):

@@ -13,6 +13,7 @@ from scipy.special import i0e, i1e, rel_entr
 
 import omt_expfam as omt
 from omt_expfam._base.precision import relaxed
+from omt_expfam._couplings.circle import solve
 from omt_expfam._couplings.circle.couplings import solve_circle_couplings
 from omt_expfam._couplings.interface import independent_costs, select_pairs
 from omt_expfam.families import Gaussian, VonMises
@@ -128,6 +129,19 @@ def test_regularized_plans_agree_with_a_dense_solve(epsilon, x64):
     assert error < 1e-4 * value
     if epsilon == 0.5:
         _check_densities(couplings, i, j)
+
+
+def test_the_slower_path_ends_at_the_same_plan(monkeypatch, x64):
+    """Where Newton's method is not trusted at all."""
+    monkeypatch.setattr(solve, "_GOOD", -1.0)
+    (x, a), (y, b) = _grid(0.3, 2.0, 24), _grid(-2.0, 5.0, 24)
+    distances = _arc(x[:, None], y[None]) ** 2
+    nodes = solve.CircleNodes(x, np.log(a), y, np.log(b))
+    found = jax.jit(solve._semi_dual, static_argnums=4)(nodes, distances, 0.3, np.zeros(24), True)
+    g = np.asarray(found[0])
+    kernel = b * np.exp((g - distances) / 0.3)
+    plan = a[:, None] * kernel / kernel.sum(1, keepdims=True)
+    np.testing.assert_allclose(plan, _sinkhorn(x, a, y, b, 0.3), atol=1e-9)
 
 
 def _check_densities(couplings, i, j):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ..._base.arrays import power_of_two, take, to_jax
+from ..._base.arrays import map_first, power_of_two, take, to_jax
 from ..._base.progress import progress_bar
 from ..._base.xla import brief_program, program
 from ..._components.circle_form import AbstractCircle
@@ -18,8 +18,8 @@ from .table import circle_law, CircleLaw, nodes
 
 # Nodes of either law: without regularization; with it, at first and where the error is larger than that share.
 _HARD, _SIZES, _GOOD = 1024, (256, 512), 1e-5
-# How many problems are solved by one call.
-_AT_ONCE = 16
+# How many laws are tabulated, and problems solved, by one call, or fewer: one program serves them all.
+_LAWS, _AT_ONCE = 4, 16
 # The most that the sum of a density over the grid may be off one, and what that is worth in squared arcs.
 _RESOLVED, _FARTHEST = 1e-3, float(np.pi**2)
 
@@ -76,23 +76,25 @@ def _tabulate(law: AbstractCircle, size: int) -> _Tables:
 
 
 @brief_program
-def _tables(laws: AbstractCircle, size: int) -> _Tables:
-    return jax.lax.map(lambda law: _tabulate(law, size), laws)
+def _tables(laws: AbstractCircle, count: Any, size: int) -> _Tables:
+    return map_first(lambda law: _tabulate(law, size), laws, count)
 
 
-def _solve(left: _Tables, right: _Tables, epsilon: Array | None) -> CirclePlan:
+def _solve(left: _Tables, right: _Tables, epsilon: Array | None, rescue: bool = True) -> CirclePlan:
     between = CircleNodes(left.nodes, left.log_masses, right.nodes, right.log_masses)
-    plan = solve_hard(left.table, right.table, between) if epsilon is None else solve_soft(between, epsilon)
+    plan = solve_hard(left.table, right.table, between) if epsilon is None else solve_soft(between, epsilon, rescue)
     missed = jax.lax.stop_gradient(left.missed + right.missed)
     return plan._replace(error=plan.error + _FARTHEST * missed)
 
 
 @brief_program
-def _plans(left: _Tables, right: _Tables, pairs: tuple[Array, Array], epsilon: Array | None) -> CirclePlan:
+def _plans(
+    left: _Tables, right: _Tables, pairs: tuple[Any, Any], count: Any, epsilon: Array | None, rescue: bool
+) -> CirclePlan:
     def one(pair: tuple[Array, Array]) -> CirclePlan:
-        return _solve(take(left, pair[0]), take(right, pair[1]), epsilon)
+        return _solve(take(left, pair[0]), take(right, pair[1]), epsilon, rescue)
 
-    return jax.lax.map(one, pairs)
+    return map_first(one, pairs, count)
 
 
 def solve_circles(
@@ -111,6 +113,7 @@ def solve_circles(
     """
     distinct = [_distinct(form, shape) for form, shape in zip(forms, shapes, strict=True)]
     which = [index.reshape(shape) for (_, index), shape in zip(distinct, shapes, strict=True)]
+    nums = [np.asarray(index.max() + 1) for index in which]
     shape = (len(which[0]), *which[1].shape)
     left = np.broadcast_to(which[0][:, None, :], shape).reshape(-1)
     right = np.broadcast_to(which[1][None, :, :], shape).reshape(-1)
@@ -118,7 +121,7 @@ def solve_circles(
     strength = to_jax(np.float64(epsilon)) if epsilon > 0 else None
 
     def tabulated(size: int) -> list[_Tables]:
-        return [_tables(laws, size) for laws, _ in distinct]
+        return [_tables(laws, num, size) for (laws, _), num in zip(distinct, nums, strict=True)]
 
     with progress_bar(pairs.shape[1], "problems of angles", progress) as bar:
         tables = tabulated(_HARD if strength is None else _SIZES[0])
@@ -140,12 +143,13 @@ def _is_good(plan: CirclePlan, epsilon: float) -> bool:
 
 
 def _distinct(form: AbstractCircle, shape: tuple[int, int]) -> tuple[AbstractCircle, np.ndarray]:
-    """The distinct laws among all coordinates, the last repeated up to a power of two, and which is which."""
+    """The distinct laws among all coordinates, the last repeated up to a number of a ladder, and which is which."""
     size = shape[0] * shape[1]
     host = [np.asarray(leaf) for leaf in jax.tree.leaves(form)]
     keys = np.concatenate([leaf.reshape(size, -1).astype(np.float64) for leaf in host], axis=1)
     _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    first = np.concatenate([first, np.repeat(first[-1:], power_of_two(len(first)) - len(first))])
+    padded = max(_LAWS, power_of_two(len(first)))
+    first = np.concatenate([first, np.repeat(first[-1:], padded - len(first))])
     return jax.tree.map(lambda leaf: to_jax(np.asarray(leaf).reshape(size, *leaf.shape[2:])[first]), form), which
 
 
@@ -163,16 +167,26 @@ def _check_resolved(name: str, missed: np.ndarray, which: np.ndarray) -> None:
 def _solve_all(
     tables: list[_Tables], pairs: np.ndarray, members: np.ndarray, epsilon: Array | None, bar: Any
 ) -> dict[int, CirclePlan]:
-    """Solve some of the problems, several by one call."""
-    chunk = min(_AT_ONCE, power_of_two(len(members)))
+    """Solve some of the problems, several by one call; those where Newton's method stalls by a slower path."""
+    plans = _solve_some(tables, pairs, members, epsilon, False, bar)
+    stalled = np.array([k for k, plan in plans.items() if not plan.solved], int)
+    if stalled.size:
+        plans |= _solve_some(tables, pairs, stalled, epsilon, True, None)
+    return plans
+
+
+def _solve_some(
+    tables: list[_Tables], pairs: np.ndarray, members: np.ndarray, epsilon: Array | None, rescue: bool, bar: Any
+) -> dict[int, CirclePlan]:
     plans = {}
-    for start in range(0, len(members), chunk):
-        some = members[start : start + chunk]
-        filled = some[np.minimum(np.arange(chunk), len(some) - 1)]
-        index = to_jax(pairs[0][filled]), to_jax(pairs[1][filled])
-        solved = jax.tree.map(np.asarray, _plans(tables[0], tables[1], index, epsilon))
+    for start in range(0, len(members), _AT_ONCE):
+        some = members[start : start + _AT_ONCE]
+        filled = some[np.minimum(np.arange(_AT_ONCE), len(some) - 1)]
+        index = pairs[0][filled], pairs[1][filled]
+        solved = jax.tree.map(np.asarray, _plans(tables[0], tables[1], index, np.asarray(len(some)), epsilon, rescue))
         plans |= {int(k): take(solved, position) for position, k in enumerate(some)}
-        bar.update(len(some))
+        if bar is not None:
+            bar.update(len(some))
     return plans
 
 
@@ -199,8 +213,10 @@ def _assembled(
         np.array([float(value) for value in values])
         for values in zip(*((p.cost, p.kl, p.error, p.marginal_error) for p in plans), strict=True)
     )
+    # As many rows as some other number of problems has, so that programs that read them off serve both.
+    filled = plans + plans[-1:] * (-len(plans) % _AT_ONCE)
     sides = tuple(
-        CircleSide(to_jax(index), own.nodes, own.log_masses, to_jax(np.stack([plan.values[k] for plan in plans])))
+        CircleSide(to_jax(index), own.nodes, own.log_masses, to_jax(np.stack([plan.values[k] for plan in filled])))
         for k, (own, index) in enumerate(zip(tables, which, strict=True))
     )
     errors = errors + 1e-12 * (cost + (epsilon * kl if epsilon > 0 else 0.0))

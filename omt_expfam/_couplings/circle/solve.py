@@ -6,11 +6,11 @@ Sobolevskii, 2010). With regularization, Newton's method on the semi-dual betwee
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ..._numerics.circle import grid, wrap
 from ..._weights.entropic import entropic_coupling
@@ -43,6 +43,7 @@ class CirclePlan(NamedTuple):
         kl: KL divergence from independence, in nats; infinite without regularization.
         error: What the spacing of nodes or grid and the solve may have changed of cost + epsilon KL.
         marginal_error: L1 error of the target marginal.
+        solved: Whether Newton's method was enough, where nothing else was tried.
     """
 
     values: tuple[Float[Array, " n"], Float[Array, " m"]]
@@ -50,6 +51,7 @@ class CirclePlan(NamedTuple):
     kl: Float[Array, ""]
     error: Float[Array, ""]
     marginal_error: Float[Array, ""]
+    solved: Bool[Array, ""]
 
 
 def squared_arc(x: Array, y: Array) -> Array:
@@ -95,8 +97,8 @@ def shifted_cost(source: CircleLaw, target: CircleLaw, shift: Array, stride: int
         return (source.quantile(u, stride) - target.quantile(u + shift, stride)) ** 2
 
     middle = 0.5 * (steps[1:] + steps[:-1])
-    values = jax.vmap(square)(middle - offset * width) + jax.vmap(square)(middle + offset * width)
-    return 0.5 * jnp.sum(width * values)
+    places = jnp.stack([middle - offset * width, middle + offset * width])
+    return 0.5 * jnp.sum(width * jnp.sum(jax.vmap(jax.vmap(square))(places), axis=0))
 
 
 def solve_hard(source: CircleLaw, target: CircleLaw, nodes: CircleNodes) -> CirclePlan:
@@ -106,7 +108,7 @@ def solve_hard(source: CircleLaw, target: CircleLaw, nodes: CircleNodes) -> Circ
     there = jax.vmap(lambda x: target.quantile(source.cdf(x) + shift) - x)(nodes.x)
     back = jax.vmap(lambda y: source.quantile(target.cdf(y) - shift) - y)(nodes.y)
     error = jax.lax.stop_gradient(jnp.abs(cost - rough)) + 4 * EVEN[cost.dtype.name] * math.pi**2
-    return CirclePlan((there, back), cost, jnp.full_like(cost, jnp.inf), error, jnp.zeros_like(cost))
+    return CirclePlan((there, back), cost, jnp.full_like(cost, jnp.inf), error, jnp.zeros_like(cost), jnp.asarray(True))
 
 
 # -- with regularization -----------------------------------------------------------------------------------------------
@@ -141,7 +143,12 @@ def _direction(nodes: CircleNodes, rows: _Rows, residual: Array, epsilon: Array)
     return epsilon * solved / root
 
 
-def _semi_dual(nodes: CircleNodes, distances: Array, epsilon: Array, start: Array) -> tuple[Array, Array]:
+def _good(dtype: Any) -> float:
+    """The marginal error that is to be reached."""
+    return max(_GOOD, 800 * float(jnp.finfo(dtype).eps))
+
+
+def _semi_dual(nodes: CircleNodes, distances: Array, epsilon: Array, start: Array, rescue: bool) -> tuple[Array, Array]:
     """The target potential, and its marginal error, along a path of falling regularization."""
     b = jnp.exp(nodes.log_b)
     top = jnp.maximum(epsilon, 1.0)
@@ -192,13 +199,14 @@ def _semi_dual(nodes: CircleNodes, distances: Array, epsilon: Array, start: Arra
     first = jnp.where(warm, epsilon, top)
     state = (jnp.where(warm, start, jnp.zeros_like(start)), first, jnp.asarray(1.0, b.dtype))
     g, _, error, *_ = jax.lax.while_loop(going, step, (*state, jnp.asarray(0), jnp.asarray(0)))
-    good = max(_GOOD, 100 * tolerance)
+    if not rescue:
+        return g, error_of(g, epsilon)
 
     def path() -> Array:
         masses, limits = (jnp.exp(nodes.log_a), b), (jnp.asarray(tolerance, b.dtype), g, jnp.asarray(_MAX_STEPS))
         return entropic_coupling(distances, *masses, epsilon, *limits).target_potential
 
-    g = jax.lax.cond(error <= good, lambda: g, path)
+    g = jax.lax.cond(error <= _good(b.dtype), lambda: g, path)
     return g, error_of(g, epsilon)
 
 
@@ -207,11 +215,12 @@ def extended(potential: Array, log_mass: Array, nodes: Array, x: Array, epsilon:
     return -epsilon * jax.nn.logsumexp(log_mass + (potential - squared_arc(x, nodes)) / epsilon)
 
 
-def _solved(nodes: CircleNodes, epsilon: Array, start: Array) -> tuple[CirclePlan, Array]:
-    """A problem between nodes, and the range of its target potential."""
+def _solved(nodes: CircleNodes, epsilon: Array, start: Array, rescue: bool) -> CirclePlan:
+    """A problem between nodes."""
     distances = squared_arc(nodes.x[:, None], nodes.y[None, :])
     fixed, eps = jax.lax.stop_gradient((nodes, epsilon))
-    g, error = _semi_dual(fixed, distances, eps, start)
+    g, error = _semi_dual(fixed, distances, eps, start, rescue)
+    solved = error <= _good(error.dtype)
     # Columns exact, then rows: potentials where there is no mass are those of the other side's.
     at = _rows(fixed, distances, g, eps)
     g = -eps * jax.nn.logsumexp(fixed.log_a[:, None] + (at.f[:, None] - distances) / eps, axis=0)
@@ -229,7 +238,7 @@ def _solved(nodes: CircleNodes, epsilon: Array, start: Array) -> tuple[CirclePla
     spread = jnp.max(jnp.where(carries, g, -jnp.inf)) - jnp.min(jnp.where(carries, g, jnp.inf))
     error = jnp.minimum(error, jnp.sum(jnp.abs(residual)))
     kinks = jax.lax.stop_gradient(_kinks(nodes, distances, rows, g))
-    return CirclePlan((rows.f, g), cost, kl, error * spread + kinks, error), g
+    return CirclePlan((rows.f, g), cost, kl, error * spread + kinks, error, solved)
 
 
 def _kinks(nodes: CircleNodes, distances: Array, rows: _Rows, g: Array) -> Array:
@@ -252,16 +261,19 @@ def _kinks(nodes: CircleNodes, distances: Array, rows: _Rows, g: Array) -> Array
     return total
 
 
-def solve_soft(nodes: CircleNodes, epsilon: Array) -> CirclePlan:
-    """The entropic coupling, on half of the nodes and then on all; their difference says what nodes may change."""
+def solve_soft(nodes: CircleNodes, epsilon: Array, rescue: bool = True) -> CirclePlan:
+    """The entropic coupling, on half of the nodes and then on all; their difference says what nodes may change.
+
+    ``rescue`` takes a slower path where Newton's method stalls: most of the program, and hardly ever needed.
+    """
     fixed = jax.lax.stop_gradient(nodes)
     half = CircleNodes(fixed.x[::2], _halved(fixed.log_a), fixed.y[::2], _halved(fixed.log_b))
     eps = jax.lax.stop_gradient(epsilon)
-    rough, _ = _solved(half, eps, jnp.zeros_like(half.y))
+    rough = _solved(half, eps, jnp.zeros_like(half.y), rescue)
     start = jax.vmap(lambda y: extended(rough.values[0], half.log_a, half.x, y, eps))(fixed.y)
-    plan, _ = _solved(nodes, epsilon, start)
+    plan = _solved(nodes, epsilon, start, rescue)
     gap = jnp.abs((plan.cost - rough.cost) + eps * (plan.kl - rough.kl))
-    return plan._replace(error=jax.lax.stop_gradient(plan.error + gap))
+    return plan._replace(error=jax.lax.stop_gradient(plan.error + gap), solved=plan.solved & rough.solved)
 
 
 def _halved(log_mass: Array) -> Array:

@@ -44,7 +44,8 @@ class CircleLaw(eqx.Module):
         coarse = self.levels[::stride]
         last = coarse.shape[0] - 2
         fixed = jax.lax.stop_gradient((coarse, wanted))
-        cell = jnp.clip(jnp.searchsorted(*fixed, side="right", method="scan_unrolled") - 1, 0, last)
+        # A loop: unrolled, as elsewhere, it would be most of what is compiled.
+        cell = jnp.clip(jnp.searchsorted(*fixed, side="right", method="scan") - 1, 0, last)
         ends = self._cell(cell * stride, stride)
         kept, level = jax.lax.stop_gradient((ends, wanted))
 
