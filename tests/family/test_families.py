@@ -47,8 +47,8 @@ def test_moments_are_numpys(name, dtype):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_samples_have_the_moments(name, dtype):
-    parts, arguments = components(name, 0, dtype)
+def test_samples_have_the_moments(name):
+    parts, arguments = components(name, 0, "float32")
     mean, covariance = CASES[name].moments(arguments)
     num = 20_000
     draws = np.asarray(parts.sample(jax.random.key(3), num), np.float64)
@@ -70,10 +70,10 @@ def test_entropy_is_scipys(name, dtype):
 
 
 @pytest.mark.parametrize("name", EXPONENTIAL)
-def test_kl_is_monte_carlos(name, dtype):
-    parts, _ = components(name, 0, dtype)
-    other, _ = components(name, 1, dtype)
-    np.testing.assert_allclose(parts.kl_divergence(parts), np.zeros(NUM), atol=5 * RTOL[dtype])
+def test_kl_is_monte_carlos(name, x64):
+    parts, _ = components(name, 0)
+    other, _ = components(name, 1)
+    np.testing.assert_allclose(parts.kl_divergence(parts), np.zeros(NUM), atol=5 * RTOL["float64"])
     divergence = np.asarray(parts.kl_divergence(other))
     assert (divergence > 0).all()
     draws = np.asarray(parts.sample(jax.random.key(5), 20_000))
@@ -84,14 +84,14 @@ def test_kl_is_monte_carlos(name, dtype):
 
 
 @pytest.mark.parametrize("name", EXPONENTIAL)
-def test_exponential_family_view(name, dtype):
+def test_exponential_family_view(name, x64):
     """h exp(eta T - A) is the density, the gradient of A the mean parameters, its Hessian the covariance of T."""
-    parts, _ = components(name, 0, dtype)
-    x = _points(name, 1).astype(dtype)
+    parts, _ = components(name, 0)
+    x = _points(name, 1)
     eta, statistics = parts.natural_parameters(), parts.sufficient_statistics(x)
     table = np.asarray(statistics) @ np.asarray(eta).T - np.asarray(parts.log_partition())[None]
     table = table + np.asarray(jax.jit(jax.vmap(parts._log_base_measure))(x))[:, None]
-    tolerance = 20 * RTOL[dtype]
+    tolerance = 20 * RTOL["float64"]
     np.testing.assert_allclose(table, parts.log_prob(x), rtol=tolerance, atol=tolerance)
     one, eta = jax.tree.map(lambda leaf: np.asarray(leaf)[1], (parts, eta))
     gradient, hessian = _derivatives(one, eta)
@@ -109,24 +109,43 @@ def test_exponential_family_view(name, dtype):
 
 
 @pytest.mark.parametrize("name", [n for n in FAMILIES if issubclass(CASES[n].family, AbstractRegularFamily)])
-def test_parameters_round_trip(name, dtype):
-    parts, _ = components(name, 0, dtype)
+def test_parameters_round_trip(name, x64):
+    parts, _ = components(name, 0)
     for rebuilt in (
         parts.with_natural_parameters(parts.natural_parameters()),
         parts.with_mean_parameters(parts.mean_parameters()),
     ):
         assert isinstance(rebuilt, CASES[name].family)
-        np.testing.assert_allclose(rebuilt.mean(), parts.mean(), rtol=20 * RTOL[dtype], atol=20 * RTOL[dtype])
+        np.testing.assert_allclose(rebuilt.mean(), parts.mean(), rtol=20 * RTOL["float64"], atol=20 * RTOL["float64"])
         np.testing.assert_allclose(
-            rebuilt.covariance(), parts.covariance(), rtol=50 * RTOL[dtype], atol=50 * RTOL[dtype]
+            rebuilt.covariance(), parts.covariance(), rtol=50 * RTOL["float64"], atol=50 * RTOL["float64"]
         )
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_method_keeps_single_precision(name):
+    """Numbers are looked at in double precision, where a wrong digit shows."""
+    parts, other = (components(name, seed, "float32")[0] for seed in (0, 1))
+    x = jnp.zeros((7, DIM), "float32")
+
+    def methods(parts, other, x):
+        yield parts.log_prob(x), parts.mean(), parts.covariance(), parts.sample(jax.random.key(0), 5)
+        if name in EXPONENTIAL:
+            yield parts.kl_divergence(other), parts.natural_parameters(), parts.sufficient_statistics(x)
+            yield parts.log_partition(), parts.mean_parameters()
+        if isinstance(parts, AbstractRegularFamily):
+            yield parts.with_natural_parameters(parts.natural_parameters())
+            yield parts.with_mean_parameters(parts.mean_parameters())
+
+    found = jax.eval_shape(lambda *args: list(methods(*args)), parts, other, x)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype("float32")}
 
 
 @pytest.mark.loose
 @pytest.mark.parametrize("name", FAMILIES)
-def test_to_numpyro_is_the_same_law(name, dtype):
-    parts, _ = components(name, 0, dtype)
-    x = _points(name, 2).astype(dtype)
+def test_to_numpyro_is_the_same_law(name, x64):
+    parts, _ = components(name, 0)
+    x = _points(name, 2)
 
     @jax.jit
     def log_prob(parts, x):
@@ -135,7 +154,7 @@ def test_to_numpyro_is_the_same_law(name, dtype):
         assert law.event_shape == (DIM,)
         return law.log_prob(x[:, None, :])
 
-    tolerance = 5 * RTOL[dtype]
+    tolerance = 5 * RTOL["float64"]
     np.testing.assert_allclose(log_prob(parts, x), parts.log_prob(x), rtol=tolerance, atol=tolerance)
 
 

@@ -203,8 +203,8 @@ def test_sample_weights_are_repetitions(name, x64):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_ties_constants_and_float32(name):
     """Rounded data far from zero, a heap of equal points, and a constant coordinate, in both precisions."""
-    x = np.round(drawn(name)[:600], 1) + 1000
-    x[:150] = [1100.0, 1200.0]
+    x = np.round(drawn(name)[:600, :1], 1) + 1000
+    x[:150] = 1100.0
     x = np.c_[x, np.full(len(x), 7.0)].astype(np.float32)
     for inside in ("float64", "float32"):
         fitted = omt.fit(jax.random.key(0), x, TEMPLATES[name], 4, dtype=inside, tolerance=1e-4)
@@ -213,11 +213,10 @@ def test_ties_constants_and_float32(name):
         assert (np.diff(trace) > (-1e-6 if inside == "float64" else -1e-3)).all()
         assert np.isfinite(np.asarray(fitted.mixture.log_prob(x))).all()
         heap = np.abs(np.asarray(fitted.mixture.components.loc)[:, 0] - 1100).argmin()
-        np.testing.assert_allclose(fitted.mixture.components.loc[heap], [1100, 1200, 7], rtol=1e-3)
+        np.testing.assert_allclose(np.asarray(fitted.mixture.components.loc)[heap], [1100, 7], rtol=1e-3)
         # The ridge keeps scales away from zero: 1e-3 standard deviations of the data, or more with the prior.
-        spread = np.sqrt(np.asarray(fitted.mixture.components.covariance())[heap][[0, 1], [0, 1]])
-        assert (spread > 5e-4 * x.std(axis=0)[:2]).all()
-        assert (spread < 0.2 * x.std(axis=0)[:2]).all()
+        spread = np.sqrt(np.asarray(fitted.mixture.components.covariance())[heap, 0, 0])
+        assert 5e-4 * x[:, 0].std() < spread < 0.2 * x[:, 0].std()
 
 
 @pytest.mark.parametrize("name", FAMILIES)
