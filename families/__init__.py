@@ -6,6 +6,7 @@ Import them as ``from omt_expfam.families import Gaussian``.
 from .asymmetric_laplace import AsymmetricLaplace as AsymmetricLaplace
 from .beta import Beta as Beta
 from .binomial import Binomial as Binomial
+from .categorical import Categorical as Categorical
 from .diagonal_gaussian import DiagonalGaussian as DiagonalGaussian
 from .diagonal_student_t import DiagonalStudentT as DiagonalStudentT
 from .exponential import Exponential as Exponential
@@ -26,6 +27,7 @@ REGISTRY = {
     "AsymmetricLaplace": AsymmetricLaplace,
     "Beta": Beta,
     "Binomial": Binomial,
+    "Categorical": Categorical,
     "DiagonalGaussian": DiagonalGaussian,
     "DiagonalStudentT": DiagonalStudentT,
     "Exponential": Exponential,

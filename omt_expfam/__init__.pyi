@@ -17,6 +17,7 @@ from ._components.numpyro_components import NumPyroComponents as NumPyroComponen
 from ._components.relabel import relabel as relabel
 from ._couplings.settings import NumericalSettings as NumericalSettings
 from ._family.laws import family as family
+from ._family.mixed import mixed as mixed
 from ._family.priors import ConjugatePrior as ConjugatePrior
 from ._family.template import Template as Template, template as template
 from ._fitting.check.family import check_family as check_family

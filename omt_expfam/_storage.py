@@ -14,6 +14,7 @@ from families import REGISTRY
 from ._components.joined import Blocks
 from ._components.labelling import Labelling
 from ._components.mixture import Mixture
+from ._couplings.category import CategoryCouplings
 from ._couplings.circle.couplings import CircleCouplings
 from ._couplings.circle.problems import CircleSide
 from ._couplings.gaussian import GaussianCouplings
@@ -23,12 +24,14 @@ from ._couplings.lattice.couplings import LatticeCouplings
 from ._couplings.lattice.solve import Steps
 from ._couplings.lattice.table import LatticeTable
 from ._couplings.line.table import LineProblem, LineTable
+from ._couplings.mixed import MixedCouplings
 from ._couplings.numerical import NumericalCouplings
 from ._couplings.numerical_pair import Nodes
 from ._couplings.product import ProductCouplings
 from ._couplings.settings import NumericalSettings
 from ._couplings.unbalanced import UnbalancedGaussianCouplings
 from ._family.laws import law_of_name
+from ._family.mixed import mixed_of_name
 from ._files.tree import read_object, write_object
 from ._fitting.fit import Fit
 from ._pipelines.coupled import CoupledFit
@@ -89,6 +92,7 @@ _CLASSES: dict[str, type] = {
         BlockTrace,
         BrenierFit,
         BrenierMap,
+        CategoryCouplings,
         Certificate,
         CircleCouplings,
         CircleSide,
@@ -118,6 +122,7 @@ _CLASSES: dict[str, type] = {
         LowRankNetwork,
         MassChange,
         Members,
+        MixedCouplings,
         Mixture,
         MovedFeatures,
         Nodes,
@@ -195,7 +200,7 @@ class _Classes(dict[str, type]):
     """Classes by name; families of NumPyro's distributions are made when a file names them."""
 
     def get(self, name: str, default: Any = None) -> Any:
-        return super().get(name) or law_of_name(name) or default
+        return super().get(name) or law_of_name(name) or mixed_of_name(name, self.get) or default
 
 
 def library_classes() -> dict[str, type]:

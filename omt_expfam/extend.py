@@ -21,6 +21,12 @@ from ._base.arrays import (
 )
 from ._base.buckets import point_bucket as point_bucket
 from ._base.xla import program as program, unfused as unfused
+from ._components.category_form import (
+    as_cost as as_cost,
+    CategoryForm as CategoryForm,
+    nearest_category as nearest_category,
+    spread_of_categories as spread_of_categories,
+)
 from ._components.circle_form import AbstractCircle as AbstractCircle
 from ._components.covariance import (
     AbstractCovariance as AbstractCovariance,
@@ -57,6 +63,7 @@ from ._family.conjugate import (
     draw_scale_tril as draw_scale_tril,
     draw_variance as draw_variance,
     read_beta as read_beta,
+    read_dirichlet as read_dirichlet,
     read_gamma as read_gamma,
     read_inverse_gamma as read_inverse_gamma,
     read_inverse_wishart as read_inverse_wishart,
@@ -83,4 +90,5 @@ from ._family.priors import (
     within_scale as within_scale,
 )
 from ._family.slices import slice_draw as slice_draw
+from ._numerics.categories import categories as categories
 from ._numerics.circle import direction as direction, wrap as wrap

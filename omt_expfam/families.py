@@ -4,6 +4,7 @@ from families import (
     AsymmetricLaplace as AsymmetricLaplace,
     Beta as Beta,
     Binomial as Binomial,
+    Categorical as Categorical,
     DiagonalGaussian as DiagonalGaussian,
     DiagonalStudentT as DiagonalStudentT,
     Exponential as Exponential,

@@ -13,6 +13,7 @@ from omt_expfam.families import (
     AsymmetricLaplace,
     Beta,
     Binomial,
+    Categorical,
     DiagonalGaussian,
     DiagonalStudentT,
     Exponential,
@@ -57,6 +58,11 @@ def unit_points(rng, num, dim):
 def count_points(rng, num, dim):
     """Small whole numbers."""
     return rng.integers(0, 7, (num, dim)).astype(float)
+
+
+def category_points(rng, num, dim):
+    """Categories from 0 to 2."""
+    return rng.integers(0, 3, (num, dim)).astype(float)
 
 
 def angle_points(rng, num, dim):
@@ -154,6 +160,27 @@ def arc_moments(arguments):
     density = np.exp(concentration * (np.cos(arc) - 1))
     variance = scipy.integrate.simpson(density * arc**2) / scipy.integrate.simpson(density)
     return loc[..., 0], np.einsum("kd,de->kde", variance, np.eye(loc.shape[1]))
+
+
+class Choices:
+    """Independent categories with probabilities ``[K, d, C]``, by looking them up."""
+
+    def __init__(self, probability):
+        self.probability = np.asarray(probability, float)
+
+    def logpmf(self, x):
+        table = np.broadcast_to(np.log(self.probability), (len(x), *self.probability.shape))
+        index = np.broadcast_to(x, table.shape[:-1]).astype(int)
+        return np.take_along_axis(table, index[..., None], axis=-1)[..., 0]
+
+    def entropy(self):
+        return scipy.stats.entropy(self.probability, axis=2)
+
+
+def most_likely(arguments):
+    """The most likely categories, and the probabilities of all others."""
+    largest = np.asarray(arguments[0]).max(axis=2)
+    return np.argmax(arguments[0], axis=2), np.einsum("kd,de->kde", 1 - largest, np.eye(largest.shape[1]))
 
 
 def _mean(rng, num, dim):
@@ -265,6 +292,13 @@ CASES = {
         arc_moments,
         lambda a: scipy.stats.vonmises(a[1], a[0]),
         angle_points,
+    ),
+    "Categorical": Case(
+        Categorical,
+        lambda rng, num=NUM, dim=DIM: (rng.dirichlet(np.full(3, 4.0), (num, dim)),),
+        most_likely,
+        lambda a: Choices(a[0]),
+        category_points,
     ),
     "LowRankGaussian": Case(
         LowRankGaussian,

@@ -1,7 +1,6 @@
 """Circle form: components whose coordinates are independent angles."""
 
 import abc
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -12,7 +11,6 @@ from .._numerics.circle import (
     characteristic,
     direction,
     grid,
-    is_circle,
     mean_arc,
     mean_square_arc,
     SPACING,
@@ -32,26 +30,11 @@ class AbstractCircle(eqx.Module):
         """The log-density of one angle, of period two pi."""
 
 
-def has_angles(components: Any) -> bool:
-    """Whether the coordinates of components are angles."""
-    return is_circle(components.support)
-
-
 def tabulated(law: AbstractCircle) -> tuple[Float[Array, " n"], Float[Array, ""]]:
     """Probabilities of the angles of the grid, and their sum before it was made one."""
     density = jnp.exp(jax.vmap(law._log_density)(grid(jax.tree.leaves(law)[0].dtype)))
     total = SPACING * jnp.sum(density)
     return SPACING * density / total, total
-
-
-def refuse_angles(what: str, *components: Any) -> None:
-    """Raise TypeError if coordinates are angles, for what takes them for numbers on the line."""
-    for own in components:
-        if has_angles(own):
-            raise TypeError(
-                f"{what} takes points for numbers on the line; {type(own).__name__} components have angles. Use what a "
-                "plan says of them: costs, weights, images, draws and conditional dispersions."
-            )
 
 
 def characteristics(form: AbstractCircle) -> Complex[Array, "K d k"]:
@@ -65,12 +48,11 @@ def mean_directions(weights: Float[Array, " K"], values: Complex[Array, "K d k"]
     return direction(first.real, first.imag)
 
 
-def arc_covariance(weights: Float[Array, " K"], values: Complex[Array, "K d k"]) -> Float[Array, "d d"]:
-    """The second moments of the arcs from the mean directions of a mixture."""
-    about = jax.vmap(jax.vmap(turned), in_axes=(0, None))(values, mean_directions(weights, values))
+def about_directions(center: Float[Array, " d"], values: Complex[Array, "K d k"]) -> tuple[Array, Array]:
+    """Mean arcs of all laws from given angles, and the variances of the arcs, shapes ``[K, d]``."""
+    about = jax.vmap(jax.vmap(turned), in_axes=(0, None))(values, center)
     means, squares = (jax.vmap(jax.vmap(moment))(about) for moment in (mean_arc, mean_square_arc))
-    moments = jax.vmap(jnp.diag)(squares - means**2) + means[:, :, None] * means[:, None, :]
-    return jnp.einsum("k,kde->de", weights, moments)
+    return means, squares - means**2
 
 
 def independent_arcs(left: Complex[Array, "K0 d k"], right: Complex[Array, "K1 d k"]) -> tuple[Array, Array, Array]:

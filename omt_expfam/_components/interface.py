@@ -17,7 +17,9 @@ from .._base.arrays import at_top, batch_size
 from .._base.buckets import cut, pad, point_bucket, small_component_bucket
 from .._base.xla import program
 from .._numerics.support import Constraint
+from .category_form import CategoryForm
 from .circle_form import AbstractCircle, characteristics
+from .columns import ColumnPart
 from .covariance import AbstractCovariance
 from .distribution import ComponentsDistribution
 from .elliptical_form import EllipticalForm
@@ -214,6 +216,19 @@ class AbstractComponents(eqx.Module):
             return None
         return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[:, order]) if leaf.ndim > 1 else leaf, self)
 
+    def column_parts(self) -> tuple[ColumnPart, ...]:
+        """The components by columns: one part that holds all of them, unless columns are of several kinds.
+
+        Parts are independent in every component.
+        """
+        return (ColumnPart(self, np.arange(self.dim), 1.0),)
+
+    def with_column_parts(self, parts: Sequence[Any]) -> "AbstractComponents":
+        """Components whose columns are described by other parts, in the order of their own."""
+        if len(parts) > 1:
+            raise NotImplementedError(f"{type(self).__name__} components have columns of one kind.")
+        return parts[0]
+
     def padded(self: _Components, item_size: int) -> _Components:
         """The components, the last one repeated so that they share programs with other numbers of components.
 
@@ -261,6 +276,13 @@ class AbstractComponents(eqx.Module):
         """The laws of the coordinates when they are independent angles in every component, else ``None``.
 
         Components that have it are transported angle by angle, with squared arcs as the cost.
+        """
+        return None
+
+    def category_form(self) -> CategoryForm | None:
+        """The probabilities when coordinates are independent categories in every component, else ``None``.
+
+        Components that have it are transported category by category, at the costs that the form states.
         """
         return None
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Complex, Float, Int, Key
 from .._base.arguments import as_count, as_key, KeyLike
 from .._base.arrays import is_traced
 from .._numerics.support import Constraint
-from .circle_form import has_angles
+from .columns import has_angles, has_categories
 from .interface import AbstractComponents, log_prob_table
 
 
@@ -43,6 +43,10 @@ class Blocks(AbstractComponents):
         for block in self.blocks:
             if not isinstance(block, AbstractComponents) or isinstance(block, Blocks):
                 raise TypeError(f"`blocks` must hold sets of components of one family; got {type(block).__name__}.")
+            if len(self.blocks) > 1 and (len(block.column_parts()) > 1 or has_categories(block)):
+                raise TypeError(
+                    f"`blocks` must not hold categories or columns of several kinds; got {type(block).__name__}."
+                )
         for what in ("dim", "dtype"):
             values = [getattr(block, what) for block in self.blocks]
             if len(set(values)) > 1:

@@ -15,7 +15,7 @@ from .._base.arrays import at_top, is_traced, on_host, safe_log, to_jax
 from .._base.buckets import cut, pad, pad_zero, point_bucket
 from .._base.methods import jittable
 from .._base.xla import full_precision, program
-from .circle_form import arc_covariance, has_angles, mean_directions
+from .centers import center_of, covariance_of
 from .contract import check_contract
 from .interface import AbstractComponents, call, log_prob_table, map_components
 from .joined import as_blocks, Blocks
@@ -112,24 +112,17 @@ class Mixture(eqx.Module):
 
     @full_precision
     def mean(self) -> Float[Array, " d"]:
-        """The mean of the mixture; of angles, the mean direction."""
+        """The mean of the mixture; of angles the mean direction, of categories the one of least mean cost."""
         if at_top(self):
             return call("mean", self.padded(self.dim))
-        if has_angles(self.components):
-            return mean_directions(self.weights, self.components.characteristics())
-        return self.weights @ self.components.mean()
+        return center_of(self.weights, self.components)
 
     @full_precision
     def covariance(self) -> Float[Array, "d d"]:
-        """The covariance of the mixture: within components plus between them; of angles, of arcs from `mean`."""
+        """The covariance: within components plus between them; of angles, of arcs from `mean`; of categories, costs."""
         if at_top(self):
             return call("covariance", self.padded(self.dim**3))
-        if has_angles(self.components):
-            return arc_covariance(self.weights, self.components.characteristics())
-        offset = self.components.mean() - self.mean()[None]
-        return jnp.einsum("k,kde->de", self.weights, self.components.covariance()) + jnp.einsum(
-            "k,kd,ke->de", self.weights, offset, offset
-        )
+        return covariance_of(self.weights, self.components)
 
     def to_numpyro(self) -> dist.MixtureSameFamily:
         """The mixture as a NumPyro distribution."""

@@ -12,7 +12,9 @@ from jaxtyping import Array, Float, Int, Key
 from .._base.arrays import at_top, batch_size, is_traced, on_host, power_of_two, to_jax
 from .._base.buckets import cut, LITTLE, pad
 from .._base.xla import program
-from .._components.circle_form import has_angles, independent_arcs
+from .._components.category_form import independent_categories
+from .._components.circle_form import independent_arcs
+from .._components.columns import columns_of, has_angles, join
 from .._components.interface import AbstractComponents
 from .._components.mixture import Mixture
 
@@ -140,6 +142,12 @@ class AbstractCouplings(eqx.Module):
     ) -> Float[Array, "n d"]:
         """E[y | x] for each point, under the given pair."""
 
+    def conditional_offset(
+        self, x: Float[Array, "n d"], y: Float[Array, "n d"], source: Int[Array, " n"], target: Int[Array, " n"]
+    ) -> Float[Array, "n d"]:
+        """E[y' - y | x] for draws y' given each point, under the given pair; of angles, the mean arc from ``y``."""
+        return self.conditional_mean(x, source, target) - y
+
     @abc.abstractmethod
     def sample_conditional(
         self, key: Key[Array, ""], x: Float[Array, "n d"], source: Int[Array, " n"], target: Int[Array, " n"]
@@ -169,35 +177,74 @@ class Moments(NamedTuple):
     """Means and total variances of two sets of components, and what it costs to couple them independently.
 
     Attributes:
-        costs: Squared mean distance plus both total variances; of angles, expected squared arcs; shape ``[K0, K1]``.
+        costs: Squared mean distance plus both total variances; of angles, expected squared arcs; of categories, their
+            expected costs; shape ``[K0, K1]``.
         means: Means of both sides, shapes ``[K0, d]`` and ``[K1, d]``.
         variances: Total variances of both sides, shapes ``[K0]`` and ``[K1]``.
+        categories: The part of the costs that categories cause, less their part of the variances; ``None`` without.
     """
 
     costs: Float[Array, "K0 K1"]
     means: tuple[Array, Array]
     variances: tuple[Array, Array]
+    categories: Float[Array, "K0 K1"] | None = None
 
 
 def moments_of(source: AbstractComponents, target: AbstractComponents) -> Moments:
-    """Moments of two sets of components, by one program.
+    """Moments of two sets of components, by one program for each kind of columns.
 
     Raises:
-        TypeError: If one side has angles and the other has not.
+        TypeError: If columns are of other kinds on one side than on the other.
     """
     check_spaces(source, target)
+    pairs = matched(source, target)
+    return _added(source, pairs) if len(pairs) > 1 else _moments_of(source, target)
+
+
+def _added(source: AbstractComponents, pairs: list[tuple[AbstractComponents, AbstractComponents, float]]) -> Moments:
+    """Moments of parts put together."""
+    found = [_moments_of(one, other) for one, other, _ in pairs]
+    weights, parts = [weight for *_, weight in pairs], source.column_parts()
+    known = [(w, m.categories) for w, m in zip(weights, found, strict=True) if m.categories is not None]
+    return Moments(
+        weighted_sum(weights, [m.costs for m in found]),
+        (join([m.means[0] for m in found], parts), join([m.means[1] for m in found], parts)),
+        (
+            weighted_sum(weights, [m.variances[0] for m in found]),
+            weighted_sum(weights, [m.variances[1] for m in found]),
+        ),
+        weighted_sum(*map(list, zip(*known, strict=True))) if known else None,
+    )
+
+
+def _moments_of(source: AbstractComponents, target: AbstractComponents) -> Moments:
     forms = source.gaussian_form(), target.gaussian_form()
     if not at_top(source, target):
         return _moments((source, target), forms)
     item_size = source.dim**2 * max(source.num_components, target.num_components)
     sides = source.padded(item_size), target.padded(item_size)
     forms = tuple(pad(form, side.num_components) for form, side in zip(forms, sides, strict=True))
-    costs, means, variances = _moments(sides, forms)
+    costs, means, variances, categories = _moments(sides, forms)
     num, other = source.num_components, target.num_components
     (mean, variance), (other_mean, other_variance) = (
         cut((means[side], variances[side]), size) for side, size in enumerate((num, other))
     )
-    return Moments(cut(cut(costs, num), other, axis=1), (mean, other_mean), (variance, other_variance))
+    tables = cut(cut((costs, categories), num), other, axis=1)
+    return Moments(tables[0], (mean, other_mean), (variance, other_variance), tables[1])
+
+
+def matched(
+    source: AbstractComponents, target: AbstractComponents
+) -> list[tuple[AbstractComponents, AbstractComponents, float]]:
+    """The parts of two sets of components that describe the same columns, and the weights of their costs."""
+    others = {tuple(part.columns.tolist()): part.components for part in target.column_parts()}
+    parts = source.column_parts()
+    return [(part.components, others[tuple(part.columns.tolist())], part.cost_weight) for part in parts]
+
+
+def weighted_sum(weights: list[float], tables: list[Array]) -> Array:
+    """The sum of tables, each times a weight."""
+    return on_host(lambda _, *own: sum(w * table for w, table in zip(weights, own, strict=True)), *tables)
 
 
 def check_variances(moments: Moments, **sides: AbstractComponents) -> None:
@@ -214,10 +261,18 @@ def check_variances(moments: Moments, **sides: AbstractComponents) -> None:
 
 
 def check_spaces(source: AbstractComponents, target: AbstractComponents) -> None:
-    """Raise TypeError where one side has angles and the other has not."""
-    if has_angles(source) != has_angles(target):
-        names = " and ".join(type(side).__name__ for side in (source, target))
-        raise TypeError(f"`source` and `target` must both have angles, or neither; got {names}.")
+    """Raise TypeError where columns are of other kinds on one side than on the other."""
+    left, right = columns_of(source), columns_of(target)
+    names = " and ".join(type(side).__name__ for side in (source, target))
+    for kind in ("angles", "categories"):
+        if not np.array_equal(getattr(left, kind), getattr(right, kind)):
+            which = "" if len(left.angles) == 1 else " in the same columns"
+            raise TypeError(f"`source` and `target` must both have {kind}{which}, or neither; got {names}.")
+    blocks = [{tuple(part.columns.tolist()) for part in side.column_parts()} for side in (source, target)]
+    if blocks[0] != blocks[1]:
+        raise TypeError(f"`source` and `target` must have the same blocks of columns; got {names}.")
+    if not np.array_equal(left.cost_weights, right.cost_weights):
+        raise ValueError(f"`source` and `target` must have the same weights of costs; got {names}.")
 
 
 def independent_costs(source: AbstractComponents, target: AbstractComponents) -> Float[Array, "K0 K1"]:
@@ -235,6 +290,11 @@ def _moments(sides: tuple[AbstractComponents, AbstractComponents], forms: tuple[
     if has_angles(sides[0]):
         costs, *variances = independent_arcs(*(side.characteristics() for side in sides))
         return Moments(costs, (sides[0].mean(), sides[1].mean()), (variances[0], variances[1]))
+    kinds = [side.category_form() for side in sides]
+    if kinds[0] is not None and kinds[1] is not None:
+        costs, *variances = independent_categories(kinds[0], kinds[1])
+        fixed = costs - variances[0][:, None] - variances[1][None, :]
+        return Moments(costs, (sides[0].mean(), sides[1].mean()), (variances[0], variances[1]), fixed)
     left, right = (spread(side, form) for side, form in zip(sides, forms, strict=True))
     means = sides[0].mean(), sides[1].mean()
     return Moments(squared_distances(*means) + left[:, None] + right[None, :], means, (left, right))

@@ -4,24 +4,26 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .._base.arrays import is_traced
-from .._components.circle_form import has_angles
+from .._base.arrays import is_traced, on_host
+from .._components.columns import has_angles
 from .._components.interface import AbstractComponents
 from .._components.joined import as_blocks, Blocks
 from .._numerics.support import ends
+from .category import solve_category_couplings
 from .circle.couplings import solve_circle_couplings
 from .gaussian import solve_gaussian_couplings
-from .interface import AbstractCouplings, check_spaces
+from .interface import AbstractCouplings, check_spaces, matched, weighted_sum
 from .joined import BlockCouplings, pair_table
 from .lattice.couplings import solve_lattice_couplings
+from .mixed import MixedCouplings
 from .numerical_solve import solve_numerical_couplings
 from .product import solve_product_couplings
 from .unbalanced import solve_unbalanced_couplings
 
+Route = Literal["gaussian", "elliptical", "product", "lattice", "circle", "category", "mixed", "numerical"]
 
-def route_of(
-    source: AbstractComponents, target: AbstractComponents, epsilon: Any = None
-) -> Literal["gaussian", "elliptical", "product", "lattice", "circle", "numerical"]:
+
+def route_of(source: AbstractComponents, target: AbstractComponents, epsilon: Any = None) -> Route:
     """The best route that both sides offer, for components of one family on either side.
 
     Args:
@@ -30,9 +32,13 @@ def route_of(
         epsilon: Regularization, if it is to be looked at: without any, elliptical components have a closed form.
 
     Raises:
-        TypeError: If one side has counts or angles and the other has not, or a support is none of those that are known.
+        TypeError: If columns are of other kinds on one side than on the other, or a support is none that is known.
     """
     check_spaces(source, target)
+    if len(source.column_parts()) > 1:
+        return "mixed"
+    if source.category_form() is not None:
+        return "category"
     for side in (source, target):
         ends(side.support)
     if has_angles(source):
@@ -106,6 +112,10 @@ def solve_couplings(
             return solve_lattice_couplings(source, target, epsilon, progress)
         case "circle":
             return solve_circle_couplings(source, target, epsilon, progress)
+        case "category":
+            return solve_category_couplings(source, target, epsilon)
+        case "mixed":
+            return solve_mixed_couplings(source, target, epsilon, progress, numerical)
         case "numerical":
             return solve_numerical_couplings(source, target, epsilon, numerical, progress)
 
@@ -127,6 +137,28 @@ def solve_block_couplings(
     costs = pair_table(source, target, [[part.costs for part in row] for row in parts])
     kl = pair_table(source, target, [[part.kl for part in row] for row in parts])
     return BlockCouplings(costs, kl, epsilon, source, target, parts)
+
+
+def solve_mixed_couplings(
+    source: AbstractComponents, target: AbstractComponents, epsilon: Any, *options: Any
+) -> MixedCouplings:
+    """Couple every block of columns by its own best route.
+
+    Args:
+        source: Source components.
+        target: Target components, of the same blocks of columns.
+        epsilon: Regularization, units of the cost.
+        options: Passed on to `solve_couplings`.
+    """
+    pairs = matched(source, target)
+    weights = [weight for *_, weight in pairs]
+    parts = tuple(
+        solve_couplings(one, other, on_host(lambda _, value, w=weight: value / w, epsilon), *options)
+        for one, other, weight in pairs
+    )
+    costs = weighted_sum(weights, [part.costs for part in parts])
+    kl = weighted_sum([1.0] * len(parts), [part.kl for part in parts])
+    return MixedCouplings(costs, kl, epsilon, source, target, parts)
 
 
 def _unrolled(components: Blocks) -> Blocks:

@@ -54,6 +54,12 @@ class BetaPrior(NamedTuple):
     concentration0: Float[Array, "K *d"]
 
 
+class DirichletPrior(NamedTuple):
+    """Dirichlet laws of probabilities of categories."""
+
+    concentration: Float[Array, "K d C"]
+
+
 # -- reading priors: on the host, for these are few numbers ----------------------------------------------------------
 
 
@@ -106,6 +112,14 @@ def read_beta(name: str, prior: dist.Distribution, parameter: Float[Array, "K *d
         raise _not_conjugate(name, law, "a Beta")
     values = law.concentration1, law.concentration0
     return BetaPrior(*(_spread_out(value, parameter.shape, parameter.dtype) for value in values))
+
+
+def read_dirichlet(name: str, prior: dist.Distribution, parameter: Float[Array, "K d C"]) -> DirichletPrior:
+    """The hyperparameters of Dirichlet priors on probabilities of categories."""
+    law = without_shape(prior)
+    if not isinstance(law, dist.Dirichlet):
+        raise _not_conjugate(name, law, "a Dirichlet")
+    return DirichletPrior(_spread_out(law.concentration, parameter.shape, parameter.dtype))
 
 
 def read_inverse_wishart(name: str, prior: dist.Distribution, scale_tril: Float[Array, "K d d"]) -> InverseWishartPrior:

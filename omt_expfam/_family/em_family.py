@@ -102,6 +102,16 @@ class AbstractEMFamily(AbstractComponents):
         return None
 
     @classmethod
+    def column_families(cls, dim: int) -> tuple[tuple[type["AbstractEMFamily"], np.ndarray], ...]:
+        """Which columns of points are of which family: all of this one, unless it has several kinds of columns."""
+        return ((cls, np.arange(dim)),)
+
+    @classmethod
+    def _read_fixed(cls, fixed: dict[str, Any]) -> dict[str, Any]:
+        """Fixed parameters as `_blank` takes them, of those that a user gives; raises where they are wrong."""
+        return fixed
+
+    @classmethod
     def _check_points(cls, x: np.ndarray, **fixed: Any) -> None:
         """Raise ValueError if points ``x[n, d]`` in the support cannot be fitted; nothing to check by default."""
 

@@ -9,10 +9,17 @@ from .em_family import AbstractEMFamily
 
 
 class Template(eqx.Module):
-    """A family class together with its fixed parameters."""
+    """A family class together with its fixed parameters.
+
+    Attributes:
+        family: The class.
+        fixed: The parameters that are held fixed, by name.
+        feature_names: The names of the columns, where the family is for these in their order.
+    """
 
     family: type[AbstractEMFamily] = eqx.field(static=True)
     fixed: dict[str, Any]
+    feature_names: tuple[str, ...] | None = eqx.field(static=True, default=None)
 
     @property
     def per_component(self) -> bool:
@@ -44,6 +51,6 @@ def as_template(family: Any, fixed: dict[str, Any] | None = None) -> Template:
     if isinstance(family, AbstractEMFamily) and not fixed:
         return Template(type(family), family._fixed())
     if isinstance(family, type) and issubclass(family, AbstractEMFamily):
-        return Template(family, fixed or {})
+        return Template(family, family._read_fixed(fixed or {}))
     got = family.__name__ if isinstance(family, type) else type(family).__name__
     raise TypeError(f"`family` must be a component family that EM can fit, such as Gaussian, or a template; got {got}.")

@@ -135,19 +135,22 @@ def _as_data(x: ArrayLike, num_components: int) -> np.ndarray:
 
 def on_one_turn(name: str, values: np.ndarray, family: Any) -> np.ndarray:
     """Values, for families of angles between -pi and pi; warns where others are brought there."""
-    if not is_circle(family.support) or not np.isfinite(values).all():
+    if values.ndim != 2 or not np.isfinite(values).all():
         return values
-    outside = np.abs(values) > np.pi * (1 + 1e-6)
+    angles = np.zeros(values.shape[1], bool)
+    for own, columns in family.column_families(values.shape[1]):
+        angles[columns] = is_circle(own.support)
+    outside = (np.abs(values) > np.pi * (1 + 1e-6)) & angles
     if not outside.any():
         return values
-    most = np.abs(values).max()
+    most = np.abs(values[:, angles]).max()
     degrees = " Are they degrees? Radians are expected: numpy.deg2rad." if most > 4 * np.pi else ""
     warnings.warn(
         f"`{name}` has {outside.sum()} angles beyond -pi and pi, up to {most:.6g}; they are wrapped.{degrees}",
         UserWarning,
         stacklevel=4,
     )
-    return wrap(values, np).astype(values.dtype)
+    return np.where(angles, wrap(values, np), values).astype(values.dtype)
 
 
 def _check_range(points: np.ndarray) -> None:
@@ -247,9 +250,18 @@ def standardization(
 
     Few points that are far from all others are left out of both: the ridge is relative to the scale.
     """
+    shift, scale = np.zeros(points.shape[1]), np.ones(points.shape[1])
+    for own, columns in family.column_families(points.shape[1]):
+        if standardize and own.standardization != "none":
+            shift[columns], scale[columns] = _standardization(own, points[:, columns], weight, columns)
+    return shift, scale
+
+
+def _standardization(
+    family: type[AbstractEMFamily], points: np.ndarray, weight: np.ndarray, numbers: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Shift and scale of the columns of one family, which have these numbers."""
     dim = points.shape[1]
-    if not standardize or family.standardization == "none":
-        return np.zeros(dim), np.ones(dim)
     share = weight / weight.sum()
     if family.standardization == "scale":
         size = share @ np.abs(points.astype(np.float64))
@@ -261,7 +273,7 @@ def standardization(
     columns = np.flatnonzero(squares.max(axis=0) > 36 * variance)
     if columns.size:
         some = points[:, columns].astype(np.float64)
-        shares = np.where(_far(some, columns, share), 0.0, share[:, None])
+        shares = np.where(_far(some, numbers[columns], share), 0.0, share[:, None])
         shares = shares / shares.sum(axis=0)
         shift[columns] = np.sum(shares * some, axis=0)
         variance[columns] = np.sum(shares * (some - shift[columns]) ** 2, axis=0)
@@ -287,6 +299,6 @@ def _far(points: np.ndarray, numbers: np.ndarray, share: np.ndarray) -> np.ndarr
             f"`x` has {len(values)} points far from all others in column {numbers[columns[0]]}, such as "
             f"{values[0]:.6g}: sentinels or outliers? They are fitted like the others; leave out what is none.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     return far

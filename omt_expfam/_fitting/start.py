@@ -14,7 +14,9 @@ from families import DiagonalGaussian
 
 from .._base.arrays import log_share
 from .._base.xla import after, unfused
+from .._components.columns import split
 from .._family.em_family import AbstractEMFamily, AbstractRegularEMFamily, joint_table
+from .._family.mixed_family import MixedFamily
 from .._numerics.circle import is_circle
 from .em import start_from_responsibilities
 
@@ -82,11 +84,9 @@ def seed_from_kmeans(
     ridge: Float[Array, ""],
 ) -> tuple[Float[Array, " K"], AbstractEMFamily]:
     """Log-weights and components of the first M-step from a k-means partition."""
-    if is_circle(blank.support):
-        places = _on_circles(x)
-    else:
-        places = _standardized(x, weight) if blank.standardization in ("scale", "none") else x
-    partition = kmeans(uniform, places, weight, num_components) * weight[None]
+    parts = blank.column_parts()
+    places = [_places(part.components, own, weight) for part, own in zip(parts, split(x, parts), strict=True)]
+    partition = kmeans(uniform, _beside(places), weight, num_components) * weight[None]
     return start_from_responsibilities(blank, x, partition, ridge)
 
 
@@ -99,20 +99,43 @@ def seed_from_means(
     ridge: Float[Array, ""],
 ) -> tuple[Float[Array, " K"], AbstractEMFamily]:
     """Log-weights and components of the first M-step from the nearest of given means."""
-    places = (_on_circles(means), _on_circles(x)) if is_circle(blank.support) else (means, x)
-    partition = _nearest(*places, num_components)
+    parts = blank.column_parts()
+    centers, points = (
+        _beside([_embedded(part.components, own) for part, own in zip(parts, split(values, parts), strict=True)])
+        for values in (means, x)
+    )
+    partition = _nearest(centers, points, num_components)
     return start_from_responsibilities(blank, x, partition * weight[None], ridge)
 
 
 def seeding_of(blank: AbstractEMFamily, num_components: int) -> AbstractRegularEMFamily:
     """Blank components of the regular family in which a start is sought by merging."""
+    if isinstance(blank, MixedFamily):
+        return blank.with_column_parts([seeding_of(part, num_components) for part in blank.parts])
     own = blank._seeding(num_components)
     return own if own is not None else DiagonalGaussian._blank(num_components, blank.dim, blank.dtype)
 
 
-def _on_circles(x: Float[Array, "n d"]) -> Float[Array, "n 2*d"]:
-    """Cosines and sines of angles, whose straight distances say what is near."""
-    return jnp.concatenate([jnp.cos(x), jnp.sin(x)], axis=1)
+def _embedded(components: AbstractEMFamily, x: Float[Array, "n d"]) -> Float[Array, "n e"]:
+    """Places whose straight distances say what is near: cosines and sines of angles, indicators of categories."""
+    if is_circle(components.support):
+        return jnp.concatenate([jnp.cos(x), jnp.sin(x)], axis=1)
+    form = components.category_form()
+    if form is None:
+        return x
+    return jax.nn.one_hot(jnp.round(x).astype(int), len(form.cost), dtype=x.dtype).reshape(x.shape[0], -1)
+
+
+def _places(components: AbstractEMFamily, x: Float[Array, "n d"], weight: Float[Array, " n"]) -> Float[Array, "n e"]:
+    """The same, in units that do not depend on those of the data."""
+    places = _embedded(components, x)
+    if places is not x or components.standardization in ("coordinate", "scalar"):
+        return places
+    return _standardized(x, weight)
+
+
+def _beside(places: list[Array]) -> Float[Array, "n e"]:
+    return places[0] if len(places) == 1 else jnp.concatenate(places, axis=1)
 
 
 def _standardized(x: Float[Array, "n d"], weight: Float[Array, " n"]) -> Float[Array, "n d"]:

@@ -3,9 +3,11 @@
 import math
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
 
+from .categories import is_categories
 from .circle import is_circle
 
 Constraint = constraints.Constraint
@@ -28,8 +30,34 @@ def ends(support: Constraint) -> tuple[float, float]:
     return -math.inf if lower is None else float(lower), math.inf if upper is None else float(upper)
 
 
+class JoinedSupport(Constraint):
+    """Where points lie whose columns have supports of their own; says of every number whether it is inside.
+
+    Attributes:
+        parts: Supports, each with its columns.
+    """
+
+    def __init__(self, parts: tuple[tuple[Constraint, tuple[int, ...]], ...]):
+        """Take the supports and the columns that each is for."""
+        self.parts = parts
+        super().__init__()
+
+    def __call__(self, x: Any) -> Any:
+        xp = np if isinstance(x, np.ndarray) else jnp
+        order = np.argsort(np.concatenate([columns for _, columns in self.parts]))
+        return xp.concatenate([support(x[..., np.asarray(own)]) for support, own in self.parts], axis=-1)[..., order]
+
+    def tree_flatten(self) -> Any:
+        return (), ((), {"parts": self.parts})
+
+    def eq(self, other: object, static: bool = False) -> Any:
+        return isinstance(other, JoinedSupport) and self.parts == other.parts
+
+
 def in_words(support: Constraint) -> str:
     """A support as an error message names it."""
+    if is_categories(support):
+        return "categories, whole numbers from 0"
     if is_circle(support):
         return "angles in radians"
     lower, upper = ends(support)
@@ -48,14 +76,15 @@ def in_words(support: Constraint) -> str:
 
 def check_support(name: str, values: np.ndarray, family: Any) -> None:
     """Raise ValueError unless every (concrete) number lies in the support of a family."""
-    if is_circle(family.support):
-        return
-    inside = np.broadcast_to(np.asarray(family.support(values)), values.shape)
-    if inside.all():
-        return
-    index = np.argwhere(~inside)[0]
-    raise ValueError(
-        f"`{name}` must lie in the support of {family.__name__} ({in_words(family.support)}); "
-        f"got {values[tuple(index)]:.6g} at index [{', '.join(map(str, index))}]. "
-        "Drop or transform such values, or choose a family whose support holds them."
-    )
+    for own, columns in family.column_families(values.shape[1]):
+        if is_circle(own.support):
+            continue
+        inside = np.broadcast_to(np.asarray(own.support(values[:, columns])), (len(values), len(columns)))
+        if inside.all():
+            continue
+        row, column = np.argwhere(~inside)[0]
+        raise ValueError(
+            f"`{name}` must lie in the support of {own.__name__} ({in_words(own.support)}); "
+            f"got {values[row, columns[column]]:.6g} at index [{row}, {columns[column]}]. "
+            "Drop or transform such values, or choose a family whose support holds them."
+        )

@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float32
 
 from .. import metrics
-from .._components.circle_form import has_angles
+from .._components.columns import has_angles, has_categories
 from .._family.template import as_template
 
 # Steps of one solve, after which the log-domain solver takes over.
@@ -58,11 +59,20 @@ class Judge:
 
 
 def seen_as(family: Any, points: Any) -> np.ndarray:
-    """Points as they are compared: cosines and sines in the place of angles."""
-    values = np.asarray(points)
-    if not has_angles(as_template(family).family):
-        return values
-    return np.concatenate([np.cos(values), np.sin(values)], axis=1)
+    """Points as they are compared: cosines and sines in the place of angles, indicators in that of categories."""
+    values, found = np.asarray(points), []
+    blank: Any = jax.eval_shape(lambda: as_template(family).blank(1, values.shape[1], values.dtype))
+    for part in blank.column_parts():
+        own = values[:, part.columns]
+        if has_angles(part.components):
+            found += [np.cos(own), np.sin(own)]
+        elif has_categories(part.components):
+            # Half the squared distance of indicators is one between different categories.
+            indicators = own[:, :, None] == np.arange(part.components.num_categories)
+            found.append(indicators.reshape(len(own), -1) / np.sqrt(2))
+        else:
+            found.append(own)
+    return np.concatenate(found, axis=1)
 
 
 def _proximity(x: Float32[np.ndarray, "n d"], y: Float32[np.ndarray, "m d"]) -> Float32[np.ndarray, "n m"]:

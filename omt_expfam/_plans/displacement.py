@@ -10,7 +10,7 @@ from .._base.arguments import as_count, as_key, as_scalar, KeyLike
 from .._base.arrays import is_traced, on_host, safe_log
 from .._base.buckets import cut
 from .._base.xla import full_precision
-from .._components.circle_form import has_angles, refuse_angles
+from .._components.columns import columns_of, require_numbers
 from .._components.interface import AbstractComponents
 from .._components.mixture import Mixture
 from .._couplings.interface import AbstractCouplings, PairSelection, select_pairs
@@ -20,7 +20,8 @@ from .._numerics.circle import wrap
 class Displacement(eqx.Module):
     """The law of (1 - t) x + t y for (x, y) drawn from a plan: it samples and has moments, but no density.
 
-    Angles go along the shorter arc from x to y; moments on the way are not known then.
+    Angles go along the shorter arc from x to y, and categories turn at a random time; moments on the way are not known
+    then.
 
     Attributes:
         source: Source components.
@@ -48,7 +49,7 @@ class Displacement(eqx.Module):
 
     def means(self) -> Float[Array, "p d"]:
         """The mean under each pair."""
-        refuse_angles("A mean on the way", self.source)
+        require_numbers("A mean on the way", self.source)
         return (1 - self.t) * self.source.mean()[self.pairs.source] + self.t * self.target.mean()[self.pairs.target]
 
     @full_precision
@@ -58,7 +59,7 @@ class Displacement(eqx.Module):
 
     def covariances(self) -> Float[Array, "p d d"]:
         """The covariance under each pair."""
-        refuse_angles("A covariance on the way", self.source)
+        require_numbers("A covariance on the way", self.source)
         left, right = self.source.covariance()[self.pairs.source], self.target.covariance()[self.pairs.target]
         cross = self.couplings.cross_covariances(self.pairs)
         both = cross + jnp.swapaxes(cross, 1, 2)
@@ -77,15 +78,23 @@ class Displacement(eqx.Module):
 
     def sample_path(self, key: KeyLike, num_samples: int, times: Float[Array, " m"]) -> Float[Array, "m n d"]:
         """Draw pairs (x, y) and follow each along the straight line, or arc, between them, at the given times."""
-        pair_key, x_key, y_key = jax.random.split(as_key(key), 3)
+        columns = columns_of(self.source)
+        turns = bool(columns.categories.any())
+        pair_key, x_key, y_key, *turn_key = jax.random.split(as_key(key), 3 + turns)
         count = as_count("num_samples", num_samples)
         pair = jax.random.categorical(pair_key, safe_log(self.weights), shape=(count,))
         left, right = self.pairs.source[pair], self.pairs.target[pair]
         x = self.source.sample_labeled(x_key, left)
         y = self.couplings.sample_conditional(y_key, x, left, right)
-        if has_angles(self.source):
-            return jax.vmap(lambda t: wrap(x + t * wrap(y - x)))(jnp.asarray(times, x.dtype))
-        return jax.vmap(lambda t: (1 - t) * x + t * y)(jnp.asarray(times, x.dtype))
+        turn = jax.random.uniform(turn_key[0], x.shape, x.dtype) if turns else None
+
+        def at(t: Float[Array, ""]) -> Float[Array, "n d"]:
+            moved = (1 - t) * x + t * y
+            if columns.angles.any():
+                moved = jnp.where(columns.angles[None, :], wrap(x + t * wrap(y - x)), moved)
+            return moved if turn is None else jnp.where(columns.categories[None, :], jnp.where(turn < t, y, x), moved)
+
+        return jax.vmap(at)(jnp.asarray(times, x.dtype))
 
     def __repr__(self) -> str:
         return f"Displacement at t = {float(self.t):g} over {self.weights.shape[0]} pairs in {self.dim} dimensions"

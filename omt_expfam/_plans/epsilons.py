@@ -8,7 +8,7 @@ import numpy as np
 
 from .._base.arguments import as_scalar, ScalarLike
 from .._base.arrays import is_traced, on_host
-from .._components.circle_form import has_angles
+from .._components.columns import Columns, columns_of
 from .._components.mixture import Mixture
 from .._couplings.interface import Moments, moments_of
 from .._numerics.circle import wrap
@@ -78,7 +78,7 @@ def choose_epsilons(
         return Epsilons(components, weights, (GIVEN, GIVEN))
     unscaled = not is_traced(scale) and float(scale) == 1
     moments = moments_of(source.components, target.components) if moments is None else moments
-    rule = functools.partial(_rule, angles=has_angles(source.components))
+    rule = functools.partial(_rule, columns=columns_of(source.components))
     found = dict(zip(given, on_host(rule, source.weights, target.weights, moments, scale), strict=True))
     for name in auto:
         if not is_traced(found[name]) and not 0 < float(found[name]) < np.inf:
@@ -106,11 +106,14 @@ def check_epsilons(components: Any, weights: Any, scale: Any) -> None:
         raise ValueError('`epsilon_scale` multiplies "auto" and must be left out where both epsilons are numbers.')
 
 
-def _rule(xp: Any, a: Any, b: Any, moments: Moments, scale: Any, angles: bool = False) -> tuple[Any, Any]:
+def _rule(xp: Any, a: Any, b: Any, moments: Moments, scale: Any, columns: Columns) -> tuple[Any, Any]:
     if xp is np:
         a, b, moments, scale = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (a, b, moments, scale))
     variance, other = moments.variances
-    squares = (_square_arcs if angles else _squares)(xp, *_centered(xp, moments.means, (a, b), angles))
+    left, right = _centered(xp, moments.means, (a, b), columns)
+    squares = _squares(xp, left, right, columns)
+    if moments.categories is not None:
+        squares = squares + moments.categories
     costs = xp.maximum(squares, xp.zeros_like(squares)) + variance[:, None] + other[None, :]
     far = xp.full_like(costs, xp.inf)
     nearest = (
@@ -122,21 +125,26 @@ def _rule(xp: Any, a: Any, b: Any, moments: Moments, scale: Any, angles: bool = 
     return scale * COMPONENTS_SHARE * within, scale * WEIGHTS_SHARE * _typical(xp, (a, b), nearest)
 
 
-def _centered(xp: Any, means: Any, weights: Any, angles: bool) -> list[Any]:
+def _centered(xp: Any, means: Any, weights: Any, columns: Columns) -> list[Any]:
     """Means of components less that of their mixture, on either side."""
-    if not angles:
-        return [m - (w @ m / xp.sum(w))[None, :] for m, w in zip(means, weights, strict=True)]
-    return [
-        wrap(m - xp.arctan2(w @ xp.sin(m), w @ xp.cos(m))[None, :], xp) for m, w in zip(means, weights, strict=True)
-    ]
+    found = []
+    for mean, weight in zip(means, weights, strict=True):
+        offset = mean - (weight @ mean / xp.sum(weight))[None, :]
+        if columns.angles.any():
+            arcs = wrap(mean - xp.arctan2(weight @ xp.sin(mean), weight @ xp.cos(mean))[None, :], xp)
+            offset = xp.where(columns.angles[None, :], arcs, offset)
+        found.append(offset)
+    return found
 
 
-def _squares(xp: Any, left: Any, right: Any) -> Any:
-    return xp.sum(left**2, axis=1)[:, None] + xp.sum(right**2, axis=1)[None, :] - 2 * left @ right.T
-
-
-def _square_arcs(xp: Any, left: Any, right: Any) -> Any:
-    return xp.sum(wrap(left[:, None, :] - right[None, :, :], xp) ** 2, axis=2)
+def _squares(xp: Any, left: Any, right: Any, columns: Columns) -> Any:
+    """Squared distances, in the columns that have some."""
+    if columns.are_numbers:
+        return xp.sum(left**2, axis=1)[:, None] + xp.sum(right**2, axis=1)[None, :] - 2 * left @ right.T
+    gaps = left[:, None, :] - right[None, :, :]
+    gaps = xp.where(columns.angles[None, None, :], wrap(gaps, xp), gaps)
+    weights = np.where(columns.categories, 0.0, columns.cost_weights).astype(gaps.dtype)
+    return xp.sum(weights[None, None, :] * gaps**2, axis=2)
 
 
 def _typical(xp: Any, weights: tuple[Any, Any], values: tuple[Any, Any]) -> Any:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from .._base.arguments import as_scalar, ScalarLike
 from .._base.xla import program
-from .._components.circle_form import has_angles
+from .._components.columns import columns_of
 from .._components.interface import AbstractComponents, map_components
 from .._components.joined import Blocks
 from .._numerics.circle import wrap
@@ -28,7 +28,8 @@ class PairFeatures:
         target: Target component of each pair.
         weight: Mass of each pair.
         share_of_source: Part of the source component that goes to this target component.
-        mean: The mean displacement of each feature, shape ``[P, d]``: the difference of both components' means.
+        mean: The mean displacement of each feature, shape ``[P, d]``: the difference of both components' means; of
+            categories, one where the nearest category changes.
         size: The same over the root mean variance of both components, in which it is their own spread that counts.
         min_size: Features of at least this size are said to move.
         dropped_weight: Mass of pairs that are too light to be listed.
@@ -124,8 +125,8 @@ def pair_features(
         laws, rows_of = plan.marginals(), (source * other + target, target * num + source)
     means, variances = zip(*(_moments(side.components) for side in laws), strict=True)
     mean = means[1][rows_of[1]] - means[0][rows_of[0]]
-    if has_angles(laws[0].components):
-        mean = wrap(mean, np)
+    columns = columns_of(laws[0].components)
+    mean = np.where(columns.angles, wrap(mean, np), np.where(columns.categories, mean != 0, mean))
     spread = np.sqrt((variances[0][rows_of[0]] + variances[1][rows_of[1]]) / 2)
     dropped = max(0.0, float(omega.sum() - weight.sum()))
     size = mean / np.where(spread > 0, spread, 1.0)

@@ -1,6 +1,7 @@
 """The posterior of a transport plan: draws of everything that is read from it, and intervals."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,12 +14,11 @@ from .._base.arguments import ArrayLike, as_count, as_key, as_points, as_scalar,
 from .._base.arrays import host_generator, is_traced, kept, split_key
 from .._base.results import RESULTS
 from .._base.tables import column_names, in_order, maps_tables, row_names
-from .._components.circle_form import has_angles
+from .._components.columns import centers_of_draws, Columns, columns_of, within_half_turn
 from .._components.interface import AbstractComponents
 from .._components.labelling import Labelling
 from .._components.mixture import Mixture
 from .._couplings.interface import select_pairs
-from .._numerics.circle import wrap
 from .._plans.correspondences import as_names
 from .._plans.plan import TransportPlan
 from .._plans.transfer import Transfer
@@ -167,7 +167,7 @@ class PosteriorPlan(eqx.Module):
         """
         points = self._points("x", x)
         images = self.plans.push_forward(points)
-        center = _on_host(_mean_directions if self._has_angles else lambda own: own.mean(axis=0), images)
+        center = _on_host(functools.partial(centers_of_draws, self._columns), images)
         return self.plans.mean(_second_moment, points, center)
 
     @maps_tables
@@ -194,8 +194,8 @@ class PosteriorPlan(eqx.Module):
         return self.plans.map(TransportPlan.log_prob, (), points, images)
 
     @property
-    def _has_angles(self) -> bool:
-        return has_angles(self.plans.plan(0).source.components)
+    def _columns(self) -> Columns:
+        return columns_of(self.plans.plan(0).source.components)
 
     # -- what to keep in mind -------------------------------------------------------------------------------------
 
@@ -247,8 +247,8 @@ class PosteriorPlan(eqx.Module):
         Those of angles are taken about the mean direction of the draws, and may reach beyond -pi or pi.
         """
         images = self.push_forward(x)
-        if self._has_angles:
-            images = _on_host(lambda own: _mean_directions(own) + wrap(own - _mean_directions(own), np), images)
+        if self._columns.angles.any():
+            images = _on_host(functools.partial(within_half_turn, self._columns), images)
         found = self._cautious(credible_interval(images, probability, kind))
         return dataclasses.replace(found, names=(row_names(x), self.feature_names or column_names(x)))
 
@@ -276,7 +276,7 @@ class PosteriorPlan(eqx.Module):
         points, images = self._points("x", x), np.asarray(self._points("y", y))
         chosen = host_generator(choice_key).integers(0, points.shape[0], len(images))
         drawn = np.asarray(self.sample_draws(key, np.asarray(points)[chosen]))
-        return PredictiveCheck.of(images, drawn, self._has_angles)
+        return PredictiveCheck.of(images, drawn, self._columns.angles)
 
     def transfer(self, labels: Any, x: ArrayLike, y: ArrayLike | None = None) -> PosteriorTransfer:
         """Carry labels that are known for points of the source to the target under every draw, with intervals.
@@ -359,11 +359,6 @@ def _on_host(function: Callable[..., Any], *arrays: Array) -> Array:
     if is_traced(arrays):
         return function(*arrays)
     return jax.device_put(function(*map(np.asarray, arrays)))
-
-
-def _mean_directions(images: np.ndarray) -> np.ndarray:
-    """The mean directions of draws of angles."""
-    return np.arctan2(np.sin(images).mean(axis=0), np.cos(images).mean(axis=0))
 
 
 def _mass(plan: TransportPlan) -> Float[Array, ""]:

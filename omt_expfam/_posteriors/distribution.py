@@ -10,6 +10,7 @@ from numpyro.distributions import constraints
 
 from .._base.arrays import safe_log
 from .._base.xla import unfused
+from .._components.columns import split
 from .._components.mixture import Mixture
 from .._family.em_family import AbstractEMFamily, AbstractRegularEMFamily
 from .._numerics.support import Constraint
@@ -68,6 +69,10 @@ def log_density(mixture: Mixture, x: Float[Array, "n d"]) -> Float[Array, " n"]:
 
 def density_table(components: Any, x: Float[Array, "n d"]) -> Float[Array, "K n"]:
     """Log-densities of all components: natural parameters times statistics where that keeps its digits."""
+    parts = components.column_parts()
+    if len(parts) > 1:
+        tables = [density_table(part.components, own) for part, own in zip(parts, split(x, parts), strict=True)]
+        return sum(tables[1:], start=tables[0])
     if not isinstance(components, AbstractRegularEMFamily) or x.dtype != jnp.float64:
         return unfused(components.log_prob_rows(x))
     if components.standardization in ("coordinate", "scalar"):

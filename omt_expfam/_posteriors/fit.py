@@ -14,7 +14,7 @@ from .._base.arrays import default_dtype, split_key
 from .._base.precision import narrow
 from .._base.results import ConvergenceError, RESULTS
 from .._base.samples import refuse_constant
-from .._base.tables import column_names
+from .._base.tables import column_names, in_order
 from .._components.mixture import Mixture
 from .._components.relabel import labelled
 from .._family.em_family import AbstractEMFamily
@@ -83,6 +83,8 @@ def fit_posterior(
             "`method` must be Gibbs(), LaplaceApproximation(), NUTS(), SVI() or Bootstrap(); "
             f"got {getattr(method, '__name__', type(method).__name__)}."
         )
+    if isinstance(family, Template):
+        x = in_order("x", x, family.feature_names, "the columns of the family")
     points = _as_data(x, num_components)
     precision = "float32" if points.dtype == np.float32 else str(default_dtype())
     fit_key, draw_key, second_key = split_key(key, 3)

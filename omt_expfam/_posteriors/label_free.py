@@ -12,7 +12,8 @@ from jaxtyping import Array, Float
 
 from .._base.buckets import pad, pad_zero, point_bucket
 from .._base.xla import program
-from .._components.circle_form import has_angles
+from .._components.centers import center_of, covariance_of
+from .._components.columns import has_angles, has_categories
 from .._components.mixture import Mixture
 from .arviz import effective_size, r_hat
 from .distribution import log_density
@@ -71,7 +72,7 @@ class LabelFree(eqx.Module):
         values, found = jax.tree.map(lambda v: np.asarray(v)[:total], _quantities(padded, points))
         known = found if log_likelihoods is None else log_likelihoods
         named = {} if known is None else {"log_likelihood": known}
-        named |= dict(zip(moment_names(mixtures.components, mixtures.dim), values.T, strict=True))
+        named |= dict(zip(moment_names(mixtures.components), values.T, strict=True))
         draws = np.stack(list(named.values())).astype(np.float64)
         diagnostics = _diagnose(draws, num_chains)
         return cls(tuple(named), *jax.device_put((draws, draws.mean(axis=1), draws.std(axis=1), *diagnostics)))
@@ -121,20 +122,35 @@ def _extreme(function: Callable[[np.ndarray], Any], values: Array) -> float:
 def moments(mixture: Mixture) -> Float[Array, " q"]:
     """The means and variances of a mixture and its largest weight, which no labels change.
 
-    Of angles, mean cosines and sines take the place of means and variances: they do not jump.
+    Of angles, mean cosines and sines take the place of means and variances: they do not jump; and of categories, their
+    probabilities.
     """
-    largest = jnp.max(mixture.weights)
-    if has_angles(mixture.components):
-        values = mixture.components.characteristics()[:, :, 1]
-        first = mixture.weights.astype(values.dtype) @ values
-        return jnp.concatenate([first.real, first.imag, largest[None]])
-    return jnp.concatenate([mixture.mean(), jnp.diagonal(mixture.covariance()), largest[None]])
+    found = []
+    for part in mixture.components.column_parts():
+        own = part.components
+        form = own.category_form()
+        if has_angles(own):
+            values = own.characteristics()[:, :, 1]
+            first = mixture.weights.astype(values.dtype) @ values
+            found += [first.real, first.imag]
+        elif form is not None:
+            found.append(jnp.einsum("k,kdc->dc", mixture.weights, form.probability).ravel())
+        else:
+            found += [center_of(mixture.weights, own), jnp.diagonal(covariance_of(mixture.weights, own))]
+    return jnp.concatenate([*found, jnp.max(mixture.weights)[None]])
 
 
-def moment_names(components: Any, dim: int) -> tuple[str, ...]:
+def moment_names(components: Any) -> tuple[str, ...]:
     """The names of the `moments`."""
-    first, second = ("cosine", "sine") if has_angles(components) else ("mean", "variance")
-    return *(f"{first}[{i}]" for i in range(dim)), *(f"{second}[{i}]" for i in range(dim)), "largest_weight"
+    names: list[str] = []
+    for part in components.column_parts():
+        own, columns = part.components, part.columns
+        if has_categories(own):
+            names += [f"probability[{i},{c}]" for i in columns for c in range(own.num_categories)]
+        else:
+            for word in ("cosine", "sine") if has_angles(own) else ("mean", "variance"):
+                names += [f"{word}[{i}]" for i in columns]
+    return *names, "largest_weight"
 
 
 @program

@@ -14,7 +14,7 @@ from .._base.buckets import point_bucket
 from .._base.results import RESULTS
 from .._base.tables import reads_tables, tabulates
 from .._base.xla import program
-from .._components.circle_form import has_angles
+from .._components.columns import columns_of
 from .._components.draws import count_draws
 from .._components.labelling import Labelling
 from .._components.mixture import Mixture
@@ -182,7 +182,7 @@ class PosteriorFit(eqx.Module):
         keys = jax.random.split(as_key(key), len(some))
         # Points are drawn for their bucket, and cut.
         drawn = np.asarray(_sample_draws(mixtures, keys, point_bucket(len(data))))
-        return PredictiveCheck.of(data, drawn[:, : len(data)], has_angles(self.reference.components))
+        return PredictiveCheck.of(data, drawn[:, : len(data)], columns_of(self.reference.components).angles)
 
     # -- ArviZ --------------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,7 @@
 """Predictive checks: whether data drawn from a posterior look like the data."""
 
+from typing import Any
+
 import equinox as eqx
 import numpy as np
 from jaxtyping import Float
@@ -26,12 +28,12 @@ class PredictiveCheck(eqx.Module):
 
     @classmethod
     def of(
-        cls, data: Float[np.ndarray, "n d"], replicates: Float[np.ndarray, "S n d"], angles: bool = False
+        cls, data: Float[np.ndarray, "n d"], replicates: Float[np.ndarray, "S n d"], angles: Any = None
     ) -> "PredictiveCheck":
-        """Compare data with replicates; angles as arcs from the mean directions of the data."""
-        if angles:
+        """Compare data with replicates; columns of angles, where some are, as arcs from mean directions of the data."""
+        if angles is not None and np.any(angles):
             center = np.arctan2(np.sin(data).mean(axis=0), np.cos(data).mean(axis=0))
-            data, replicates = wrap(data - center, np), wrap(replicates - center, np)
+            data, replicates = (np.where(angles, wrap(own - center, np), own) for own in (data, replicates))
         names, observed = statistics(np.asarray(data, np.float64))
         replicated = np.stack([statistics(np.asarray(one, np.float64))[1] for one in replicates])
         return cls(names, observed, replicated)

@@ -8,7 +8,7 @@ from .._base.arguments import ArrayLike, as_key, as_scalar, KeyLike, ScalarLike
 from .._base.arrays import host_generator
 from .._base.results import raise_if_failed, RESULTS, succeeded
 from .._base.tables import alike, in_order
-from .._components.circle_form import refuse_angles
+from .._components.columns import require_numbers
 from .._plans.plan import TransportPlan
 from .._screening.screen import Features, Screen
 from .blend import BlendedPotential
@@ -103,7 +103,7 @@ def fit_brenier(
     penalty = None if sparsity is None or selects else as_penalty(sparsity)
     threshold = float(as_scalar("moved_threshold", moved_threshold))
     if start is not None:
-        refuse_angles("A convex potential", start.source.components)
+        require_numbers("A convex potential", start.source.components)
     fitted_to = None if start is None else start.feature_names
     x, y = alike(x=in_order("x", x, fitted_to), y=in_order("y", y, fitted_to))
     source, target, dtype = read_samples(key, x, y, start, source_weight, target_weight)

@@ -12,7 +12,7 @@ import omt_expfam
 from .._base.arguments import ArrayLike, as_points
 from .._base.labels import as_memberships
 from .._base.tables import in_order
-from .._components.circle_form import refuse_angles
+from .._components.columns import require_numbers
 from .._files.archive import atomic_file
 from .._fitting.fit import Fit
 from .._plans.plan import TransportPlan
@@ -71,7 +71,7 @@ def report(
         ValueError: If points, labels or coordinates do not fit the plan, or each other.
         FileExistsError: Unless ``replace``, if there is a file of that name.
     """
-    refuse_angles("A report", plan.source.components)
+    require_numbers("A report", plan.source.components)
     library = plotly_library()
     titles = str(names[0]), str(names[1])
     given = x is not None, y is not None

@@ -124,5 +124,5 @@ def calibration(
         converged.append(posterior.converged)
     names = tuple(f"quantity[{i}]" for i in range(truth.shape[1]))
     if quantities is None:
-        names = moment_names(model.components, model.components.dim)
+        names = moment_names(model.components)
     return Calibration(names, np.stack(ranks), draws, np.array(converged))

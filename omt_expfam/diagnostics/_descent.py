@@ -14,9 +14,8 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, Key
 
 from .._base.xla import jit, jit_in_order, program
-from .._components.circle_form import has_angles
+from .._components.columns import point_costs
 from .._components.mixture import Mixture
-from .._numerics.circle import wrap
 from .._numerics.minimize import minimize
 from .._plans.objective import objective_of
 from .._weights.entropic import entropic_coupling
@@ -201,8 +200,7 @@ def sample_problem(
     left, right = jax.random.split(key)
     x = jnp.swapaxes(source.components.sample(left, num_points), 0, 1)
     y = jnp.swapaxes(target.components.sample(right, num_points), 0, 1)
-    gaps = x[:, None, :, None] - y[None, :, None]
-    distances = jnp.sum((wrap(gaps) if has_angles(source.components) else gaps) ** 2, axis=-1)
+    distances = point_costs(source.components, x[:, None, :, None], y[None, :, None])
     return SampleProblem(source.weights, target.weights, distances, *epsilons)
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from .._base.arrays import spread_indices
 from .._base.xla import program
-from .._components.circle_form import refuse_angles
+from .._components.columns import require_numbers
 from .._components.mixture import cast_mixture, Mixture
 from .._components.relabel import relabel
 from .._plans.plan import TransportPlan
@@ -41,7 +41,7 @@ def mixture_distances(key: Any, first: Mixture, second: Mixture) -> Distances:
     $D_M$, since matching only lowers the cost of the pairs, and never below $W_2^2$, which is convex in the two laws;
     its bias is the smaller the closer the mixture coupling is to the best one.
     """
-    refuse_angles("A distance between mixtures", first.components, second.components)
+    require_numbers("A distance between mixtures", first.components, second.components)
     if same_arrays(first, second):
         return Distances(0.0, 0.0, 0.0)
     with jax.enable_x64(True):

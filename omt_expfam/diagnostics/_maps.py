@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from .._base.arguments import ArrayLike, as_floating, as_points
 from .._base.tables import alike, in_order
-from .._components.circle_form import refuse_angles
+from .._components.columns import require_numbers
 from .._plans.plan import TransportPlan
 from .._potentials.fitted import BrenierFit
 from .._potentials.gated import GatedMap
@@ -24,7 +24,7 @@ def images_of(result: Any, points: Float[Array, "n d"]) -> np.ndarray:
     """
     result = result.map if isinstance(result, BrenierFit) else result
     if isinstance(result, TransportPlan):
-        refuse_angles("This study", result.source.components)
+        require_numbers("This study", result.source.components)
     function: Any = result.push_forward if isinstance(result, TransportPlan | BrenierMap | GatedMap) else result
     if not callable(function):
         raise TypeError(

@@ -13,7 +13,7 @@ from .._base.buckets import pad, point_bucket
 from .._base.precision import in_float64
 from .._base.tables import in_order
 from .._base.xla import jit_in_order
-from .._components.circle_form import refuse_angles
+from .._components.columns import require_numbers
 from .._components.mixture import Mixture, MixtureLike
 from .._couplings.settings import NumericalSettings
 from .._plans.correspondences import as_texts
@@ -172,7 +172,7 @@ def sensitivity(
     """
     names, features = names_of(source, target)
     source, target, epsilon_1, epsilon_2 = as_problem(source, target, epsilon_components, epsilon_weights)
-    refuse_angles("`sensitivity`", source.components)
+    require_numbers("`sensitivity`", source.components)
     as_scalar("epsilon_components", epsilon_1)
     as_scalar("epsilon_weights", epsilon_2, strict=True)
     options = {

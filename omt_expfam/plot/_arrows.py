@@ -7,7 +7,7 @@ import numpy as np
 
 from .._base.arguments import ArrayLike, as_count, as_floating, as_host_or_traced, as_points
 from .._base.arrays import spread_indices
-from .._components.circle_form import has_angles
+from .._components.columns import columns_of
 from .._numerics.circle import wrap
 from .._plans.plan import TransportPlan
 from .._potentials.fitted import BrenierFit
@@ -83,9 +83,10 @@ def draw_arrows(
     plan_or_map = plan_or_map.map if isinstance(plan_or_map, BrenierFit) else plan_or_map
     if isinstance(plan_or_map, TransportPlan | BrenierMap | GatedMap):
         points, images = points[chosen], plan_or_map.push_forward(points[chosen])
-        if isinstance(plan_or_map, TransportPlan) and has_angles(plan_or_map.source.components):
+        if isinstance(plan_or_map, TransportPlan):
             # Along the shorter arc, if need be beyond -pi or pi.
-            images = np.asarray(points) + wrap(np.asarray(images) - np.asarray(points), np)
+            around = np.asarray(points) + wrap(np.asarray(images) - np.asarray(points), np)
+            images = np.where(columns_of(plan_or_map.source.components).angles, around, images)
     elif callable(plan_or_map):
         function: Any = plan_or_map
         points, images = points[chosen], function(points[chosen])

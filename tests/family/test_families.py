@@ -46,7 +46,7 @@ def test_moments_are_numpys(name, dtype):
     np.testing.assert_allclose(parts.covariance(), covariance, rtol=RTOL[dtype], atol=10 * RTOL[dtype])
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "Categorical"])
 def test_samples_have_the_moments(name):
     parts, arguments = components(name, 0, "float32")
     mean, covariance = CASES[name].moments(arguments)

@@ -346,4 +346,5 @@ def test_families_are_all_covered():
     elsewhere |= {"Binomial", "NegativeBinomial", "Poisson"}  # test_fit_counts.py
     elsewhere |= {"StudentT", "DiagonalStudentT"}  # test_fit_student.py
     elsewhere |= {"VonMises"}  # test_fit_angles.py
+    elsewhere |= {"Categorical"}  # test_fit_categories.py
     assert set(FAMILIES) | elsewhere == set(CASES)

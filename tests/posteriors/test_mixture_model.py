@@ -22,6 +22,7 @@ from omt_expfam._posteriors.distribution import log_density as mixture_log_densi
 from omt_expfam.families import (
     Beta,
     Binomial,
+    Categorical,
     DiagonalGaussian,
     Exponential,
     ExponentialPower,
@@ -42,6 +43,7 @@ TEMPLATES = {
     "LowRankGaussian": omt.template(LowRankGaussian, rank=RANK),
     "ExponentialPower": omt.template(ExponentialPower, **POWERS),
     "Binomial": omt.template(Binomial, total_count=6),
+    "Categorical": omt.template(Categorical, num_categories=3),
 }
 COUNTS = {"Binomial", "NegativeBinomial", "Poisson"}
 FAMILIES = [*REGISTRY, "Weibull"]
@@ -58,6 +60,8 @@ def made(make):
 
 def points(name, num=NUM, dim=DIM):
     rng = np.random.default_rng(5)
+    if name == "Categorical":
+        return rng.integers(0, 3, (num, dim)).astype(float)
     if name in COUNTS:
         return rng.integers(0, 7, (num, dim)).astype(float)
     x = rng.normal(size=(num, dim)) * [1.0, 3.0][:dim] + [2.0, -1.0][:dim]
@@ -115,6 +119,8 @@ def log_priors(name, x, sites):
         size = np.linalg.norm(eta, axis=2)
         mean = np.stack([np.cos(x).mean(axis=0), np.sin(x).mean(axis=0)], axis=1)
         return np.sum(eta * mean[None]) - np.sum(np.log(2 * np.pi * scipy.special.i0e(size)) + size)
+    if name == "Categorical":
+        return scipy.stats.dirichlet(np.ones(3)).logpdf(sites["probability"].reshape(-1, 3).T).sum()
     if name == "Poisson":
         return scipy.stats.expon(scale=center).logpdf(sites["rate"]).sum()
     if name == "Binomial":
@@ -181,7 +187,8 @@ def some_sites(model, seed=0):
         elif name == "df":
             sites[name] = 2 + np.exp(noise)
         elif name == "probability":
-            sites[name] = scipy.special.expit(noise)
+            many = len(prior.event_shape) > 1
+            sites[name] = scipy.special.softmax(noise, axis=-1) if many else scipy.special.expit(noise)
         else:
             sites[name] = np.exp(0.5 * noise)
     return sites
@@ -275,7 +282,7 @@ def test_digits_far_from_the_origin(name, x64):
     np.testing.assert_allclose(far[1], near[1], rtol=1e-7, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in COUNTS | {"VonMises"}])
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in COUNTS | {"VonMises", "Categorical"}])
 def test_priors_move_with_the_data(name, x64):
     """The prior density of moved parameters changes by the Jacobian alone: units are irrelevant."""
     x, unit = points(name), np.array([1e-3, 50.0])

@@ -123,6 +123,11 @@ class CircleCouplings(AbstractCoordinateCouplings):
     ) -> Float[Array, "n d"]:
         return _conditional_directions(self, x, source, target)
 
+    def conditional_offset(
+        self, x: Float[Array, "n d"], y: Float[Array, "n d"], source: Int[Array, " n"], target: Int[Array, " n"]
+    ) -> Float[Array, "n d"]:
+        return _mean_arcs(self, x, y, source, target)
+
     def conditional_covariance(
         self,
         x: Float[Array, "n d"],
@@ -315,6 +320,16 @@ def _batch(couplings: CircleCouplings, num: int) -> int:
 def _conditional_directions(couplings: CircleCouplings, x: Array, source: Array, target: Array) -> Array:
     size = _batch(couplings, x.shape[0])
     return jax.lax.map(lambda item: couplings._moments_at(*item)[0], (x, source, target), batch_size=size)
+
+
+@program
+def _mean_arcs(couplings: CircleCouplings, x: Array, y: Array, source: Array, target: Array) -> Array:
+    def one(item: tuple[Array, ...]) -> Array:
+        point, center, i, j = item
+        values, masses = couplings._laws_at(point, i, j)
+        return jnp.sum(masses * wrap(values - center[:, None]), axis=1)
+
+    return jax.lax.map(one, (x, y, source, target), batch_size=_batch(couplings, x.shape[0]))
 
 
 @program

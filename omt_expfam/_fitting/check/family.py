@@ -16,6 +16,7 @@ from ..._components.exponential_family import AbstractExponentialFamily
 from ..._components.interface import AbstractComponents
 from ..._components.joined import Blocks
 from ..._family.em_family import AbstractEMFamily
+from ..._family.mixed_family import MixedFamily
 from ..._family.template import as_template, Template
 from ..data import read_data
 from .findings import FamilyCheck
@@ -105,6 +106,8 @@ def _start(template: Template, x: Float[Array, "n d"]) -> AbstractEMFamily:
 
 
 def _findings(components: Any, points: Any, key: Array, seed: int, num_draws: int) -> list[Any]:
+    if isinstance(components, MixedFamily):
+        return _mixed_findings(components, points, key, seed, num_draws)
     draws = np.asarray(components.sample(key, num_draws), np.float64)
     found = law_findings(components, draws, seed)
     some = jax.device_put(draws[: _POINTS // components.num_components].reshape(-1, components.dim))
@@ -117,3 +120,14 @@ def _findings(components: Any, points: Any, key: Array, seed: int, num_draws: in
         if components.priors is not None:
             found += prior_findings(components, fitted)
     return found
+
+
+def _mixed_findings(components: MixedFamily, points: Any, key: Array, seed: int, num_draws: int) -> list[Any]:
+    """Those of every block, and of EM on all columns."""
+    if points is None:
+        points = components.sample(key, _POINTS // components.num_components)
+    points, found = np.asarray(points).reshape(-1, components.dim), []
+    for block, part, own in zip(components.blocks, components.parts, components.split(points), strict=True):
+        for finding in _findings(part, np.asarray(own), key, seed, num_draws):
+            found.append(finding._replace(method=f"{block.name}: {finding.method}"))
+    return found + em_findings(components, jax.device_put(points))

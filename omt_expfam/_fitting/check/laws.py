@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ..._components.interface import AbstractComponents
+from ..._numerics.categories import is_categories
+from ..._numerics.circle import is_circle, wrap
 from ..._numerics.support import Constraint, ends
 from .findings import Finding
 
@@ -61,12 +63,18 @@ def law_findings(components: AbstractComponents, draws: Float[np.ndarray, "n K d
     means, covariances = (np.asarray(v, np.float64) for v in (components.mean(), components.covariance()))
     for k in range(components.num_components):
         one = components.select([k])
-        sampled = _Sample(draws[:, k], np.ones(len(draws)))
+        # Angles as arcs from the stated mean, about which nothing is wrapped.
+        origin = means[k] if is_circle(support) else np.zeros_like(means[k])
+        own = wrap(draws[:, k] - origin, np) if is_circle(support) else draws[:, k]
+        sampled = _Sample(own, np.ones(len(own)))
         proposal = _Proposal(sampled.points, support)
-        points, log_density = proposal.draw(random, len(draws))
+        points, log_density = proposal.draw(random, len(own))
         with np.errstate(over="ignore"):
-            weight = np.exp(np.asarray(one.log_prob(points), np.float64)[:, 0] - log_density)
-        found += _compare(k, sampled, points, weight, proposal, means[k], covariances[k])
+            weight = np.exp(np.asarray(one.log_prob(points + origin), np.float64)[:, 0] - log_density)
+        compared = _compare(k, sampled, points, weight, proposal, means[k] - origin, covariances[k])
+        # Categories have no moments.
+        kept = ("_sample", "_log_prob", "_sample, _log_prob") if is_categories(support) else None
+        found += [finding for finding in compared if kept is None or finding.method in kept]
     return found
 
 

@@ -103,14 +103,7 @@ def _exponential(components: AbstractExponentialFamily, eta: Array, x: Array) ->
 
 def em_findings(components: AbstractEMFamily, x: Float[Array, "n d"]) -> list[Finding]:
     """What EM uses, on points: the table, the sums, the M-step and the change of units."""
-    family, dim = type(components), x.shape[1]
-    scalar = components.standardization == "scalar"
-    scale = np.full(dim, 1.7) if scalar else 1.3 + 0.2 * np.arange(dim) / dim
-    shift = np.linspace(-0.3, 0.4, dim) * np.asarray(x).std(axis=0)
-    if components.standardization in ("scale", "none"):
-        shift = np.zeros(dim)
-    if components.standardization == "none":
-        scale = np.ones(dim)
+    family, (shift, scale) = type(components), _units(components, np.asarray(x))
     table, halves, whole, moved, fall = _em(components, x, *jax.device_put((shift, scale)))
     log_prob = np.asarray(components.log_prob(x))
     # Outside the support a table may have large numbers in place of infinite ones, from which EM finds back.
@@ -127,6 +120,20 @@ def em_findings(components: AbstractEMFamily, x: Float[Array, "n d"]) -> list[Fi
     gap = float(np.nan_to_num(np.asarray(fall), nan=np.inf))
     found.append(Finding(", ".join(own) or "_maximize", what, gap, _EXACT))
     return found
+
+
+def _units(components: AbstractEMFamily, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Some shift and scale that the families of the columns allow."""
+    dim = x.shape[1]
+    shift, scale = np.linspace(-0.3, 0.4, dim) * x.std(axis=0), 1.3 + 0.2 * np.arange(dim) / dim
+    for family, columns in type(components).column_families(dim):
+        if family.standardization == "scalar":
+            scale[columns] = 1.7
+        if family.standardization in ("scale", "none"):
+            shift[columns] = 0.0
+        if family.standardization == "none":
+            scale[columns] = 1.0
+    return shift, scale
 
 
 def _overridden(family: type, method: str) -> bool:

@@ -112,8 +112,11 @@ def gibbs_problem(
     """
     components: Any = start.components
     points = np.asarray(x)
-    shifts = getattr(components, "standardization", None) in ("coordinate", "scalar")
-    origin = points.mean(axis=0) if shifts else np.zeros_like(points[0])
+    origin, shifts = np.zeros_like(points[0]), False
+    if isinstance(components, AbstractEMFamily):
+        for family, columns in type(components).column_families(points.shape[1]):
+            if family.standardization in ("coordinate", "scalar"):
+                origin[columns], shifts = points[:, columns].mean(axis=0), True
     conditional = conditional_law(components, priors, jax.device_put(origin))
     if isinstance(conditional, Metropolis):
         shifts, origin = False, np.zeros_like(origin)
