@@ -68,7 +68,7 @@ def has_categories(components: Any) -> bool:
     return any(is_categories(part.components.support) for part in components.column_parts())
 
 
-def point_costs(components: Any, x: Float[Array, "*b d"], y: Float[Array, "*b d"]) -> Float[Array, "*b"]:
+def point_costs(components: Any, x: Float[Array, "*#b d"], y: Float[Array, "*#b d"]) -> Float[Array, "*b"]:
     """What it costs to turn points into others, summed over columns: squared distances or arcs, costs of categories."""
     total: Any = 0.0
     for part in components.column_parts():

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 # Changes of the objective, in nats per point, below which steps are made longer: sooner, they could lead elsewhere.
-NEAR = 1e-2
+NEAR = 1e-3
 # Steps after which what was learnt is forgotten. Whoever shows the progress of EM stops it after a multiple of it.
 SPAN = 25
 
@@ -103,9 +103,12 @@ def _product(share: Float[Array, " K"], one: PyTree, other: PyTree) -> Float[Arr
 
 
 def _along(here: PyTree, direction: PyTree, length: Array) -> PyTree:
-    """Arrays moved in a direction."""
+    """Arrays moved in a direction; numbers that would change their sign stay, since many must be positive."""
 
     def move(a: Array, b: Array) -> Array:
-        return a + length.astype(a.dtype) * b if jnp.issubdtype(a.dtype, jnp.inexact) else a
+        if not jnp.issubdtype(a.dtype, jnp.inexact):
+            return a
+        moved = a + length.astype(a.dtype) * b
+        return jnp.where(jnp.sign(moved) == jnp.sign(a), moved, a)
 
     return jax.tree.map(move, here, direction)

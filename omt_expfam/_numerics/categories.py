@@ -5,7 +5,7 @@ from typing import Any
 from numpyro.distributions import constraints
 
 
-class _Categories(constraints.Constraint):
+class _Categories(constraints.ParameterFreeConstraint):
     """Whole numbers from zero on."""
 
     is_discrete = True
@@ -13,12 +13,6 @@ class _Categories(constraints.Constraint):
 
     def __call__(self, x: Any) -> Any:
         return (x >= 0) & (x % 1 == 0)
-
-    def tree_flatten(self) -> Any:
-        return (), ((), {})
-
-    def eq(self, other: object, static: bool = False) -> Any:
-        return isinstance(other, _Categories)
 
 
 # The support of a coordinate that is a category.

@@ -42,6 +42,15 @@ def test_a_linear_step_is_followed_to_its_end(linear):
     assert bool(memory.leapt)
 
 
+def test_what_would_change_its_sign_stays(x64):
+    def place(rate):
+        return jnp.zeros(1), components(np.asarray([[rate, 4.0]]))
+
+    _, memory = go(no_memory(*place(3.0)), place(3.0), place(2.0), jnp.asarray(True), jnp.asarray(1))
+    farther, _ = go(memory, place(2.0), place(1.1), jnp.asarray(True), jnp.asarray(2))
+    np.testing.assert_array_equal(farther[1].loc, [[1.1, 4.0]])
+
+
 @pytest.mark.parametrize(("near", "num_steps"), [(False, 2), (True, SPAN), (True, SPAN - 1)])
 def test_where_a_step_stays_as_it_is(linear, near, num_steps):
     start, step, _ = linear
