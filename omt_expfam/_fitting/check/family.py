@@ -127,7 +127,7 @@ def _mixed_findings(components: MixedFamily, points: Any, key: Array, seed: int,
     if points is None:
         points = components.sample(key, _POINTS // components.num_components)
     points, found = np.asarray(points).reshape(-1, components.dim), []
-    for block, part, own in zip(components.blocks, components.parts, components.split(points), strict=True):
-        for finding in _findings(part, np.asarray(own), key, seed, num_draws):
+    for block, part in zip(components.blocks, components.parts, strict=True):
+        for finding in _findings(part, points[:, block.columns], key, seed, num_draws):
             found.append(finding._replace(method=f"{block.name}: {finding.method}"))
     return found + em_findings(components, jax.device_put(points))
