@@ -128,6 +128,6 @@ def _mixed_findings(components: MixedFamily, points: Any, key: Array, seed: int,
         points = components.sample(key, _POINTS // components.num_components)
     points, found = np.asarray(points).reshape(-1, components.dim), []
     for block, part in zip(components.blocks, components.parts, strict=True):
-        for finding in _findings(part, points[:, block.columns], key, seed, num_draws):
+        for finding in _findings(part, jax.device_put(points[:, block.columns]), key, seed, num_draws):
             found.append(finding._replace(method=f"{block.name}: {finding.method}"))
     return found + em_findings(components, jax.device_put(points))
