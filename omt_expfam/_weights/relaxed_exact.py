@@ -18,7 +18,9 @@ from .entropic import WeightCoupling
 from .relaxed import RelaxedCoupling
 
 # How near to the boundary a step goes; products and errors at which the program counts as solved, and is accepted.
-_NEAR, _SOLVED, _ACCEPTED = 0.995, 1e-13, 1e-9
+_NEAR, _SOLVED, _ACCEPTED = 0.995, 1e-13, 1e-8
+# Steps without gain, after which rounding is what is left.
+_PATIENCE = 100
 # Masses below the first are none; so are pairs with a smaller share of the mass, if their reduced cost is larger.
 _LEAST, _NONE = 1e-200, 1e-11
 
@@ -181,14 +183,16 @@ def _solve(program: _Program, max_steps: int) -> tuple[np.ndarray, np.ndarray, f
     hard, rho = ~smooth, np.where(smooth, soft, 1.0)
     x = np.where(smooth, given, 1 / len(cost))
     z, u = np.where(hard, np.maximum(cost, 0.1), 0.0), np.zeros(len(balance))
-    gap, error, step = np.inf, np.inf, 0
+    best, step = (x, u, np.inf, np.inf, 0), 0
     while True:
         slope = cost + np.where(smooth, rho * np.log(x / given), 0.0)
         dual, primal = slope - matrix.T @ u - z, balance - matrix @ x
         mass = np.abs(x).sum()
         gap, error = x @ z / mass, np.abs(primal).sum() / mass + x @ np.abs(dual) / mass
-        if step >= max_steps or (gap < _SOLVED and error < _SOLVED):
-            return x, u, float(gap), float(error), step
+        if max(gap, error) < max(best[2:4]):
+            best = x, u, float(gap), float(error), step
+        if step >= min(max_steps, best[-1] + _PATIENCE) or (gap < _SOLVED and error < _SOLVED):
+            return *best[:4], step
         spread = np.where(hard, x / np.where(hard, z, 1.0), x / rho)
         normal = (matrix * spread) @ matrix.T
 
@@ -216,7 +220,7 @@ def _solve(program: _Program, max_steps: int) -> tuple[np.ndarray, np.ndarray, f
         z, u = z + lengths[1] * d_z, u + lengths[1] * d_u
         step += 1
         if not (np.isfinite(u).all() and np.isfinite(x).all()):
-            return x, u, np.inf, np.inf, step
+            return *best[:4], step
 
 
 def _symmetric(matrix: np.ndarray, rhs: np.ndarray) -> np.ndarray:
