@@ -260,7 +260,10 @@ def test_own_families_and_numpyros_go_the_same_way(x64):
 def test_what_is_no_circle_is_refused():
     angles = omt.Mixture([0.5, 0.5], _sides()[0])
     lines = omt.Mixture([1.0], Gaussian(np.zeros((1, 2)), np.eye(2)[None]))
-    with pytest.raises(TypeError, match="`source` and `target` must both have angles in the same columns, or neither; got VonMises and G"):
+    with pytest.raises(
+        TypeError,
+        match="`source` and `target` must both have angles in the same columns, or neither; got VonMises",
+    ):
         omt.transport(angles, lines)
     sphere = omt.Mixture([1.0], OnSphere(np.zeros((1, 2)), np.eye(2)[None]))
     with pytest.raises(TypeError, match=r"on the line, an interval, whole numbers or a circle.*got Sphere"):
