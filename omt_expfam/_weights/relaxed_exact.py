@@ -192,7 +192,7 @@ def _solve(program: _Program, max_steps: int) -> tuple[np.ndarray, np.ndarray, f
         if max(gap, error) < max(best[2:4]):
             best = x, u, float(gap), float(error), step
         if step >= min(max_steps, best[-1] + _PATIENCE) or (gap < _SOLVED and error < _SOLVED):
-            return *best[:4], step
+            return best[0], best[1], best[2], best[3], step
         spread = np.where(hard, x / np.where(hard, z, 1.0), x / rho)
         normal = (matrix * spread) @ matrix.T
 
@@ -220,7 +220,7 @@ def _solve(program: _Program, max_steps: int) -> tuple[np.ndarray, np.ndarray, f
         z, u = z + lengths[1] * d_z, u + lengths[1] * d_u
         step += 1
         if not (np.isfinite(u).all() and np.isfinite(x).all()):
-            return *best[:4], step
+            return best[0], best[1], best[2], best[3], step
 
 
 def _symmetric(matrix: np.ndarray, rhs: np.ndarray) -> np.ndarray:
