@@ -114,7 +114,8 @@ def test_sample_weights_are_repetitions(name, x64):
     x, rng = drawn(name, 600), np.random.default_rng(1)
     counts = rng.integers(0, 4, len(x))
     assert 600 < counts.sum() <= 1024
-    settings = {"standardize": False, "tolerance": 1e-7}
+    # Plain steps: longer ones enlarge differences of rounding.
+    settings = {"standardize": False, "tolerance": 0.0, "max_steps": 60, "throw": False}
     start = x[:3]
     weighted = omt.fit(jax.random.key(0), x, FAMILIES[name], 3, start=start, sample_weight=counts, **settings)
     repeated = omt.fit(jax.random.key(0), np.repeat(x, counts, axis=0), FAMILIES[name], 3, start=start, **settings)
