@@ -64,13 +64,13 @@ class SharedStart:
     """
 
     def __init__(self, largest: int, room: int = 0):
-        self.largest, self._room = largest, max(largest, room)
+        self.largest, self.room = largest, max(largest, room)
         self._found: dict[int, Overfitted] = {}
 
     def of(self, problem: FitProblem, key: "StartKey", max_steps: int) -> Overfitted:
         """The overfitted mixture of one of several starts."""
         if key.index not in self._found:
-            self._found[key.index] = _overfitted(problem, key, self.largest, self._room, max_steps)
+            self._found[key.index] = _overfitted(problem, key, self.largest, self.room, max_steps)
         return self._found[key.index]
 
 
@@ -106,11 +106,11 @@ def first_state(problem: FitProblem, key: StartKey, start: Any, max_steps: int) 
     if isinstance(start, SharedStart) and 1 < num <= start.largest and 2 * start.largest <= problem.num_points:
         many = start.of(problem, key, max_steps)
         sizes = jax.device_put((np.asarray(2 * start.largest), np.asarray(num)))
-        start, (two, one) = many.state, sizes
-        points = many.x, many.weight
-        return _merged_state(
-            problem.template, start.counts, start.components, *points, room, two, one, problem.ridge, max_steps
-        )
+        found, (two, one) = (many.state.counts, many.state.components, many.x, many.weight), sizes
+        # With room for the largest of them, all sizes are merged by one program.
+        most = max(room, start.room)
+        state = _merged_state(problem.template, *found, most, two, one, problem.ridge, max_steps)
+        return _with_components(state, room)
     random = key.generator(0)
     x, weight = problem.subset(random, num)
     places = pad(start.astype(x.dtype), room) if isinstance(start, np.ndarray) else _levels(random, room, x.dtype)
