@@ -81,7 +81,7 @@ def stacked(trees: list[Any]) -> Any:
     """Pytrees of one structure, stacked along a leading axis; on the host where nothing is traced."""
     if is_traced(trees):
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-    return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *trees)
+    return jax.device_put(jax.tree.map(lambda *leaves: np.stack(leaves), *trees))
 
 
 def kept(owner: Any, name: str, compute: Callable[[], Any]) -> Any:
