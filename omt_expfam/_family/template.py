@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 
+from .._base.tables import in_order
 from .em_family import AbstractEMFamily
 
 
@@ -42,6 +43,15 @@ def template(family: type[AbstractEMFamily], **fixed: Any) -> Template:
         TypeError: If the family cannot be fitted by EM.
     """
     return as_template(family, fixed)
+
+
+def in_order_of(family: Any, name: str, x: Any) -> Any:
+    """A table with its columns in the order that a template asks for; anything else as it is.
+
+    Raises:
+        ValueError: If it has other columns.
+    """
+    return in_order(name, x, getattr(family, "feature_names", None), "the columns of the family")
 
 
 def as_template(family: Any, fixed: dict[str, Any] | None = None) -> Template:

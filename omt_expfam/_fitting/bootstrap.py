@@ -16,7 +16,7 @@ from .._base.progress import progress_bar
 from .._base.xla import program
 from .._components.mixture import Mixture
 from .._family.em_family import AbstractEMFamily, AbstractRegularEMFamily
-from .._family.template import as_template, Template
+from .._family.template import as_template, in_order_of, Template
 from .climb import moved_state, steps_of
 from .data import as_start, read_data
 from .em import chunk_data, EMState, run
@@ -110,7 +110,7 @@ def bootstrap_mixtures(
     key, num_draws, max_steps = as_key(key), as_count("num_draws", num_draws), as_count("max_steps", max_steps)
     chosen = as_template(mixture.components if family is None else family)
     data = read_data(
-        x,
+        in_order_of(chosen, "x", x),
         chosen,
         mixture.num_components,
         sample_weight=sample_weight,

@@ -14,10 +14,10 @@ from .._base.arguments import ArrayLike, as_count, as_key, KeyLike
 from .._base.precision import narrow
 from .._base.results import raise_if_failed, RESULTS, succeeded
 from .._base.samples import refuse_constant
-from .._base.tables import column_names, in_order
+from .._base.tables import column_names
 from .._components.mixture import Mixture
 from .._family.em_family import AbstractEMFamily, verify
-from .._family.template import as_template, Template
+from .._family.template import as_template, in_order_of, Template
 from .climb import solve_once, StartKey
 from .data import as_start, Data, read_data
 from .em import EMState
@@ -159,7 +159,7 @@ def fit(
     chosen = as_template(family)
     key = as_key(key)
     num_components = as_count("num_components", num_components)
-    x = in_order("x", x, chosen.feature_names, "the columns of the family")
+    x = in_order_of(chosen, "x", x)
     data = read_data(
         x,
         chosen,

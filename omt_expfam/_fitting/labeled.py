@@ -12,10 +12,10 @@ from .._base.arguments import ArrayLike
 from .._base.arrays import log_share
 from .._base.labels import as_memberships
 from .._base.results import RESULTS
-from .._base.tables import column_names, in_order
+from .._base.tables import column_names
 from .._base.xla import program
 from .._family.em_family import AbstractEMFamily, AbstractRegularEMFamily, verify
-from .._family.template import as_template, Template
+from .._family.template import as_template, in_order_of, Template
 from .climb import steps_of, without_padding
 from .data import read_data
 from .em import EMState, initial_state
@@ -61,7 +61,7 @@ def mixture_from_labels(
         ValueError: If labels are missing, a group has no points, or the data are refused by `fit`.
     """
     chosen = as_template(family)
-    x = in_order("x", x, chosen.feature_names, "the columns of the family")
+    x = in_order_of(chosen, "x", x)
     names, memberships = as_memberships("labels", labels, np.shape(x)[0] if np.ndim(x) else 0)
     used = slice(None) if sample_weight is None else np.asarray(sample_weight) > 0
     data = read_data(

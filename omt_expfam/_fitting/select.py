@@ -11,9 +11,9 @@ import tqdm
 from .._base.arguments import ArrayLike, as_count, as_key, KeyLike
 from .._base.arrays import host_generator
 from .._base.progress import progress_bar
-from .._base.tables import column_names, in_order
+from .._base.tables import column_names
 from .._family.em_family import AbstractEMFamily
-from .._family.template import Template
+from .._family.template import in_order_of, Template
 from .data import _as_data, weighted_points
 from .fit import Fit, fit
 from .race import race, with_shared_start
@@ -93,8 +93,7 @@ def select_num_components(
     if not sizes:
         raise ValueError("`candidates` must hold at least one number of components; got none.")
     num_folds = as_count("num_folds", num_folds)
-    if isinstance(family, Template):
-        x = in_order("x", x, family.feature_names, "the columns of the family")
+    x = in_order_of(family, "x", x)
     points = _as_data(x, sizes[-1])
     points, weight = weighted_points(points, sample_weight, sizes[-1])
     fold_key, fit_key, last_key = jax.random.split(as_key(key), 3)

@@ -24,7 +24,7 @@ from .._base.xla import program
 from .._components.mixture import Mixture
 from .._couplings.solve import solve_couplings
 from .._family.em_family import AbstractEMFamily
-from .._family.template import as_template, Template
+from .._family.template import as_template, in_order_of, Template
 from .._fitting.fit import fit
 from .._plans.epsilons import check_epsilons, choose_epsilons, EpsilonLike
 from .._plans.plan import TransportPlan
@@ -155,7 +155,7 @@ def fit_coupled(
     families = tuple(as_template(f) for f in (family, family if target_family is None else target_family))
     numbers = _as_numbers(num_components)
     _check_start(start)
-    x, y = alike(x=x, y=y)
+    x, y = alike(x=in_order_of(families[0], "x", x), y=in_order_of(families[1], "y", y))
     names = column_names(x) or column_names(y)
     points = [np.asarray(as_host_or_traced(name, value)) for name, value in (("x", x), ("y", y))]
     _check_families(families, points)

@@ -14,6 +14,7 @@ from .._base.buckets import sharing_components, sharing_points
 from .._base.progress import progress_bar
 from .._base.results import ConvergenceError
 from .._base.tables import alike
+from .._family.template import in_order_of
 from .._fitting.fit import Fit, fit
 from .._fitting.race import with_shared_start
 from .._plans.epsilons import EpsilonLike
@@ -133,9 +134,9 @@ def select_plan(
         methods[method.num_components] = method
     if not methods:
         raise ValueError("`candidates` must hold at least one number of components; got none.")
-    x, y = alike(x=x, y=y)
-    points = [np.asarray(as_host_or_traced(name, value)) for name, value in (("x", x), ("y", y))]
     families, options = pair_of("family", family), {"progress": False, **(fit_options or {})}
+    x, y = alike(x=in_order_of(families[0], "x", x), y=in_order_of(families[1], "y", y))
+    points = [np.asarray(as_host_or_traced(name, value)) for name, value in (("x", x), ("y", y))]
     scores, floors, failures, sides, most = [], [], {}, [], max(map(max, methods))
     *keys, last_key = jax.random.split(as_key(key), 2 * num_splits + 1)
     with progress_bar(len(methods) * num_splits, "choosing the numbers of components", progress) as bar:

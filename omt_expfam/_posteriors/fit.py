@@ -14,11 +14,11 @@ from .._base.arrays import default_dtype, split_key
 from .._base.precision import narrow
 from .._base.results import ConvergenceError, RESULTS
 from .._base.samples import refuse_constant
-from .._base.tables import column_names, in_order
+from .._base.tables import column_names
 from .._components.mixture import Mixture
 from .._components.relabel import labelled
 from .._family.em_family import AbstractEMFamily
-from .._family.template import as_template, Template
+from .._family.template import as_template, in_order_of, Template
 from .._fitting.data import _as_data, as_start
 from .._fitting.fit import Fit, fit
 from .arviz import pareto_k_of
@@ -83,8 +83,7 @@ def fit_posterior(
             "`method` must be Gibbs(), LaplaceApproximation(), NUTS(), SVI() or Bootstrap(); "
             f"got {getattr(method, '__name__', type(method).__name__)}."
         )
-    if isinstance(family, Template):
-        x = in_order("x", x, family.feature_names, "the columns of the family")
+    x = in_order_of(family, "x", x)
     points = _as_data(x, num_components)
     precision = "float32" if points.dtype == np.float32 else str(default_dtype())
     fit_key, draw_key, second_key = split_key(key, 3)

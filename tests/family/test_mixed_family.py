@@ -178,3 +178,15 @@ def test_blocks_that_are_no_regular_families(x64):
     rates = np.sort(np.asarray(fit.mixture.components["visits"].rate)[:, 0])
     np.testing.assert_allclose(rates, [2, 9], atol=0.5)
     assert float(fit.log_likelihood) < float(alone.log_likelihood)
+
+
+@pytest.mark.slow
+def test_tables_in_another_order_are_turned_on_both_sides(x64):
+    before, after = (_table(200, seed)[["width", "height"]] for seed in (0, 1))
+    family = omt.mixed(before, one=(Gaussian, "width"), two=(Gaussian, "height"))
+    tables = (before, after), tuple(table[["height", "width"]] for table in (before, after))
+    plans = [omt.fit_coupled(jax.random.key(0), *pair, family, 2, strength=1.0).plan for pair in tables]
+    assert plans[0].feature_names == plans[1].feature_names == ("width", "height")
+    np.testing.assert_array_equal(plans[0].component_costs, plans[1].component_costs)
+    plans = [omt.select_plan(jax.random.key(0), *pair, family, [2]).plan for pair in tables]
+    np.testing.assert_array_equal(plans[0].component_costs, plans[1].component_costs)
