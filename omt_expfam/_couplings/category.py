@@ -71,15 +71,8 @@ class CategoryCouplings(AbstractCoordinateCouplings):
     marginal_error: Float[Array, ""]
 
     def transpose(self) -> "CategoryCouplings":
-        return CategoryCouplings(
-            costs=self.costs.T,
-            kl=self.kl.T,
-            errors=self.errors.T,
-            epsilon=self.epsilon,
-            source=self.target,
-            target=self.source,
+        return self._transposed(
             laws=(self.laws[1], self.laws[0]),
-            marginal_error=self.marginal_error,
         )
 
     def component_maps(self, row_shares: Float[Array, "K0 K1"]) -> CategoryMaps:

@@ -1,6 +1,7 @@
 """Couplings of components with independent coordinates: what follows from the laws of one coordinate given another."""
 
 import abc
+import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -46,6 +47,11 @@ class AbstractCoordinateCouplings(AbstractCouplings):
     @abc.abstractmethod
     def _work(self) -> int:
         """How many numbers one point takes."""
+
+    def _transposed(self, **own: Any) -> Any:
+        """These seen from the other side, but for what is a kind's ``own``."""
+        tables = {"costs": self.costs.T, "kl": self.kl.T, "errors": self.errors.T}
+        return dataclasses.replace(self, source=self.target, target=self.source, **tables, **own)
 
     @property
     def objective_errors(self) -> Float[Array, "K0 K1"]:

@@ -75,18 +75,11 @@ class ProductCouplings(AbstractCoordinateCouplings):
     marginal_error: Float[Array, ""]
 
     def transpose(self) -> "ProductCouplings":
-        return ProductCouplings(
-            costs=self.costs.T,
-            kl=self.kl.T,
-            errors=self.errors.T,
-            epsilon=self.epsilon,
-            source=self.target,
-            target=self.source,
+        return self._transposed(
             moments=(self.moments[1], self.moments[0]),
             tables=(self.tables[1], self.tables[0]),
             problems=jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), self.problems),
             line_costs=jnp.swapaxes(self.line_costs, 0, 1),
-            marginal_error=self.marginal_error,
         )
 
     def component_maps(self, row_shares: Float[Array, "K0 K1"]) -> LineMaps:

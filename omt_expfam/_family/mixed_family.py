@@ -149,6 +149,10 @@ class MixedFamily(AbstractEMFamily):
         """The columns of points ``x[..., d]`` that belong to each block."""
         return split(x, self.column_parts())
 
+    def _rows(self, x: Float[Array, "d *n"]) -> list[Array]:
+        """The coordinates of one point, or of many that stand in columns, which belong to each block."""
+        return [x[np.asarray(block.columns)] for block in self.blocks]
+
     def turned(self, order: Sequence[int]) -> "MixedFamily | None":
         place = {int(old): new for new, old in enumerate(order)}
         blocks, parts = [], []
@@ -165,10 +169,7 @@ class MixedFamily(AbstractEMFamily):
     # -- densities, draws and moments -----------------------------------------------------------------------------
 
     def _log_prob(self, x: Float[Array, " d"]) -> Float[Array, ""]:
-        each = zip(self.parts, self.blocks, strict=True)
-        return sum(
-            (part._log_prob(x[np.asarray(block.columns)]) for part, block in each), start=jnp.zeros((), self.dtype)
-        )
+        return _total([part._log_prob(own) for part, own in zip(self.parts, self._rows(x), strict=True)])
 
     def _sample(self, key: Key[Array, ""]) -> Float[Array, " d"]:
         keys = jax.random.split(key, len(self.parts))
@@ -224,8 +225,7 @@ class MixedFamily(AbstractEMFamily):
             part._verify()
 
     def _prepare(self, x: Float[Array, "d n"]) -> tuple[PyTree, ...]:
-        each = zip(self.parts, self.blocks, strict=True)
-        return tuple(part._prepare(x[np.asarray(block.columns)]) for part, block in each)
+        return tuple(part._prepare(own) for part, own in zip(self.parts, self._rows(x), strict=True))
 
     def _table(self, data: tuple[PyTree, ...]) -> Float[Array, "K n"]:
         return _total([part._table(own) for part, own in zip(self.parts, data, strict=True)])
@@ -262,8 +262,8 @@ class MixedFamily(AbstractEMFamily):
     def _start(
         self, x: Float[Array, "d n"], responsibilities: Float[Array, "K n"], ridge: Float[Array, ""]
     ) -> "MixedFamily":
-        each = zip(self.parts, self.blocks, strict=True)
-        return type(self)(*[part._start(x[np.asarray(block.columns)], responsibilities, ridge) for part, block in each])
+        each = zip(self.parts, self._rows(x), strict=True)
+        return type(self)(*[part._start(own, responsibilities, ridge) for part, own in each])
 
     def _affine(self, shift: Float[Array, " d"], scale: Float[Array, " d"]) -> "MixedFamily":
         each = zip(self.parts, self.split(shift), self.split(scale), strict=True)
@@ -276,8 +276,8 @@ class RegularMixedFamily(MixedFamily, AbstractRegularEMFamily):
     priors: ClassVar = _Priors()
 
     def _sufficient_statistics(self, x: Float[Array, " d"]) -> Float[Array, " m"]:
-        each = zip(self._regular(), self.blocks, strict=True)
-        return jnp.concatenate([part._sufficient_statistics(x[np.asarray(block.columns)]) for part, block in each])
+        each = zip(self._regular(), self._rows(x), strict=True)
+        return jnp.concatenate([part._sufficient_statistics(own) for part, own in each])
 
     def _natural_parameters(self) -> Float[Array, " m"]:
         return jnp.concatenate([part._natural_parameters() for part in self._regular()])
@@ -290,8 +290,8 @@ class RegularMixedFamily(MixedFamily, AbstractRegularEMFamily):
         return _total([part._log_partition(own) for part, own in each])
 
     def _log_base_measure(self, x: Float[Array, " d"]) -> Float[Array, ""]:
-        each = zip(self._regular(), self.blocks, strict=True)
-        return _total([part._log_base_measure(x[np.asarray(block.columns)]) for part, block in each])
+        each = zip(self._regular(), self._rows(x), strict=True)
+        return _total([part._log_base_measure(own) for part, own in each])
 
     def _entropy(self) -> Float[Array, ""]:
         return _total([part._entropy() for part in self._regular()])
@@ -316,13 +316,9 @@ class RegularMixedFamily(MixedFamily, AbstractRegularEMFamily):
         return [values[..., end - size : end] for end, size in zip(np.cumsum(sizes), sizes, strict=True)]
 
 
+@functools.cache
 def mixed_class(blocks: tuple[Block, ...]) -> type[MixedFamily]:
     """The family with these blocks, one class for each."""
-    return _mixed_class(blocks)
-
-
-@functools.cache
-def _mixed_class(blocks: tuple[Block, ...]) -> type[MixedFamily]:
     families = [block.family for block in blocks]
     regular = all(issubclass(family, AbstractRegularEMFamily) for family in families)
     base = RegularMixedFamily if regular else MixedFamily

@@ -99,17 +99,9 @@ class CircleCouplings(AbstractCoordinateCouplings):
     is_map: bool = eqx.field(static=True)
 
     def transpose(self) -> "CircleCouplings":
-        return CircleCouplings(
-            costs=self.costs.T,
-            kl=self.kl.T,
-            errors=self.errors.T,
-            epsilon=self.epsilon,
-            source=self.target,
-            target=self.source,
+        return self._transposed(
             sides=(self.sides[1], self.sides[0]),
             problems=jnp.swapaxes(self.problems, 0, 1),
-            marginal_error=self.marginal_error,
-            is_map=self.is_map,
         )
 
     def component_maps(self, row_shares: Float[Array, "K0 K1"]) -> AbstractCircleMaps:

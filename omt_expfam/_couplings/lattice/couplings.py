@@ -66,17 +66,10 @@ class LatticeCouplings(AbstractCoordinateCouplings):
     marginal_error: Float[Array, ""]
 
     def transpose(self) -> "LatticeCouplings":
-        return LatticeCouplings(
-            costs=self.costs.T,
-            kl=self.kl.T,
-            errors=self.errors.T,
-            epsilon=self.epsilon,
-            source=self.target,
-            target=self.source,
+        return self._transposed(
             tables=(self.tables[1], self.tables[0]),
             problems=jnp.swapaxes(self.problems, 0, 1),
             covariances=jnp.swapaxes(self.covariances, 0, 1),
-            marginal_error=self.marginal_error,
         )
 
     def component_maps(self, row_shares: Float[Array, "K0 K1"]) -> LatticeMaps:
