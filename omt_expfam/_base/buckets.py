@@ -98,7 +98,6 @@ def pad_zero(array: Any, size: int) -> Any:
 
 def cut(tree: Any, size: int, axis: int = 0) -> Any:
     """The first ``size`` entries of every array of a pytree along an axis, taken on the host."""
-
     leaves, structure = jax.tree.flatten(tree)
     index = (slice(None),) * axis + (slice(size),)
     longer = {k: leaf for k, leaf in enumerate(leaves) if leaf.shape[axis] != size}

@@ -32,7 +32,6 @@ def narrow(tree: Any, dtype: Any) -> Any:
 
     Numbers too large for ``dtype`` become infinite.
     """
-
     leaves, structure = jax.tree.flatten(tree)
     converted = {}
     for index, leaf in enumerate(leaves):
