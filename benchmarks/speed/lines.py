@@ -17,7 +17,7 @@ from ott.solvers.linear import sinkhorn
 
 import omt_expfam as omt
 from omt_expfam._couplings.line.schedule import counts_of, Bundle
-from omt_expfam._couplings.line.problems import _place, _solve, _stacked, _tabulate_all, standardize
+from omt_expfam._couplings.line.problems import _place, _solve, _stacked, _tabulated, standardize
 from omt_expfam._couplings.line.table import evaluate
 from omt_expfam.families import Laplace
 from tests.couplings.test_product_couplings import LAWS, dense, solved
@@ -46,10 +46,10 @@ def nodes_of(source, target):
     """The nodes of one pair of laws, repeated along a leading axis."""
     sides = [forms(name) for name in (source, target)]
     shapes = tuple(_stacked(side) for side in sides)
-    profiles = tuple(_tabulate_all(*side) for side in shapes)
+    profiles = tuple(_tabulated(side) for side in shapes)
     count = int(counts_of([Bundle(0, 0, (EPSILON,))], profiles)[0])
     index = np.zeros(ROW, int)
-    return _place(shapes, profiles, (index, index), np.full(ROW, EPSILON), count)
+    return _place(shapes, profiles, (index, index), np.full(ROW, EPSILON), count, False)
 
 
 def peer(lse_mode, limit):
@@ -70,7 +70,7 @@ def peer(lse_mode, limit):
 
 def speed(source, target, limit):
     nodes = nodes_of(source, target)
-    problems = np.arange(ROW), np.full(ROW, EPSILON)
+    problems = np.arange(ROW), np.full(ROW, EPSILON), np.asarray(ROW)
     first, ours = seconds(lambda: _solve(nodes, *problems))
     plan = _solve(nodes, *problems)
     value = float(plan.cost[0] + EPSILON * (plan.kl[0] - 0.5 * np.log(EPSILON)))

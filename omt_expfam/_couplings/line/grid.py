@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ..._components.product_form import AbstractShape
 from .profile import clip_ends, panel_quadrature, Profile, standard_knots, standard_log_density
@@ -72,11 +72,16 @@ def num_panels(profile: Profile, other: Profile, epsilon: Float[Array, ""]) -> F
     inside = _between(*kept_range(profile, length), length.shape[0])
     length = jnp.where(inside, length, 0.0)
     # Every piece between knots has a panel of its own, however short.
-    return jnp.sum(length) / _PANEL_LENGTH + profile.knots.shape[0]
+    return jnp.sum(length) / _PANEL_LENGTH + profile.num_knots.astype(length.dtype)
 
 
-def place_panels(profile: Profile, other: Profile, epsilon: Float[Array, ""], count: int) -> Float[Array, " e"]:
-    """Edges of ``count`` panels of equal length in units of the resolution, with the knots among them."""
+def place_panels(
+    profile: Profile, other: Profile, epsilon: Float[Array, ""], count: Int[Array, ""], most: int
+) -> Float[Array, " e"]:
+    """Edges of ``count`` panels of equal length in units of the resolution, with the knots among them.
+
+    Behind them are empty ones, ``most`` in all.
+    """
     length = resolution(profile, other, epsilon)
     first, last = kept_range(profile, length)
     units = jnp.concatenate([jnp.zeros((1,), epsilon.dtype), jnp.cumsum(length)])
@@ -84,17 +89,18 @@ def place_panels(profile: Profile, other: Profile, epsilon: Float[Array, ""], co
     knots = jnp.clip(profile.knots, low, high)
     at_knots = jnp.interp(knots, profile.edges, units)
     span = at_knots[-1] - at_knots[0]
-    position = jnp.round(count * (at_knots - at_knots[0]) / jnp.where(span > 0, span, jnp.ones_like(span)))
-    num = knots.shape[0]
+    end = jnp.asarray(count).astype(span.dtype)
+    position = jnp.round(end * (at_knots - at_knots[0]) / jnp.where(span > 0, span, jnp.ones_like(span)))
+    num, num_knots = knots.shape[0], profile.num_knots
     # Knots take distinct edges, the first and the last one the ends.
     for i in range(1, num):
         position = position.at[i].max(position[i - 1] + 1)
-    position = position.at[-1].set(count)
+    position = jnp.where(jnp.arange(num) < num_knots - 1, position, end)
     for i in range(num - 2, -1, -1):
-        position = position.at[i].min(position[i + 1] - 1)
-    target = jnp.interp(jnp.arange(count + 1, dtype=units.dtype), position, at_knots)
-    edges = jnp.interp(target, units, profile.edges)
-    edges = edges.at[position.astype(int)].set(knots)
+        position = position.at[i].min(position[i + 1] - jnp.where(i < num_knots - 1, 1, 0).astype(span.dtype))
+    place = jnp.minimum(jnp.arange(most + 1, dtype=units.dtype), end)
+    edges = jnp.interp(jnp.interp(place, position, at_knots), units, profile.edges)
+    edges = jnp.where(place < end, edges, high).at[position.astype(int)].set(knots)
     return jnp.maximum(edges, jax.lax.cummax(edges))
 
 
@@ -119,7 +125,7 @@ def grid(
     sides = []
     for own, other in ((0, 1), (1, 0)):
         fixed, partner = jax.lax.stop_gradient((profiles[own], profiles[other]))
-        edges = place_panels(fixed, partner, jax.lax.stop_gradient(epsilon), count)
+        edges = place_panels(fixed, partner, jax.lax.stop_gradient(epsilon), jnp.asarray(count), count)
         edges = _follow(edges, fixed.knots, standard_knots(shapes[own], edges.dtype))
         sides.append((*nodes_of(shapes[own], edges), jnp.stack([edges[0], edges[-1]])))
     return sides[0], sides[1]

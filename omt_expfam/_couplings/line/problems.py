@@ -8,20 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..._base.arrays import power_of_two, take, to_jax
+from ..._base.arrays import map_first, power_of_two, take, to_jax
+from ..._base.buckets import pad
 from ..._base.progress import progress_bar
 from ..._base.xla import brief_program, program, unfused
 from ..._components.product_form import ProductForm
 from .grid import nodes_of, place_panels
-from .profile import monotone_images, Profile, squared_wasserstein, tabulate
-from .schedule import Bundle, counts_of, lagrange, schedule
+from .profile import monotone_images, PANEL_NODES, Profile, squared_wasserstein, tabulate, widened
+from .schedule import Bundle, counts_of, lagrange, MOST_PANELS, schedule
 from .solve import limit_nodes, LineNodes, LinePlan, NO_WEIGHT, place_nodes, solve_nodes
 from .table import LineProblem, LineTable
 
 # Panels of every problem when nothing can be looked at.
 _TRACED_COUNT = 16
-# Problems of at most so many panels are solved so many at once.
+# Problems of at most so many panels are solved so many at once, larger ones alone.
 _SMALL, _AT_ONCE = 16, 16
+# Distinct laws are padded to at least so many.
+_LEAST_LAWS = 4
 # Relative accuracy of quadrature and interpolation, on the cautious side.
 _QUADRATURE, _INTERPOLATION = 3e-7, 3e-7
 # How much larger than the second moments beyond the nodes the error that they make may be.
@@ -96,7 +99,7 @@ def standardize(form: ProductForm) -> Standardized:
     digits = np.where(keys == 0, 0, 11 - np.floor(np.log10(np.abs(np.where(keys == 0, 1, keys)))))
     _, index, which = np.unique(_round(keys, digits), axis=0, return_index=True, return_inverse=True)
     # Padded to a power of two, so that few programs are compiled.
-    index = np.pad(index, (0, power_of_two(len(index)) - len(index)), mode="edge")
+    index = np.pad(index, (0, max(_LEAST_LAWS, power_of_two(len(index))) - len(index)), mode="edge")
     shapes = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(size, *leaf.shape[2:])[index], form.shape)
     return Standardized(mean, scale, shapes, which.reshape(mean.shape))
 
@@ -134,11 +137,12 @@ def solve_problems(source: Standardized, target: Standardized, epsilon: float, p
 
 def _stacked(side: Standardized) -> Any:
     """The distinct laws with a leading axis, which also a law without arrays gets by counting."""
-    return (side.shapes, np.arange(power_of_two(int(side.which.max()) + 1)))
+    leaves = jax.tree.leaves(side.shapes)
+    return (side.shapes, np.arange(len(leaves[0]) if leaves else _LEAST_LAWS))
 
 
 def _tabulated(shapes: Any) -> Profile:
-    return jax.tree.map(np.asarray, _tabulate_all(*shapes))
+    return widened(jax.tree.map(np.asarray, _tabulate_all(*shapes)))
 
 
 @brief_program
@@ -147,54 +151,71 @@ def _tabulate_all(shapes: Any, count: Array) -> Profile:
 
 
 def _place(shapes: Any, profiles: Any, which: Any, epsilon: np.ndarray, count: int, limit: bool) -> LineNodes:
-    """The nodes of several problems, side by side: both sides have one program where their families are the same."""
+    """The nodes of several problems, side by side, as NumPy arrays.
+
+    All numbers of problems and of panels have one program, on `_AT_ONCE` problems and as many panels as there can be:
+    what is beyond theirs is empty, and is cut off. Both sides have one where their families are the same.
+    """
+    num, size = np.asarray(len(epsilon)), count * len(PANEL_NODES)
+    which, epsilon = pad((tuple(which), epsilon), _AT_ONCE)
     laws = [take(side, k) for side, k in zip(shapes, which, strict=True)]
     own = [take(side, k) for side, k in zip(profiles, which, strict=True)]
+    num_panels = np.asarray(count)
+    edges = [_edges(one, other, epsilon, num_panels, num) for one, other in zip(own, own[::-1], strict=True)]
+    sides = [_weigh(law, some, num) for law, some in zip(laws, edges, strict=True)]
+    images = [_images(one, other, side[0], num) for one, other, side in zip(own, own[::-1], sides, strict=True)]
+    distance: Any = _distances(laws[0], own[0], own[1], num) if limit else np.zeros(_AT_ONCE)
     (x, log_a, x_ends), (y, log_b, y_ends) = (
-        _weigh(law, _edges(profile, other, epsilon, count))
-        for law, profile, other in zip(laws, own, own[::-1], strict=True)
+        (np.asarray(x)[:num, :size], np.asarray(log_weights)[:num, :size], np.asarray(ends)[:num])
+        for x, log_weights, ends in sides
     )
-    to_y, to_x = _images(own[0], own[1], x), _images(own[1], own[0], y)
-    distance: Any = _distances(laws[0], own[0], own[1]) if limit else np.zeros(len(epsilon))
-    return LineNodes(x, log_a, y, log_b, to_y, to_x, x_ends, y_ends, distance, own[0].entropy + own[1].entropy)
+    to_y, to_x = (np.asarray(image)[:num, :size] for image in images)
+    entropy = own[0].entropy + own[1].entropy
+    return LineNodes(x, log_a, y, log_b, to_y, to_x, x_ends, y_ends, np.asarray(distance)[:num], entropy[:num])
 
 
 @brief_program
-def _edges(profiles: Profile, others: Profile, epsilon: Any, count: int) -> Float[Array, "b e"]:
-    return jax.lax.map(lambda item: place_panels(item[0], item[1], item[2], count), (profiles, others, epsilon))
+def _edges(profiles: Profile, others: Profile, epsilon: Any, count: Any, num: Any) -> Float[Array, "b e"]:
+    def one(item: Any) -> Float[Array, " e"]:
+        return place_panels(item[0], item[1], item[2], count, MOST_PANELS)
+
+    return map_first(one, (profiles, others, epsilon), num)
 
 
 @brief_program
-def _weigh(laws: Any, edges: Any) -> tuple[Array, Array, Array]:
+def _weigh(laws: Any, edges: Any, num: Any) -> tuple[Array, Array, Array]:
     """Nodes, log-weights and ends; as in `_distances`, the part of the work that depends on the families."""
 
     def one(item: Any) -> tuple[Array, Array, Array]:
         (law, _), edges = item
         return (*nodes_of(law, edges), jnp.stack([edges[0], edges[-1]]))
 
-    return jax.lax.map(one, (laws, edges))
+    return map_first(one, (laws, edges), num)
 
 
 @brief_program
-def _images(profiles: Profile, others: Profile, x: Any) -> Float[Array, "b n"]:
-    return jax.lax.map(lambda item: monotone_images(item[0], item[1], item[2]), (profiles, others, x))
+def _images(profiles: Profile, others: Profile, x: Any, num: Any) -> Float[Array, "b n"]:
+    return map_first(lambda item: monotone_images(item[0], item[1], item[2]), (profiles, others, x), num)
 
 
 @brief_program
-def _distances(laws: Any, profiles: Profile, others: Profile) -> Float[Array, " b"]:
-    return jax.lax.map(lambda item: squared_wasserstein(item[0][0], (item[1], item[2])), (laws, profiles, others))
+def _distances(laws: Any, profiles: Profile, others: Profile, num: Any) -> Float[Array, " b"]:
+    def one(item: Any) -> Float[Array, ""]:
+        return squared_wasserstein(item[0][0], (item[1], item[2]))
+
+    return map_first(one, (laws, profiles, others), num)
 
 
 @program
-def _solve(nodes: LineNodes, which: Any, epsilons: Any) -> LinePlan:
+def _solve(nodes: LineNodes, which: Any, epsilons: Any, num: Any) -> LinePlan:
     """Several problems, each of some nodes and a regularization."""
-    return jax.lax.map(lambda item: _resolved(take(nodes, item[0]), item[1]), (which, epsilons))
+    return map_first(lambda item: _resolved(take(nodes, item[0]), item[1]), (which, epsilons), num)
 
 
 @program
-def _limit(nodes: LineNodes) -> LinePlan:
+def _limit(nodes: LineNodes, num: Any) -> LinePlan:
     """The unregularized plans of several problems."""
-    return jax.lax.map(limit_nodes, nodes)
+    return map_first(limit_nodes, nodes, num)
 
 
 def _resolved(nodes: LineNodes, epsilon: Float[Array, ""]) -> LinePlan:
@@ -212,8 +233,8 @@ def _solve_bundles(
     with progress_bar(sum(len(b.epsilons) for b in bundles), "coordinate problems", progress) as bar:
         for count in sorted(set(counts.tolist())):
             members = np.flatnonzero(counts == count)
-            # Few sizes of a chunk, so that few programs are compiled: where problems are small, many at once.
-            chunk = _AT_ONCE if count <= _SMALL and len(members) > 1 else 1
+            # Few sizes of a chunk, so that few programs are compiled.
+            chunk = _AT_ONCE if count <= _SMALL else 1
             for start in range(0, len(members), chunk):
                 chosen = members[start : start + chunk]
                 some = [bundles[k] for k in chosen]
@@ -226,20 +247,20 @@ def _solve_chunk(
     bundles: list[Bundle], size: int, count: int, shapes: Any, profiles: tuple[Profile, Profile]
 ) -> list[LinePlan]:
     """Solve a chunk of bundles with the same number of nodes; the plans of each as NumPy arrays."""
-    padded = bundles + bundles[-1:] * (size - len(bundles))
-    which = (np.array([b.source for b in padded]), np.array([b.target for b in padded]))
+    which = (np.array([b.source for b in bundles]), np.array([b.target for b in bundles]))
     limit = any(bundle.epsilons[0] == 0 for bundle in bundles)
-    nodes = _place(shapes, profiles, which, np.array([b.smallest for b in padded]), count, limit)
+    nodes = _place(shapes, profiles, which, np.array([b.smallest for b in bundles]), count, limit)
+    nodes = jax.device_put(pad(nodes, size))
     members = [(k, e) for k, bundle in enumerate(bundles) for e in bundle.epsilons if e > 0]
     plans: list[list[LinePlan]] = [[] for _ in bundles]
     if limit:
-        limits = jax.tree.map(np.asarray, _limit(nodes))
+        limits = jax.tree.map(np.asarray, _limit(nodes, np.asarray(len(bundles))))
         for k, bundle in enumerate(bundles):
             plans[k] += [take(limits, k)] * (bundle.epsilons[0] == 0)
     for start in range(0, len(members), size):
         some = members[start : start + size]
-        index, epsilons = zip(*(some + some[-1:] * (size - len(some))), strict=True)
-        solved = jax.tree.map(np.asarray, _solve(nodes, np.array(index), np.array(epsilons)))
+        index, epsilons = (pad(np.array(column), size) for column in zip(*some, strict=True))
+        solved = jax.tree.map(np.asarray, _solve(nodes, index, epsilons, np.asarray(len(some))))
         for position, (k, _) in enumerate(some):
             plans[k].append(take(solved, position))
     return [jax.tree.map(lambda *leaves: np.stack(leaves), *own) for own in plans]

@@ -1,11 +1,14 @@
 """One law on the line, standardized: its distribution function on panels fine enough for any density."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from ..._base.buckets import pad
 from ..._components.product_form import AbstractShape
 
 # Gauss-Legendre nodes and weights of a panel, on [-1, 1].
@@ -15,6 +18,8 @@ PANEL_NODES, PANEL_WEIGHTS = np.polynomial.legendre.leggauss(16)
 # off them.
 _OFFSETS = 2.0 ** np.concatenate([np.arange(-160, -16) / 4, np.arange(-32, 40) / 8, np.arange(10, 53) / 2])
 _REACH = float(_OFFSETS[-1])
+# Profiles are padded to as many edges and knots as a law with so many knots has.
+_KNOTS = 3
 
 
 class Profile(eqx.Module):
@@ -25,7 +30,7 @@ class Profile(eqx.Module):
         density: Density at the edges, bounded where it is not.
         below: Probability to the left of each edge.
         above: Probability to the right of each edge.
-        knots: Ends of the support and other points where the density is not smooth.
+        knots: Ends of the support and other points where the density is not smooth; the last one may be repeated.
         entropy: Differential entropy, in nats.
         defect: How far the quadrature of the mass and of the variance are from one.
     """
@@ -37,6 +42,11 @@ class Profile(eqx.Module):
     knots: Float[Array, " q"]
     entropy: Float[Array, ""]
     defect: Float[Array, ""]
+
+    @property
+    def num_knots(self) -> Int[Array, ""]:
+        """The number of knots without repetitions of the last one."""
+        return jnp.sum(self.knots < self.knots[-1]) + 1
 
     @property
     def log_odds(self) -> Float[Array, " e"]:
@@ -97,6 +107,18 @@ def tabulate(shape: AbstractShape, dtype: np.dtype) -> Profile:
     defect = jnp.abs(total - 1) + jnp.abs(spread - 1)
     bounded = jnp.where(mass > 0, log_density, jnp.zeros_like(log_density))
     return Profile(edges, density, below, above, knots, -jnp.sum(mass * bounded) / total, defect)
+
+
+def widened(profiles: Profile) -> Profile:
+    """Stacked profiles on the host with empty panels behind the last one, so that most families share programs."""
+    num_edges = (1 + _KNOTS) * (2 * len(_OFFSETS) + 1) + _KNOTS
+
+    def tables(p: Profile) -> tuple[Any, ...]:
+        return p.edges, p.density, p.below, p.above
+
+    wide = pad(tables(profiles), max(num_edges, profiles.edges.shape[1]), axis=1)
+    knots = pad(profiles.knots, max(_KNOTS, profiles.knots.shape[1]), axis=1)
+    return eqx.tree_at(lambda p: (*tables(p), p.knots), profiles, (*wide, knots))
 
 
 def monotone_images(profile: Profile, other: Profile, x: Float[Array, " n"]) -> Float[Array, " n"]:

@@ -8,12 +8,16 @@ import numpy as np
 from jaxtyping import Array
 
 from ..._base.arrays import power_of_two, take
+from ..._base.buckets import pad
 from ..._base.xla import brief_program
 from .grid import num_panels
 from .profile import Profile
 
 # Panels per side that a problem may have; rounded up to one of these, so that few programs are compiled.
 _COUNTS = np.array([4, 8, 16, 32, 48, 64, 96, 128])
+MOST_PANELS = int(_COUNTS[-1])
+# Pairs of laws whose panels are counted together are padded to at least so many.
+_LEAST_PAIRS = 8
 
 # Problems that differ in the regularization only are interpolated in its logarithm, when there are more of them in an
 # interval of this ratio than it has Chebyshev nodes.
@@ -96,8 +100,8 @@ def _measure(profiles: tuple[Profile, Profile], which: tuple[Any, Any], epsilon:
 
 def _panels(pairs: list[tuple[int, int, float]], profiles: tuple[Profile, Profile]) -> np.ndarray:
     """The number of panels that each pair of laws needs at a regularization, not rounded."""
-    padded = pairs + [pairs[-1]] * (power_of_two(len(pairs)) - len(pairs))
-    s, t, e = (np.array(column) for column in zip(*padded, strict=True))
+    size = max(_LEAST_PAIRS, power_of_two(len(pairs)))
+    s, t, e = (pad(np.array(column), size) for column in zip(*pairs, strict=True))
     return np.asarray(_measure(profiles, (s, t), e))[: len(pairs)]
 
 
