@@ -165,13 +165,11 @@ def _place(shapes: Any, profiles: Any, which: Any, epsilon: np.ndarray, count: i
     sides = [_weigh(law, some, num) for law, some in zip(laws, edges, strict=True)]
     images = [_images(one, other, side[0], num) for one, other, side in zip(own, own[::-1], sides, strict=True)]
     distance: Any = _distances(laws[0], own[0], own[1], num) if limit else np.zeros(_AT_ONCE)
-    (x, log_a, x_ends), (y, log_b, y_ends) = (
-        (np.asarray(x)[:num, :size], np.asarray(log_weights)[:num, :size], np.asarray(ends)[:num])
-        for x, log_weights, ends in sides
-    )
-    to_y, to_x = (np.asarray(image)[:num, :size] for image in images)
-    entropy = own[0].entropy + own[1].entropy
-    return LineNodes(x, log_a, y, log_b, to_y, to_x, x_ends, y_ends, np.asarray(distance)[:num], entropy[:num])
+    (x, log_a, x_ends), (y, log_b, y_ends) = sides
+    tables = [np.asarray(table)[:num, :size] for table in (x, log_a, y, log_b, *images)]
+    numbers = (x_ends, y_ends, distance, own[0].entropy + own[1].entropy)
+    rows: list[Any] = [*tables, *(np.asarray(row)[:num] for row in numbers)]
+    return LineNodes(*rows)
 
 
 @brief_program
