@@ -17,7 +17,8 @@ from ott.solvers.linear import sinkhorn
 
 import omt_expfam as omt
 from omt_expfam._couplings.line.schedule import counts_of, Bundle
-from omt_expfam._couplings.line.problems import _place, _solve, _stacked, _tabulated, standardize
+from omt_expfam._couplings.line.problems import _solve, _stacked, _tabulated, standardize
+from omt_expfam._couplings.line.placement import place
 from omt_expfam._couplings.line.table import evaluate
 from omt_expfam.families import Laplace
 from tests.couplings.test_product_couplings import LAWS, dense, solved
@@ -49,7 +50,7 @@ def nodes_of(source, target):
     profiles = tuple(_tabulated(side) for side in shapes)
     count = int(counts_of([Bundle(0, 0, (EPSILON,))], profiles)[0])
     index = np.zeros(ROW, int)
-    return _place(shapes, profiles, (index, index), np.full(ROW, EPSILON), count, False)
+    return place(shapes, profiles, (index, index), np.full(ROW, EPSILON), count, False)
 
 
 def peer(lse_mode, limit):

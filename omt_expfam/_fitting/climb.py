@@ -21,6 +21,7 @@ from .._family.template import Template
 from .em import chunk_data, EMState, initial_state, run, start_from_responsibilities
 from .leap import SPAN
 from .problem import FitProblem, MovedStart
+from .row_steps import steps_over_rows
 from .start import merged_start, seed_from_kmeans, seed_from_means, seeding_of
 
 # EM steps of the overfitted mixture before merging.
@@ -215,6 +216,8 @@ def _em(
 def steps_of(problem: FitProblem, state: EMState, tolerance: float, stop_at: int) -> tuple[EMState, Mixture]:
     """EM on all data up to a number of steps; with 0 an evaluation."""
     limit, stop = jax.device_put((np.asarray(tolerance, problem.x.dtype), np.asarray(stop_at)))
+    if problem.rows is not None:
+        return steps_over_rows(problem, problem.rows, state, limit, stop)
     settings = problem.chunk, problem.strength, problem.ridge, limit, stop
     return _em(state, problem.x, problem.weight, *settings, (problem.shift, problem.scale))
 

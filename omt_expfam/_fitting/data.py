@@ -15,9 +15,8 @@ from .._numerics.circle import is_circle, wrap
 from .._numerics.support import check_support
 from .climb import SharedStart
 from .problem import fit_problem, FitProblem, MovedStart
-
-# What lies so many interquartile ranges from the median is far, where no larger share of the points does.
-_QUARTILES, _FAR, _FEW = (0.25, 0.5, 0.75), 100.0, 0.02
+from .rows import is_out_of_memory, Rows
+from .standardize import standardization
 
 # What rounding may take of the half range of a column.
 _LOST = 1e-3
@@ -29,7 +28,7 @@ class Data(NamedTuple):
     Attributes:
         template: The family with its fixed parameters.
         num_components: Number of components K.
-        points: Points in their own units, shape ``[n, d]``.
+        points: Points in their own units, shape ``[n, d]``, or their rows where they are not in memory.
         weight: Their weights, shape ``[n]``, in units of ``point_weight``.
         point_weight: What one observation weighs.
         shift: What standardization subtracts, shape ``[d]``.
@@ -42,7 +41,7 @@ class Data(NamedTuple):
 
     template: Template
     num_components: int
-    points: np.ndarray
+    points: Any
     weight: np.ndarray
     point_weight: float
     shift: np.ndarray
@@ -85,12 +84,19 @@ def read_data(
     tolerance: float | None,
     dtype: str,
     chunk_size: int | None,
+    by_rows: bool = False,
 ) -> Data:
-    """Check what `fit` and the bootstrap are given, all but where they start."""
-    points = on_one_turn("x", _as_data(x, num_components), chosen.family)
+    """Check what `fit` and the bootstrap are given, all but where they start.
+
+    What is not in memory is brought there, unless its rows may be read where they are.
+    """
+    by_rows = by_rows and is_out_of_memory(x)
+    points: Any = _read_rows(x, num_components, chosen) if by_rows else _as_data(x, num_components)
+    if not by_rows:
+        points = on_one_turn("x", points, chosen.family)
     points, weight = weighted_points(points, sample_weight, num_components)
     # In units of what a point weighs: priors are pseudo-observations, and thresholds are points.
-    point_weight = _point_weight(weight)
+    point_weight = _point_weight(weight[weight > 0])
     weight = weight / point_weight
     if dtype not in ("float64", "float32"):
         raise ValueError(f'`dtype` must be "float64" or "float32"; got {dtype!r}.')
@@ -101,8 +107,9 @@ def read_data(
     ):
         if value is not None:
             as_scalar(name, value)
-    check_support("x", points, chosen.family)
-    chosen.family._check_points(points, **chosen.fixed)
+    if not by_rows:
+        check_support("x", points, chosen.family)
+        chosen.family._check_points(points, **chosen.fixed)
     if chunk_size is not None:
         chunk_size = _as_chunk_size(chunk_size, chosen.family, len(points))
     shift, scale = standardization(chosen.family, points, weight, standardize)
@@ -116,21 +123,53 @@ def _as_data(x: ArrayLike, num_components: int) -> np.ndarray:
     host = np.asarray(as_host_or_traced("x", x))
     if host.ndim != 2:
         raise ValueError(f"`x` must have shape [n, d]; got shape {host.shape}.")
-    if host.shape[0] < num_components or host.shape[1] < 1:
-        raise ValueError(
-            f"`x` must have at least one column and as many points as components, {num_components}; "
-            f"got shape {host.shape}."
-        )
+    _check_size(host.shape, num_components)
     # In one order in memory: sums that differ by rounding would number the components differently.
     host = np.ascontiguousarray(host, None if host.dtype == np.float32 else np.float64)
-    if not np.isfinite(host).all():
-        row, column = np.argwhere(~np.isfinite(host))[0]
-        raise ValueError(
-            f"`x` must be finite; got {host[row, column]} at index [{row}, {column}]. Drop or impute missing values."
-        )
+    _check_finite(host)
     if host.dtype != default_dtype():
-        _check_range(host)
+        _check_range(host.dtype, *offset_of(host))
     return host
+
+
+def _read_rows(x: Any, num_components: int, chosen: Template) -> Rows:
+    """Rows that are read where they are, checked by one pass over them."""
+    rows = x if isinstance(x, Rows) else Rows(x)
+    _check_size(rows.shape, num_components)
+    if not chosen.family.streams:
+        raise ValueError(
+            f"`x` must be in memory for {chosen.family.__name__}, whose M-step needs all points at once. Pass "
+            "numpy.asarray(x), or a part of the rows."
+        )
+    low, high = np.full(rows.shape[1], np.inf), np.full(rows.shape[1], -np.inf)
+    for place, block in rows.blocks():
+        _check_finite(block, place.start)
+        check_support("x", block, chosen.family, place.start)
+        low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
+    for own, columns in chosen.family.column_families(rows.shape[1]):
+        if is_circle(own.support) and max(-low[columns].min(), high[columns].max()) > np.pi * (1 + 1e-6):
+            raise ValueError("`x` must have angles between -pi and pi where it is not in memory; wrap them before.")
+    chosen.family._check_points(np.stack([low, high]), **chosen.fixed)
+    if rows.dtype != default_dtype():
+        _check_range(rows.dtype, low / 2 + high / 2, high / 2 - low / 2)
+    return rows
+
+
+def _check_size(shape: tuple[int, ...], num_components: int) -> None:
+    if shape[0] < num_components or shape[1] < 1:
+        raise ValueError(
+            f"`x` must have at least one column and as many points as components, {num_components}; got shape {shape}."
+        )
+
+
+def _check_finite(points: np.ndarray, first: int = 0) -> None:
+    """Raise where a number is missing; ``first`` is the number of the first row."""
+    if not np.isfinite(points).all():
+        row, column = np.argwhere(~np.isfinite(points))[0]
+        raise ValueError(
+            f"`x` must be finite; got {points[row, column]} at index [{first + row}, {column}]. "
+            "Drop or impute missing values."
+        )
 
 
 def on_one_turn(name: str, values: np.ndarray, family: Any) -> np.ndarray:
@@ -153,11 +192,10 @@ def on_one_turn(name: str, values: np.ndarray, family: Any) -> np.ndarray:
     return np.where(angles, wrap(values, np), values).astype(values.dtype)
 
 
-def _check_range(points: np.ndarray) -> None:
+def _check_range(dtype: np.dtype, middle: np.ndarray, reach: np.ndarray) -> None:
     """Raise where the results, in float32, could not tell points apart or hold the squares of their distances."""
-    if points.dtype == np.float32:
+    if dtype == np.float32:
         return
-    middle, reach = offset_of(points)
     lost = np.abs(middle) * 2.0**-24
     # What is constant up to rounding has no differences to lose.
     bad = np.flatnonzero((lost > _LOST * reach) & (reach > CONSTANT * np.abs(middle)))
@@ -183,8 +221,8 @@ def _as_chunk_size(chunk_size: Any, family: type[AbstractEMFamily], num_points: 
     return chunk_size
 
 
-def weighted_points(points: np.ndarray, sample_weight: Any, num_components: int) -> tuple[np.ndarray, np.ndarray]:
-    """The points that have a weight, and their weights: ones by default."""
+def weighted_points(points: Any, sample_weight: Any, num_components: int) -> tuple[Any, np.ndarray]:
+    """The points that have a weight, and their weights: ones by default; all points that are not in memory."""
     if sample_weight is None:
         return points, np.ones(len(points))
     weight = np.asarray(as_host_or_traced("sample_weight", sample_weight), np.float64)
@@ -200,7 +238,7 @@ def weighted_points(points: np.ndarray, sample_weight: Any, num_components: int)
             f"`sample_weight` must be positive for as many points as there are components, {num_components}; "
             f"got {used.sum()}."
         )
-    return points[used], weight[used]
+    return (points, weight) if isinstance(points, Rows) else (points[used], weight[used])
 
 
 def _point_weight(weight: np.ndarray) -> float:
@@ -241,64 +279,3 @@ def as_start(start: Any, chosen: Template, num_components: int, dim: int, shift:
         raise ValueError(f"`start` must hold finite means of shape {(num_components, dim)}; got shape {means.shape}.")
     check_support("start", means, chosen.family)
     return (means - shift) / scale
-
-
-def standardization(
-    family: type[AbstractEMFamily], points: np.ndarray, weight: np.ndarray, standardize: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Shift and scale such that (x - shift) / scale is standardized, as far as the family allows.
-
-    Few points that are far from all others are left out of both: the ridge is relative to the scale.
-    """
-    shift, scale = np.zeros(points.shape[1]), np.ones(points.shape[1])
-    for own, columns in family.column_families(points.shape[1]):
-        if standardize and own.standardization != "none":
-            shift[columns], scale[columns] = _standardization(own, points[:, columns], weight, columns)
-    return shift, scale
-
-
-def _standardization(
-    family: type[AbstractEMFamily], points: np.ndarray, weight: np.ndarray, numbers: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Shift and scale of the columns of one family, which have these numbers."""
-    dim = points.shape[1]
-    share = weight / weight.sum()
-    if family.standardization == "scale":
-        size = share @ np.abs(points.astype(np.float64))
-        return np.zeros(dim), np.where(size > 0, size, 1.0)
-    shift = share @ points.astype(np.float64)
-    squares = (points - shift) ** 2
-    variance = share @ squares
-    # Few far points stand out by more than six standard deviations; only then are they looked for.
-    columns = np.flatnonzero(squares.max(axis=0) > 36 * variance)
-    if columns.size:
-        some = points[:, columns].astype(np.float64)
-        shares = np.where(_far(some, numbers[columns], share), 0.0, share[:, None])
-        shares = shares / shares.sum(axis=0)
-        shift[columns] = np.sum(shares * some, axis=0)
-        variance[columns] = np.sum(shares * (some - shift[columns]) ** 2, axis=0)
-    if family.standardization == "scalar":
-        variance = np.full(dim, variance.mean())
-    # A constant coordinate cannot be scaled; rounding alone must not be blown up to unit variance either.
-    constant = variance <= (CONSTANT * np.maximum(np.abs(shift), 1e-150)) ** 2
-    return shift, np.where(constant, 1.0, np.sqrt(variance))
-
-
-def _far(points: np.ndarray, numbers: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Values beyond a hundred interquartile ranges from the median of their coordinate, where they are few; warns."""
-    order = np.argsort(points, axis=0)
-    below = np.cumsum(share[order], axis=0)
-    quartiles = [np.take_along_axis(order, np.argmax(below >= level, axis=0)[None], axis=0)[0] for level in _QUARTILES]
-    low, middle, high = (points[rows, np.arange(points.shape[1])] for rows in quartiles)
-    far = np.abs(points - middle) > _FAR * (high - low)
-    far &= (high > low) & (share @ far <= _FEW)
-    columns = np.flatnonzero(far.any(axis=0))
-    if columns.size:
-        values = points[far[:, columns[0]], columns[0]]
-        warnings.warn(
-            f"`x` has {len(values)} points far from all others in column {numbers[columns[0]]}, such as "
-            f"{values[0]:.6g}: sentinels or outliers? They are fitted like the others; leave out what is none.",
-            UserWarning,
-            stacklevel=5,
-        )
-    return far

@@ -85,8 +85,8 @@ def _expect(log_weights: Array, components: AbstractEMFamily, data: Any, weight:
     return ratio * (weight / total)[None], log_likelihood
 
 
-def _sweep(log_weights: Array, components: AbstractEMFamily, data: EMData) -> Any:
-    """One pass over the data: effective sizes, sums, and the mean log-likelihood per unit of weight."""
+def sweep(log_weights: Array, components: AbstractEMFamily, data: EMData) -> Any:
+    """One pass over the data: effective sizes, sums, and the sum of log-likelihoods."""
 
     def one(chunk: tuple[PyTree, Array]) -> Any:
         raw, weight = chunk
@@ -105,7 +105,7 @@ def _sweep(log_weights: Array, components: AbstractEMFamily, data: EMData) -> An
             return jax.tree.map(jnp.add, total, one(chunk)), None
 
         (counts, sums, log_likelihood), _ = jax.lax.scan(add, zero, (data.chunks, data.weight))
-    return counts, sums, log_likelihood / jnp.sum(data.weight)
+    return counts, sums, log_likelihood
 
 
 def start_from_responsibilities(
@@ -173,66 +173,81 @@ def run(
     total = jnp.sum(data.weight)
 
     def step(carry: tuple[EMState, Memory]) -> tuple[EMState, Memory]:
-        s, memory = carry
-        going = (s.num_steps < stop_at) & (jnp.abs(s.change) >= tolerance) & ~jnp.isnan(s.objective)
-        counts, sums, log_likelihood = _sweep(s.log_weights, s.components, data)
-        target = jax.lax.cond(s.unstarted, lambda: s.components._pooled(counts, sums), lambda: s.target)
-        # Each part factors a batch of matrices; two at once can wait for each other for ever, see `after`.
-        penalties = after(s.components, log_likelihood)._log_prior(target, strength)
-        penalty = jnp.sum(jnp.where(counts > 0, penalties, 0.0)) / total
-        objective = log_likelihood + jnp.where(strength > 0, penalty, jnp.zeros_like(penalty))
-        failed = memory.leapt & ~(objective >= s.objective)
+        swept = sweep(carry[0].log_weights, carry[0].components, data)
+        return advance(carry, swept, total, strength, ridge, tolerance, stop_at)
 
-        def improved() -> tuple[EMState, Memory]:
-            # The penalty of a component that has lost its last point is gone, which is no fall.
-            same = jnp.all((counts > 0) == ~jnp.isneginf(s.log_weights))
-            components = s.components._maximize(after(counts, objective), sums, target, strength, ridge)
-            # A component that no point supports keeps its shape; the caller re-seeds it.
-            empty = counts <= jnp.finfo(counts.dtype).eps * total
-            components = jax.tree.map(
-                lambda old, new: jnp.where(empty.reshape((-1,) + (1,) * (new.ndim - 1)), old, new),
-                s.components,
-                components,
-            )
-            change = objective - s.objective
-            close = (
-                (jnp.abs(change) < NEAR)
-                & (tolerance > 0)
-                & (jnp.abs(change) >= tolerance)
-                & (s.num_steps + 1 < stop_at)
-            )
-            begun = s.log_weights, s.components
-            (log_weights, components), new = leap(memory, begun, (log_share(counts), components), close, s.num_steps)
-            return EMState(
-                log_weights,
-                components,
-                target,
-                jnp.asarray(False),
-                objective,
-                jnp.where(memory.leapt, jnp.maximum(change, tolerance), change),
-                jnp.where(same, jnp.maximum(s.fall, s.objective - objective), s.fall),
-                s.num_steps + 1,
-                s.log_likelihoods.at[s.num_steps].set(log_likelihood),
-                s.objectives.at[s.num_steps].set(objective),
-                s.log_likelihood,
-                s.counts,
-                s.evaluated,
-            ), new
+    return jax.lax.while_loop(lambda carry: ~carry[0].evaluated, step, begun(state))[0]
 
-        def back() -> tuple[EMState, Memory]:
-            (log_weights, components), new = take_back(memory)
-            return eqx.tree_at(lambda s: (s.log_weights, s.components), s, (log_weights, components)), new
 
-        def evaluated() -> tuple[EMState, Memory]:
-            done = eqx.tree_at(
-                lambda s: (s.target, s.unstarted, s.log_likelihood, s.counts, s.evaluated),
-                s,
-                (target, jnp.asarray(False), log_likelihood, counts, jnp.asarray(True)),
-            )
-            return done, memory
+def begun(state: EMState) -> tuple[EMState, Memory]:
+    """A state that is not evaluated, and nothing known of the step before."""
+    return eqx.tree_at(lambda s: s.evaluated, state, jnp.asarray(False)), no_memory(state.log_weights, state.components)
 
-        return jax.lax.switch(jnp.where(going, jnp.where(failed, 1, 0), 2), [improved, back, evaluated])
 
-    begun = eqx.tree_at(lambda s: s.evaluated, state, jnp.asarray(False))
-    first = begun, no_memory(state.log_weights, state.components)
-    return jax.lax.while_loop(lambda carry: ~carry[0].evaluated, step, first)[0]
+def advance(
+    carry: tuple[EMState, Memory],
+    swept: Any,
+    total: Float[Array, ""],
+    strength: Float[Array, ""],
+    ridge: Float[Array, ""],
+    tolerance: Float[Array, ""],
+    stop_at: Array,
+) -> tuple[EMState, Memory]:
+    """One step of `run`, from what a `sweep` over all data at its parameters gives; the last one only evaluates."""
+    s, memory = carry
+    counts, sums, log_likelihood = swept
+    log_likelihood = log_likelihood / total
+    going = (s.num_steps < stop_at) & (jnp.abs(s.change) >= tolerance) & ~jnp.isnan(s.objective)
+    target = jax.lax.cond(s.unstarted, lambda: s.components._pooled(counts, sums), lambda: s.target)
+    # Each part factors a batch of matrices; two at once can wait for each other for ever, see `after`.
+    penalties = after(s.components, log_likelihood)._log_prior(target, strength)
+    penalty = jnp.sum(jnp.where(counts > 0, penalties, 0.0)) / total
+    objective = log_likelihood + jnp.where(strength > 0, penalty, jnp.zeros_like(penalty))
+    failed = memory.leapt & ~(objective >= s.objective)
+
+    def improved() -> tuple[EMState, Memory]:
+        # The penalty of a component that has lost its last point is gone, which is no fall.
+        same = jnp.all((counts > 0) == ~jnp.isneginf(s.log_weights))
+        components = s.components._maximize(after(counts, objective), sums, target, strength, ridge)
+        # A component that no point supports keeps its shape; the caller re-seeds it.
+        empty = counts <= jnp.finfo(counts.dtype).eps * total
+        components = jax.tree.map(
+            lambda old, new: jnp.where(empty.reshape((-1,) + (1,) * (new.ndim - 1)), old, new),
+            s.components,
+            components,
+        )
+        change = objective - s.objective
+        close = (
+            (jnp.abs(change) < NEAR) & (tolerance > 0) & (jnp.abs(change) >= tolerance) & (s.num_steps + 1 < stop_at)
+        )
+        here = s.log_weights, s.components
+        (log_weights, components), new = leap(memory, here, (log_share(counts), components), close, s.num_steps)
+        return EMState(
+            log_weights,
+            components,
+            target,
+            jnp.asarray(False),
+            objective,
+            jnp.where(memory.leapt, jnp.maximum(change, tolerance), change),
+            jnp.where(same, jnp.maximum(s.fall, s.objective - objective), s.fall),
+            s.num_steps + 1,
+            s.log_likelihoods.at[s.num_steps].set(log_likelihood),
+            s.objectives.at[s.num_steps].set(objective),
+            s.log_likelihood,
+            s.counts,
+            s.evaluated,
+        ), new
+
+    def back() -> tuple[EMState, Memory]:
+        (log_weights, components), new = take_back(memory)
+        return eqx.tree_at(lambda s: (s.log_weights, s.components), s, (log_weights, components)), new
+
+    def evaluated() -> tuple[EMState, Memory]:
+        done = eqx.tree_at(
+            lambda s: (s.target, s.unstarted, s.log_likelihood, s.counts, s.evaluated),
+            s,
+            (target, jnp.asarray(False), log_likelihood, counts, jnp.asarray(True)),
+        )
+        return done, memory
+
+    return jax.lax.switch(jnp.where(going, jnp.where(failed, 1, 0), 2), [improved, back, evaluated])

@@ -22,6 +22,7 @@ from .climb import solve_once, StartKey
 from .data import as_start, Data, read_data
 from .em import EMState
 from .problem import FitProblem, working_precision
+from .rows import Rows
 
 # By how much the mean objective per point may still change, in nats, when EM stops.
 TOLERANCE = 1e-5
@@ -121,7 +122,8 @@ def fit(
 
     Args:
         key: Random key of the start.
-        x: Points, shape ``[n, d]``; missing values are refused.
+        x: Points, shape ``[n, d]``; missing values are refused. Those of data sets of h5py, zarr or dask, and of large
+            files mapped into memory, are read where they are, ``chunk_size`` at a time.
         family: A component family, such as ``Gaussian``; a `template` with fixed parameters; or components, of which
             only the fixed parameters (a rank, say) are used.
         num_components: Number of components K, at most n.
@@ -171,6 +173,7 @@ def fit(
         tolerance=tolerance,
         dtype=dtype,
         chunk_size=chunk_size,
+        by_rows=True,
     )
     max_steps, num_starts = as_count("max_steps", max_steps), as_count("num_starts", num_starts)
     given = as_start(start, chosen, num_components, data.points.shape[1], data.shift, data.scale)
@@ -189,7 +192,7 @@ def fit(
     fitted = dataclasses.replace(package(problem, state, mixture, result, data), feature_names=column_names(x))
     if fitted.converged and not all(np.isfinite(np.asarray(v)).all() for v in jax.tree.leaves(fitted.mixture)):
         raise ValueError(f"`x` has values whose squares overflow {data.precision}. Rescale the data, or enable x64.")
-    if throw and not np.isfinite(fitted.log_likelihood):
+    if throw and not np.isfinite(fitted.log_likelihood) and isinstance(data.points, np.ndarray):
         refuse_constant("x", data.points)
     return raise_if_failed(fitted, fitted.result) if throw else fitted
 
@@ -211,7 +214,11 @@ def _is_own(components: Any) -> bool:
 
 def _check_agreement(mixture: Mixture, data: Data, log_likelihood: float) -> None:
     """Raise where EM's log-likelihood is not that of the mixture: a family of one's own contradicts itself."""
-    found = np.average(np.asarray(mixture.log_prob(data.points), np.float64), weights=data.weight)
+    everything = slice(0, len(data.points)), data.points
+    found = sum(
+        float(data.weight[place] @ np.asarray(mixture.log_prob(block), np.float64))
+        for place, block in (data.points.blocks() if isinstance(data.points, Rows) else [everything])
+    ) / float(data.weight.sum())
     tolerance = 1e-6 if data.dtype == "float64" else 1e-3
     if not abs(found - log_likelihood) <= tolerance * (1 + abs(found)):
         name = type(mixture.components).__name__

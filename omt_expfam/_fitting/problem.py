@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from .._base.buckets import component_bucket, data_bucket, pad, pad_zero, point_bucket
 from .._components.mixture import Mixture
 from .._family.template import Template
+from .rows import Rows
 from .start import seeding_of
 
 # Numbers held at once by an E-step before the data are cut into chunks, and the size of a chunk then.
@@ -73,6 +74,8 @@ class FitProblem(NamedTuple):
         chunk: Points per E-step.
         shift: What standardization subtracted, shape ``[d]``.
         scale: What it divided by, shape ``[d]``.
+        rows: The points in their own units, where they are not in memory; ``x`` and ``weight`` are empty then.
+        row_weight: Their weights, on the host.
     """
 
     template: Template
@@ -87,6 +90,8 @@ class FitProblem(NamedTuple):
     chunk: int
     shift: Float[Array, " d"]
     scale: Float[Array, " d"]
+    rows: Rows | None = None
+    row_weight: np.ndarray | None = None
 
     def start_slots(self, num_components: int) -> int:
         """Room for components where a start for so many is sought."""
@@ -98,13 +103,26 @@ class FitProblem(NamedTuple):
         """Enough points to find a start for so many components, padded."""
         num = max(_START_POINTS, _START_POINTS_PER_COMPONENT * num_components)
         heavy = self.template.family.heavy_tails
-        if self.num_points <= num:
+        if self.rows is None and self.num_points <= num:
             x = np.asarray(self.x)
             return jax.device_put(_drawn_in(x, x[: self.num_points])) if heavy else self.x, self.weight
-        chosen = random.choice(self.num_points, num, replace=False, shuffle=False)
-        size = point_bucket(num)
-        x, weight = np.asarray(self.x)[chosen], np.asarray(self.weight)[chosen]
+        x, weight = self._some(random, min(num, self.num_points))
+        size = point_bucket(len(x))
         return jax.device_put((pad(_drawn_in(x, x) if heavy else x, size), pad_zero(weight, size)))
+
+    def _some(self, random: np.random.Generator, num: int) -> tuple[np.ndarray, np.ndarray]:
+        """Some points and their weights, on the host."""
+        every = np.arange(self.num_points)
+        chosen = every if num == len(every) else random.choice(every, num, replace=False, shuffle=False)
+        if self.rows is None or self.row_weight is None:
+            return np.asarray(self.x)[chosen], np.asarray(self.weight)[chosen]
+        chosen = np.flatnonzero(self.row_weight > 0)[chosen]
+        return self.standardized(self.rows.take(chosen)), self.row_weight[chosen].astype(self.x.dtype)
+
+    def standardized(self, points: np.ndarray) -> np.ndarray:
+        """Points in the units of the problem, on the host."""
+        shift, scale = (np.asarray(part, np.float64) for part in (self.shift, self.scale))
+        return ((points - shift) / scale).astype(self.x.dtype)
 
 
 def _drawn_in(x: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -116,7 +134,7 @@ def _drawn_in(x: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 def fit_problem(
     template: Template,
-    points: np.ndarray,
+    points: np.ndarray | Rows,
     weight: np.ndarray,
     num_components: int,
     covariance_prior: float | None,
@@ -127,12 +145,11 @@ def fit_problem(
     scale: np.ndarray,
 ) -> FitProblem:
     """The problem in standardized units, padded; to be called where arrays have the precision of the computation."""
-    num, dim = points.shape
+    rows = points if isinstance(points, Rows) else None
+    num, dim = int(np.count_nonzero(weight)), points.shape[1]
     facts = facts_of(template, num_components, dim, dtype)
-    size = data_bucket(num)
-    # The corner of the data is in the support of any family and the last in every order.
-    x = (points - shift) / scale
-    x = np.concatenate([x, np.broadcast_to(x.max(axis=0), (size - num, dim))])
+    size = len(points) if isinstance(points, Rows) else data_bucket(num)
+    x = np.zeros((0, dim)) if isinstance(points, Rows) else _padded((points - shift) / scale, size)
     strength = facts.prior_strength if covariance_prior is None else covariance_prior
     slots = _slots(template, facts, size, num_components)
 
@@ -143,16 +160,23 @@ def fit_problem(
         template,
         facts,
         on_device(x),
-        on_device(pad_zero(weight, size)),
+        on_device(weight[:0] if rows is not None else pad_zero(weight, size)),
         num,
         num_components,
         slots,
         on_device(strength),
         on_device(regularization),
-        _chunk(template, facts, size, slots, chunk_size),
+        _chunk(template, facts, size, slots, chunk_size, rows is None),
         on_device(shift),
         on_device(scale),
+        rows,
+        None if rows is None else weight,
     )
+
+
+def _padded(x: np.ndarray, size: int) -> np.ndarray:
+    """Points, and their corner, which is in the support of any family and the last in every order."""
+    return np.concatenate([x, np.broadcast_to(x.max(axis=0), (size - len(x), x.shape[1]))])
 
 
 def facts_of(template: Template, num_components: int, dim: int, dtype: str) -> Facts:
@@ -196,11 +220,14 @@ def _start_slots(template: Template, num: int) -> int:
     return 2 * num if template.per_component else max(_LEAST_START, component_bucket(2 * num))
 
 
-def _chunk(template: Template, facts: Facts, num_points: int, slots: int, chunk_size: int | None) -> int:
+def _chunk(
+    template: Template, facts: Facts, num_points: int, slots: int, chunk_size: int | None, in_memory: bool
+) -> int:
     """Points per E-step."""
     if not template.family.streams:
         return num_points
     if chunk_size is not None:
         return min(chunk_size, num_points)
     per_point = facts.numbers_per_point + 3 * slots
-    return num_points if num_points * per_point <= _WHOLE else min(num_points, max(256, _CHUNK // per_point))
+    whole = in_memory and num_points * per_point <= _WHOLE
+    return num_points if whole else min(num_points, max(256, _CHUNK // per_point))

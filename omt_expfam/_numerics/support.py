@@ -74,8 +74,8 @@ def in_words(support: Constraint) -> str:
     return f"numbers {word} {end:g}" + (" or equal to it" if closed else "")
 
 
-def check_support(name: str, values: np.ndarray, family: Any) -> None:
-    """Raise ValueError unless every (concrete) number lies in the support of a family."""
+def check_support(name: str, values: np.ndarray, family: Any, first: int = 0) -> None:
+    """Raise ValueError unless every (concrete) number lies in the support of a family; ``first`` numbers the rows."""
     for own, columns in family.column_families(values.shape[1]):
         if is_circle(own.support):
             continue
@@ -85,6 +85,6 @@ def check_support(name: str, values: np.ndarray, family: Any) -> None:
         row, column = np.argwhere(~inside)[0]
         raise ValueError(
             f"`{name}` must lie in the support of {own.__name__} ({in_words(own.support)}); "
-            f"got {values[row, columns[column]]:.6g} at index [{row}, {columns[column]}]. "
+            f"got {values[row, columns[column]]:.6g} at index [{first + row}, {columns[column]}]. "
             "Drop or transform such values, or choose a family whose support holds them."
         )

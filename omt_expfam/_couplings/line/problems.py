@@ -13,16 +13,16 @@ from ..._base.buckets import pad
 from ..._base.progress import progress_bar
 from ..._base.xla import brief_program, program, unfused
 from ..._components.product_form import ProductForm
-from .grid import nodes_of, place_panels
-from .profile import monotone_images, PANEL_NODES, Profile, squared_wasserstein, tabulate, widened
-from .schedule import Bundle, counts_of, lagrange, MOST_PANELS, schedule
+from .placement import AT_ONCE, place
+from .profile import Profile, tabulate, widened
+from .schedule import Bundle, counts_of, lagrange, schedule
 from .solve import limit_nodes, LineNodes, LinePlan, NO_WEIGHT, place_nodes, solve_nodes
 from .table import LineProblem, LineTable
 
 # Panels of every problem when nothing can be looked at.
 _TRACED_COUNT = 16
-# Problems of at most so many panels are solved so many at once, larger ones alone.
-_SMALL, _AT_ONCE = 16, 16
+# Problems of at most so many panels are solved several at once, larger ones alone.
+_SMALL = 16
 # Distinct laws are padded to at least so many.
 _LEAST_LAWS = 4
 # Relative accuracy of quadrature and interpolation, on the cautious side.
@@ -150,60 +150,6 @@ def _tabulate_all(shapes: Any, count: Array) -> Profile:
     return jax.lax.map(lambda item: tabulate(item[0], np.dtype(float)), (shapes, count), batch_size=16)
 
 
-def _place(shapes: Any, profiles: Any, which: Any, epsilon: np.ndarray, count: int, limit: bool) -> LineNodes:
-    """The nodes of several problems, side by side, as NumPy arrays.
-
-    All numbers of problems and of panels have one program, on `_AT_ONCE` problems and as many panels as there can be:
-    what is beyond theirs is empty, and is cut off. Both sides have one where their families are the same.
-    """
-    num, size = np.asarray(len(epsilon)), count * len(PANEL_NODES)
-    which, epsilon = pad((tuple(which), epsilon), _AT_ONCE)
-    laws = [take(side, k) for side, k in zip(shapes, which, strict=True)]
-    own = [take(side, k) for side, k in zip(profiles, which, strict=True)]
-    num_panels = np.asarray(count)
-    edges = [_edges(one, other, epsilon, num_panels, num) for one, other in zip(own, own[::-1], strict=True)]
-    sides = [_weigh(law, some, num) for law, some in zip(laws, edges, strict=True)]
-    images = [_images(one, other, side[0], num) for one, other, side in zip(own, own[::-1], sides, strict=True)]
-    distance: Any = _distances(laws[0], own[0], own[1], num) if limit else np.zeros(_AT_ONCE)
-    (x, log_a, x_ends), (y, log_b, y_ends) = sides
-    tables = [np.asarray(table)[:num, :size] for table in (x, log_a, y, log_b, *images)]
-    numbers = (x_ends, y_ends, distance, own[0].entropy + own[1].entropy)
-    rows: list[Any] = [*tables, *(np.asarray(row)[:num] for row in numbers)]
-    return LineNodes(*rows)
-
-
-@brief_program
-def _edges(profiles: Profile, others: Profile, epsilon: Any, count: Any, num: Any) -> Float[Array, "b e"]:
-    def one(item: Any) -> Float[Array, " e"]:
-        return place_panels(item[0], item[1], item[2], count, MOST_PANELS)
-
-    return map_first(one, (profiles, others, epsilon), num)
-
-
-@brief_program
-def _weigh(laws: Any, edges: Any, num: Any) -> tuple[Array, Array, Array]:
-    """Nodes, log-weights and ends; as in `_distances`, the part of the work that depends on the families."""
-
-    def one(item: Any) -> tuple[Array, Array, Array]:
-        (law, _), edges = item
-        return (*nodes_of(law, edges), jnp.stack([edges[0], edges[-1]]))
-
-    return map_first(one, (laws, edges), num)
-
-
-@brief_program
-def _images(profiles: Profile, others: Profile, x: Any, num: Any) -> Float[Array, "b n"]:
-    return map_first(lambda item: monotone_images(item[0], item[1], item[2]), (profiles, others, x), num)
-
-
-@brief_program
-def _distances(laws: Any, profiles: Profile, others: Profile, num: Any) -> Float[Array, " b"]:
-    def one(item: Any) -> Float[Array, ""]:
-        return squared_wasserstein(item[0][0], (item[1], item[2]))
-
-    return map_first(one, (laws, profiles, others), num)
-
-
 @program
 def _solve(nodes: LineNodes, which: Any, epsilons: Any, num: Any) -> LinePlan:
     """Several problems, each of some nodes and a regularization."""
@@ -232,7 +178,7 @@ def _solve_bundles(
         for count in sorted(set(counts.tolist())):
             members = np.flatnonzero(counts == count)
             # Few sizes of a chunk, so that few programs are compiled.
-            chunk = _AT_ONCE if count <= _SMALL else 1
+            chunk = AT_ONCE if count <= _SMALL else 1
             for start in range(0, len(members), chunk):
                 chosen = members[start : start + chunk]
                 some = [bundles[k] for k in chosen]
@@ -247,7 +193,7 @@ def _solve_chunk(
     """Solve a chunk of bundles with the same number of nodes; the plans of each as NumPy arrays."""
     which = (np.array([b.source for b in bundles]), np.array([b.target for b in bundles]))
     limit = any(bundle.epsilons[0] == 0 for bundle in bundles)
-    nodes = _place(shapes, profiles, which, np.array([b.smallest for b in bundles]), count, limit)
+    nodes = place(shapes, profiles, which, np.array([b.smallest for b in bundles]), count, limit)
     nodes = jax.device_put(pad(nodes, size))
     members = [(k, e) for k, bundle in enumerate(bundles) for e in bundle.epsilons if e > 0]
     plans: list[list[LinePlan]] = [[] for _ in bundles]
