@@ -145,33 +145,21 @@ def fit_problem(
     scale: np.ndarray,
 ) -> FitProblem:
     """The problem in standardized units, padded; to be called where arrays have the precision of the computation."""
-    rows = points if isinstance(points, Rows) else None
     num, dim = int(np.count_nonzero(weight)), points.shape[1]
     facts = facts_of(template, num_components, dim, dtype)
-    size = len(points) if isinstance(points, Rows) else data_bucket(num)
-    x = np.zeros((0, dim)) if isinstance(points, Rows) else _padded((points - shift) / scale, size)
+    if isinstance(points, Rows):
+        size, rows, x, used = len(points), points, np.zeros((0, dim)), weight[:0]
+    else:
+        size, rows = data_bucket(num), None
+        x, used = _padded((points - shift) / scale, size), pad_zero(weight, size)
     strength = facts.prior_strength if covariance_prior is None else covariance_prior
     slots = _slots(template, facts, size, num_components)
-
-    def on_device(value: Any) -> Array:
-        return jax.device_put(np.asarray(value, dtype))
-
-    return FitProblem(
-        template,
-        facts,
-        on_device(x),
-        on_device(weight[:0] if rows is not None else pad_zero(weight, size)),
-        num,
-        num_components,
-        slots,
-        on_device(strength),
-        on_device(regularization),
-        _chunk(template, facts, size, slots, chunk_size, rows is None),
-        on_device(shift),
-        on_device(scale),
-        rows,
-        None if rows is None else weight,
-    )
+    arrays = [np.asarray(value, dtype) for value in (x, used, strength, regularization, shift, scale)]
+    x, used, strength, ridge, shift, scale = jax.device_put(arrays)
+    chunk = _chunk(template, facts, size, slots, chunk_size, rows is None)
+    sizes, units = (num, num_components, slots), (shift, scale)
+    kept = None if rows is None else weight
+    return FitProblem(template, facts, x, used, *sizes, strength, ridge, chunk, *units, rows, kept)
 
 
 def _padded(x: np.ndarray, size: int) -> np.ndarray:
