@@ -154,10 +154,10 @@ def fit_problem(
         x, used = _padded((points - shift) / scale, size), pad_zero(weight, size)
     strength = facts.prior_strength if covariance_prior is None else covariance_prior
     slots = _slots(template, facts, size, num_components)
-    arrays = [np.asarray(value, dtype) for value in (x, used, strength, regularization, shift, scale)]
-    x, used, strength, ridge, shift, scale = jax.device_put(arrays)
+    arrays: Any = [np.asarray(value, dtype) for value in (x, used, strength, regularization, shift, scale)]
+    x, used, strength, ridge, move, stretch = jax.device_put(arrays)
     chunk = _chunk(template, facts, size, slots, chunk_size, rows is None)
-    sizes, units = (num, num_components, slots), (shift, scale)
+    sizes, units = (num, num_components, slots), (move, stretch)
     kept = None if rows is None else weight
     return FitProblem(template, facts, x, used, *sizes, strength, ridge, chunk, *units, rows, kept)
 
