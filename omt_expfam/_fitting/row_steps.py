@@ -12,7 +12,6 @@ from .._base.xla import program
 from .._components.mixture import Mixture
 from .._family.em_family import AbstractEMFamily
 from .em import advance, begun, chunk_data, EMState, sweep
-from .leap import Memory
 from .problem import FitProblem
 from .rows import Rows
 
@@ -41,9 +40,7 @@ def _sweep_rows(problem: FitProblem, rows: Rows, weight: np.ndarray, state: EMSt
     return total
 
 
-@program
-def _begun(state: EMState) -> tuple[EMState, Memory]:
-    return begun(state)
+_begun, _advance = program(begun), program(advance)
 
 
 @program
@@ -56,19 +53,6 @@ def _sweep(
 @program
 def _added(total: Any, swept: Any) -> Any:
     return jax.tree.map(jnp.add, total, swept)
-
-
-@program
-def _advance(
-    carry: tuple[EMState, Memory],
-    swept: Any,
-    total: Float[Array, ""],
-    strength: Float[Array, ""],
-    ridge: Float[Array, ""],
-    tolerance: Float[Array, ""],
-    stop_at: Array,
-) -> tuple[EMState, Memory]:
-    return advance(carry, swept, total, strength, ridge, tolerance, stop_at)
 
 
 @program
