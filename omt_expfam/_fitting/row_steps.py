@@ -36,7 +36,8 @@ def _sweep_rows(problem: FitProblem, rows: Rows, weight: np.ndarray, state: EMSt
         x = pad(block, problem.chunk)
         share = pad_zero(weight[place].astype(block.dtype), problem.chunk)
         swept = _sweep(state.log_weights, state.components, *jax.device_put((x, share)))
-        total = swept if total is None else _added(total, swept)
+        # Waits for the block before: no more than two are in memory, however slow the device is.
+        total = swept if total is None else _added(jax.block_until_ready(total), swept)
     return total
 
 
