@@ -98,9 +98,14 @@ def pad_zero(array: Any, size: int) -> Any:
 
 def cut(tree: Any, size: int, axis: int = 0) -> Any:
     """The first ``size`` entries of every array of a pytree along an axis, taken on the host."""
-    leaves, structure = jax.tree.flatten(tree)
-    index = (slice(None),) * axis + (slice(size),)
-    longer = {k: leaf for k, leaf in enumerate(leaves) if leaf.shape[axis] != size}
-    parts = {k: leaf[index] for k, leaf in longer.items() if isinstance(leaf, np.ndarray | jax.core.Tracer)}
-    parts |= jax.device_put({k: np.asarray(leaf)[index] for k, leaf in longer.items() if k not in parts})
-    return jax.tree.unflatten(structure, [parts.get(k, leaf) for k, leaf in enumerate(leaves)])
+
+    def one(leaf: Any) -> Any:
+        if leaf.shape[axis] == size:
+            return leaf
+        index = (slice(None),) * axis + (slice(size),)
+        if isinstance(leaf, jax.core.Tracer):
+            return leaf[index]
+        host = np.asarray(leaf)[index]
+        return host if isinstance(leaf, np.ndarray) else jax.device_put(host)
+
+    return jax.tree.map(one, tree)

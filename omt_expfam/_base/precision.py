@@ -32,17 +32,18 @@ def narrow(tree: Any, dtype: Any) -> Any:
 
     Numbers too large for ``dtype`` become infinite.
     """
-    leaves, structure = jax.tree.flatten(tree)
-    converted = {}
-    for index, leaf in enumerate(leaves):
-        if isinstance(leaf, jax.Array | np.ndarray):
-            if np.issubdtype(leaf.dtype, np.floating):
-                with np.errstate(over="ignore"):
-                    converted[index] = np.array(leaf, dtype)
-            elif np.issubdtype(leaf.dtype, np.integer):
-                converted[index] = np.array(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype))
-    moved = jax.device_put(converted)
-    return jax.tree.unflatten(structure, [moved.get(index, leaf) for index, leaf in enumerate(leaves)])
+
+    def convert(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array | np.ndarray):
+            return leaf
+        if np.issubdtype(leaf.dtype, np.floating):
+            with np.errstate(over="ignore"):
+                return to_jax(np.asarray(leaf).astype(dtype))
+        if np.issubdtype(leaf.dtype, np.integer):
+            return to_jax(leaf)
+        return leaf
+
+    return jax.tree.map(convert, tree)
 
 
 @contextlib.contextmanager
