@@ -48,7 +48,7 @@ def in_own_process(module: str, *arguments: str) -> str:
 
 def resident_memory() -> float:
     """Memory of this process in MiB, now (on Linux)."""
-    return _memory("VmRSS")
+    return memory("VmRSS")
 
 
 def peak_memory() -> float:
@@ -56,10 +56,11 @@ def peak_memory() -> float:
 
     From the kernel's own high-water mark: ``getrusage`` counts what the parent of a child process held at its start.
     """
-    return _memory("VmHWM")
+    return memory("VmHWM")
 
 
-def _memory(name: str) -> float:
+def memory(name: str) -> float:
+    """A line of the kernel's account of this process, MiB."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) / 2**10
 

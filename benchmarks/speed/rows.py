@@ -5,9 +5,8 @@ one that maps a file has in it what was read of the file, which the system takes
 is without.
 """
 
-from benchmarks.harness.measure import parse, report  # isort: skip  (sets the thread count first)
+from benchmarks.harness.measure import in_own_process, memory, parse, peak_memory, report  # isort: skip  (sets threads)
 
-import subprocess
 import sys
 import tempfile
 import threading
@@ -35,12 +34,6 @@ def write(path: Path, num: int, dim: int, num_components: int) -> None:
     file.flush()
 
 
-def memory(name: str) -> float:
-    """A line of the kernel's account of this process, MiB."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1]) / 2**10
-
-
 def one(path: str, how: str, num_components: int) -> None:
     """Fit in this process, and print seconds per step, the largest memory, and that without the file."""
     x = Rows(np.load(path, mmap_mode="r")) if how == "file" else np.load(path)
@@ -64,7 +57,7 @@ def one(path: str, how: str, num_components: int) -> None:
         times.append(time.perf_counter() - begin)
     done.set()
     watcher.join()
-    print((times[2] - times[1]) / _STEPS, memory("VmHWM"), most[0], float(fit.log_likelihood))
+    print((times[2] - times[1]) / _STEPS, peak_memory(), most[0], float(fit.log_likelihood))
 
 
 def main() -> None:
@@ -80,8 +73,7 @@ def main() -> None:
             write(path, num, dim, num_components)
             found = {}
             for how in ("memory", "file"):
-                command = [sys.executable, "-m", "benchmarks.speed.rows", str(path), how, str(num_components)]
-                out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+                out = in_own_process("benchmarks.speed.rows", str(path), how, str(num_components))
                 found[how] = [float(word) for word in out.split()[-4:]]
             for how, (seconds, peak, anonymous, log_likelihood) in found.items():
                 ratio = seconds / found["memory"][0]
