@@ -71,9 +71,7 @@ class CategoryCouplings(AbstractCoordinateCouplings):
     marginal_error: Float[Array, ""]
 
     def transpose(self) -> "CategoryCouplings":
-        return self._transposed(
-            laws=(self.laws[1], self.laws[0]),
-        )
+        return self._transposed(laws=(self.laws[1], self.laws[0]))
 
     def component_maps(self, row_shares: Float[Array, "K0 K1"]) -> CategoryMaps:
         return CategoryMaps(_collapse(self.laws[0], row_shares), _given_form(self.source).cost)
