@@ -106,8 +106,8 @@ def first_state(problem: FitProblem, key: StartKey, start: Any, max_steps: int) 
         start = SharedStart(num if start == "merge" else 0)
     if isinstance(start, SharedStart) and 1 < num <= start.largest and 2 * start.largest <= problem.num_points:
         many = start.of(problem, key, max_steps)
-        sizes = jax.device_put((np.asarray(2 * start.largest), np.asarray(num)))
-        found, (two, one) = (many.state.counts, many.state.components, many.x, many.weight), sizes
+        two, one = jax.device_put((np.asarray(2 * start.largest), np.asarray(num)))
+        found = many.state.counts, many.state.components, many.x, many.weight
         # With room for the largest of them, all sizes are merged by one program.
         most = max(room, start.room)
         state = _merged_state(problem.template, *found, most, two, one, problem.ridge, max_steps)
@@ -217,7 +217,7 @@ def steps_of(problem: FitProblem, state: EMState, tolerance: float, stop_at: int
     """EM on all data up to a number of steps; with 0 an evaluation."""
     limit, stop = jax.device_put((np.asarray(tolerance, problem.x.dtype), np.asarray(stop_at)))
     if problem.rows is not None:
-        return steps_over_rows(problem, problem.rows, state, limit, stop)
+        return steps_over_rows(problem, *problem.rows, state, limit, stop)
     settings = problem.chunk, problem.strength, problem.ridge, limit, stop
     return _em(state, problem.x, problem.weight, *settings, (problem.shift, problem.scale))
 

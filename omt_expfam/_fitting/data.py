@@ -91,9 +91,10 @@ def read_data(
     What is not in memory is brought there, unless its rows may be read where they are.
     """
     by_rows = by_rows and is_out_of_memory(x)
-    points: Any = _read_rows(x, num_components, chosen) if by_rows else _as_data(x, num_components)
-    if not by_rows:
-        points = on_one_turn("x", points, chosen.family)
+    if by_rows:
+        points: Any = _read_rows(x, num_components, chosen)
+    else:
+        points = on_one_turn("x", _as_data(x, num_components), chosen.family)
     points, weight = weighted_points(points, sample_weight, num_components)
     # In units of what a point weighs: priors are pseudo-observations, and thresholds are points.
     point_weight = _point_weight(weight[weight > 0])

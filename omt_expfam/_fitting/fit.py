@@ -22,7 +22,7 @@ from .climb import solve_once, StartKey
 from .data import as_start, Data, read_data
 from .em import EMState
 from .problem import FitProblem, working_precision
-from .rows import Rows
+from .rows import blocks_of
 
 # By how much the mean objective per point may still change, in nats, when EM stops.
 TOLERANCE = 1e-5
@@ -214,10 +214,9 @@ def _is_own(components: Any) -> bool:
 
 def _check_agreement(mixture: Mixture, data: Data, log_likelihood: float) -> None:
     """Raise where EM's log-likelihood is not that of the mixture: a family of one's own contradicts itself."""
-    everything = slice(0, len(data.points)), data.points
     found = sum(
         float(data.weight[place] @ np.asarray(mixture.log_prob(block), np.float64))
-        for place, block in (data.points.blocks() if isinstance(data.points, Rows) else [everything])
+        for place, block in blocks_of(data.points)
     ) / float(data.weight.sum())
     tolerance = 1e-6 if data.dtype == "float64" else 1e-3
     if not abs(found - log_likelihood) <= tolerance * (1 + abs(found)):

@@ -74,8 +74,8 @@ class FitProblem(NamedTuple):
         chunk: Points per E-step.
         shift: What standardization subtracted, shape ``[d]``.
         scale: What it divided by, shape ``[d]``.
-        rows: The points in their own units, where they are not in memory; ``x`` and ``weight`` are empty then.
-        row_weight: Their weights, on the host.
+        rows: The points in their own units, where they are not in memory, and their weights on the host; ``x`` and
+            ``weight`` are empty then.
     """
 
     template: Template
@@ -90,8 +90,7 @@ class FitProblem(NamedTuple):
     chunk: int
     shift: Float[Array, " d"]
     scale: Float[Array, " d"]
-    rows: Rows | None = None
-    row_weight: np.ndarray | None = None
+    rows: tuple[Rows, np.ndarray] | None = None
 
     def start_slots(self, num_components: int) -> int:
         """Room for components where a start for so many is sought."""
@@ -114,10 +113,11 @@ class FitProblem(NamedTuple):
         """Some points and their weights, on the host."""
         every = np.arange(self.num_points)
         chosen = every if num == len(every) else random.choice(every, num, replace=False, shuffle=False)
-        if self.rows is None or self.row_weight is None:
+        if self.rows is None:
             return np.asarray(self.x)[chosen], np.asarray(self.weight)[chosen]
-        chosen = np.flatnonzero(self.row_weight > 0)[chosen]
-        return self.standardized(self.rows.take(chosen)), self.row_weight[chosen].astype(self.x.dtype)
+        rows, weight = self.rows
+        chosen = np.flatnonzero(weight > 0)[chosen]
+        return self.standardized(rows.take(chosen)), weight[chosen].astype(self.x.dtype)
 
     def standardized(self, points: np.ndarray) -> np.ndarray:
         """Points in the units of the problem, on the host."""
@@ -148,7 +148,7 @@ def fit_problem(
     num, dim = int(np.count_nonzero(weight)), points.shape[1]
     facts = facts_of(template, num_components, dim, dtype)
     if isinstance(points, Rows):
-        size, rows, x, used = len(points), points, np.zeros((0, dim)), weight[:0]
+        size, rows, x, used = len(points), (points, weight), np.zeros((0, dim)), weight[:0]
     else:
         size, rows = data_bucket(num), None
         x, used = _padded((points - shift) / scale, size), pad_zero(weight, size)
@@ -158,8 +158,7 @@ def fit_problem(
     x, used, strength, ridge, move, stretch = jax.device_put(arrays)
     chunk = _chunk(template, facts, size, slots, chunk_size, rows is None)
     sizes, units = (num, num_components, slots), (move, stretch)
-    kept = None if rows is None else weight
-    return FitProblem(template, facts, x, used, *sizes, strength, ridge, chunk, *units, rows, kept)
+    return FitProblem(template, facts, x, used, *sizes, strength, ridge, chunk, *units, rows)
 
 
 def _padded(x: np.ndarray, size: int) -> np.ndarray:

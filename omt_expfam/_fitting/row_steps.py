@@ -17,10 +17,9 @@ from .rows import Rows
 
 
 def steps_over_rows(
-    problem: FitProblem, rows: Rows, state: EMState, tolerance: Array, stop_at: Array
+    problem: FitProblem, rows: Rows, weight: np.ndarray, state: EMState, tolerance: Array, stop_at: Array
 ) -> tuple[EMState, Mixture]:
     """EM up to a number of steps, as `omt_expfam._fitting.em.run` takes them; with 0 an evaluation."""
-    weight = np.asarray(problem.row_weight)
     total = jax.device_put(np.asarray(weight.sum(), problem.x.dtype))
     carry = _begun(state)
     while not bool(carry[0].evaluated):

@@ -69,6 +69,11 @@ class Rows:
         return found
 
 
+def blocks_of(points: np.ndarray | Rows) -> Iterator[tuple[slice, np.ndarray]]:
+    """All points: at once where they are in memory, else some rows at a time."""
+    return points.blocks() if isinstance(points, Rows) else iter([(slice(0, len(points)), points)])
+
+
 def is_out_of_memory(x: Any) -> bool:
     """Whether rows of ``x`` are better read from where they are.
 

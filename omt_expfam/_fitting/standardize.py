@@ -10,7 +10,7 @@ import numpy as np
 from .._base.arrays import spread_indices
 from .._base.samples import CONSTANT
 from .._family.em_family import AbstractEMFamily
-from .rows import Rows
+from .rows import blocks_of, Rows
 
 # What lies so many interquartile ranges from the median is far, where no larger share of the points does.
 _QUARTILES, _FAR, _FEW = (0.25, 0.5, 0.75), 100.0, 0.02
@@ -39,11 +39,7 @@ def standardization(
 
 def _parts(points: np.ndarray | Rows, share: np.ndarray, columns: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Some columns of all points, in one part or several."""
-    if isinstance(points, np.ndarray):
-        yield points[:, columns], share
-        return
-    for place, block in points.blocks():
-        yield block[:, columns], share[place]
+    return ((block[:, columns], share[place]) for place, block in blocks_of(points))
 
 
 def _total(values: Iterator[np.ndarray]) -> np.ndarray:
@@ -84,7 +80,8 @@ def _without_far(parts: _Parts, columns: np.ndarray, numbers: np.ndarray) -> tup
     middle, reach = _quartiles(some)
     share_far = _total(share @ _beyond(points, middle, reach) for points, share in some())
     reach = np.where((reach > 0) & (share_far <= _FEW), reach, np.inf)
-    _warn_of_far(some, middle, reach, numbers[columns])
+    if np.isfinite(reach).any():
+        _warn_of_far(some, middle, reach, numbers[columns])
 
     def kept(points: np.ndarray, share: np.ndarray) -> np.ndarray:
         return np.where(_beyond(points, middle, reach), 0.0, share[:, None])
@@ -132,8 +129,6 @@ def _warn_of_far(parts: _Parts, middle: np.ndarray, reach: np.ndarray, numbers: 
         count += far.sum(axis=0)
         for column in np.flatnonzero(far.any(axis=0)):
             found.setdefault(int(column), points[far[:, column], column][0])
-    if not found:
-        return
     first = min(found)
     warnings.warn(
         f"`x` has {count[first]} points far from all others in column {numbers[first]}, such as {found[first]:.6g}: "
