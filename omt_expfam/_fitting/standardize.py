@@ -80,8 +80,7 @@ def _without_far(parts: _Parts, columns: np.ndarray, numbers: np.ndarray) -> tup
     middle, reach = _quartiles(some)
     share_far = _total(share @ _beyond(points, middle, reach) for points, share in some())
     reach = np.where((reach > 0) & (share_far <= _FEW), reach, np.inf)
-    if np.isfinite(reach).any():
-        _warn_of_far(some, middle, reach, numbers[columns])
+    _warn_of_far(some, middle, reach, numbers[columns])
 
     def kept(points: np.ndarray, share: np.ndarray) -> np.ndarray:
         return np.where(_beyond(points, middle, reach), 0.0, share[:, None])
@@ -129,6 +128,8 @@ def _warn_of_far(parts: _Parts, middle: np.ndarray, reach: np.ndarray, numbers: 
         count += far.sum(axis=0)
         for column in np.flatnonzero(far.any(axis=0)):
             found.setdefault(int(column), points[far[:, column], column][0])
+    if not found:
+        return
     first = min(found)
     warnings.warn(
         f"`x` has {count[first]} points far from all others in column {numbers[first]}, such as {found[first]:.6g}: "

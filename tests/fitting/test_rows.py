@@ -119,6 +119,15 @@ def test_far_points_are_left_out_of_the_scale_as_in_memory(mapped, points, monke
     np.testing.assert_allclose(one.log_likelihood, other.log_likelihood, rtol=1e-5)
 
 
+def test_heavy_tails_are_not_far(points, monkeypatch):
+    """Beyond six standard deviations, but not beyond a hundred interquartile ranges."""
+    monkeypatch.setattr(rows, "_BLOCK", 1000)
+    spread = points.copy()
+    spread[[5, 1700], 1] = 60
+    one, other = (omt.fit(jax.random.key(0), x, Gaussian, 3, **OPTIONS) for x in (rows.Rows(spread), spread))
+    equal(one, other)
+
+
 def test_rows_are_taken_in_the_order_that_is_asked_for(monkeypatch, points):
     monkeypatch.setattr(rows, "_BLOCK", 1000)
     index = np.random.default_rng(0).permutation(len(points))[:50]
