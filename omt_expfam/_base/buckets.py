@@ -81,9 +81,11 @@ def pad(tree: Any, size: int, axis: int = 0) -> Any:
         missing = size - leaf.shape[axis]
         if missing == 0:
             return leaf
-        width = [(0, 0)] * leaf.ndim
-        width[axis] = (0, missing)
-        return np.pad(np.asarray(leaf), width, mode="edge" if leaf.shape[axis] else "constant")
+        host = np.asarray(leaf)
+        if not host.shape[axis]:
+            return np.zeros((*host.shape[:axis], size, *host.shape[axis + 1 :]), host.dtype)
+        last = host[(slice(None),) * axis + (slice(-1, None),)]
+        return np.concatenate([host, np.repeat(last, missing, axis)], axis)
 
     return jax.tree.map(one, tree)
 
@@ -93,7 +95,8 @@ def pad_zero(array: Any, size: int) -> Any:
     missing = size - array.shape[0]
     if missing == 0:
         return array
-    return np.pad(np.asarray(array), [(0, missing)] + [(0, 0)] * (array.ndim - 1))
+    host = np.asarray(array)
+    return np.concatenate([host, np.zeros((missing, *host.shape[1:]), host.dtype)])
 
 
 def cut(tree: Any, size: int, axis: int = 0) -> Any:

@@ -19,7 +19,7 @@ from .._fitting.fit import Fit, fit
 from .._fitting.race import with_shared_start
 from .._plans.epsilons import EpsilonLike
 from .._plans.plan import TransportPlan
-from .judge import Judge, seen_as
+from .judge import Judge, sight_of
 from .mixture_transport import MixtureTransport, pair_of
 
 # Tolerance of fits whose images alone are compared: what EM gains beyond it is less than other points change.
@@ -137,6 +137,7 @@ def select_plan(
     families, options = pair_of("family", family), {"progress": False, **(fit_options or {})}
     x, y = alike(x=in_order_of(families[0], "x", x), y=in_order_of(families[1], "y", y))
     points = [np.asarray(as_host_or_traced(name, value)) for name, value in (("x", x), ("y", y))]
+    seen = sight_of(families[1], points[1])
     scores, floors, failures, sides, most = [], [], {}, [], max(map(max, methods))
     *keys, last_key = jax.random.split(as_key(key), 2 * num_splits + 1)
     with progress_bar(len(methods) * num_splits, "choosing the numbers of components", progress) as bar:
@@ -144,9 +145,9 @@ def select_plan(
             train, test = _split(split_key, points, held_out)
             test = [values[spread_indices(len(values), max_points)] for values in test]
             draw_key = jax.random.fold_in(split_key, 1) if use == "sample" else None
-            seen = seen_as(families[1], test[1])
-            judge = Judge(seen, _EPSILON * float(np.var(seen.astype(np.float64), axis=0).sum()))
-            floors.append(judge(seen_as(families[1], train[1][spread_indices(len(train[1]), len(test[0]))])))
+            target = seen(test[1])
+            judge = Judge(target, _EPSILON * float(np.var(target.astype(np.float64), axis=0).sum()))
+            floors.append(judge(seen(train[1][spread_indices(len(train[1]), len(test[0]))])))
             sides = _sides(fit_key, train, families, options, methods, [len(values) for values in points])
             for pair, method in methods.items():
                 try:
@@ -154,7 +155,7 @@ def select_plan(
                     with sharing_components(most):
                         plan = method.couple(*fits)
                         images = plan.push_forward(test[0]) if draw_key is None else _draw(plan, draw_key, test[0])
-                    scores.append(judge(seen_as(families[1], images)))
+                    scores.append(judge(seen(images)))
                 except ConvergenceError as error:
                     failures[pair] = str(error)
                     scores.append(np.nan)
