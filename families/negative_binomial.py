@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,8 +19,10 @@ from omt_expfam.extend import (
     as_floating,
     check_positive,
     check_shape,
+    counts_of,
     map_components,
     positive_prior,
+    SizedPoints,
     spread_of,
 )
 
@@ -43,11 +46,16 @@ class _Priors(AbstractPriors):
 
 
 class _Sums(NamedTuple):
-    """Totals of the counts, and all that a concentration depends on: the points and their responsibilities."""
+    """Totals of the counts, and all that a concentration depends on: points, size factors and responsibilities."""
 
     totals: Float[Array, "K d"]
     x: Float[Array, "d n"]
+    sizes: Float[Array, " n"] | None
     responsibilities: Float[Array, "K n"]
+
+    def exposures(self, counts: Float[Array, " K"]) -> Float[Array, " K"]:
+        """What totals are divided by: numbers of points, or the sums of their size factors."""
+        return counts if self.sizes is None else self.responsibilities @ self.sizes
 
 
 class NegativeBinomial(AbstractEMFamily):
@@ -57,7 +65,8 @@ class NegativeBinomial(AbstractEMFamily):
     1e5 it is one. Not an exponential family unless the concentrations are known.
 
     The M-step has the rates in closed form. Each concentration takes guarded Newton steps on its logarithm, which
-    never decrease the likelihood.
+    never decrease the likelihood. Points may have size factors, which multiply their mean counts; rates then take such
+    steps as well.
 
     Attributes:
         rate: Mean counts, shape ``[K, d]``.
@@ -65,6 +74,7 @@ class NegativeBinomial(AbstractEMFamily):
     """
 
     exchangeable: ClassVar = True
+    sized: ClassVar = True
     rate: Float[Array, "K d"]
     concentration: Float[Array, "K d"]
     support: ClassVar = constraints.nonnegative_integer
@@ -105,6 +115,9 @@ class NegativeBinomial(AbstractEMFamily):
     def _covariance(self) -> Float[Array, "d d"]:
         return jnp.diag(self.rate + self.rate**2 / self.concentration)
 
+    def _sized(self, size: Float[Array, ""]) -> "NegativeBinomial":
+        return eqx.tree_at(lambda own: own.rate, self, size * self.rate)
+
     # -- transport, NumPyro ---------------------------------------------------------------------------------------
 
     def lattice_form(self) -> AbstractLattice:
@@ -124,11 +137,15 @@ class NegativeBinomial(AbstractEMFamily):
     def _check_points(cls, x: np.ndarray, **fixed: Any) -> None:
         check_counts("NegativeBinomial", x)
 
-    def _accumulate(self, data: Float[Array, "d n"], responsibilities: Float[Array, "K n"]) -> _Sums:
-        return _Sums(responsibilities @ data.T, data, responsibilities)
+    def _prepare(self, x: Float[Array, "w n"]) -> Float[Array, "d n"] | SizedPoints:
+        return counts_of(self, x)
+
+    def _accumulate(self, data: Float[Array, "d n"] | SizedPoints, responsibilities: Float[Array, "K n"]) -> _Sums:
+        x, sizes = data if isinstance(data, SizedPoints) else (data, None)
+        return _Sums(responsibilities @ x.T, x, sizes, responsibilities)
 
     def _pooled(self, counts: Float[Array, " K"], sums: _Sums) -> Float[Array, " d"]:
-        return jnp.sum(sums.totals, axis=0) / jnp.sum(counts)
+        return jnp.sum(sums.totals, axis=0) / jnp.sum(sums.exposures(counts))
 
     def _prior_strength(self) -> float:
         return 0.01
@@ -145,29 +162,42 @@ class NegativeBinomial(AbstractEMFamily):
         strength: Float[Array, ""],
         ridge: Float[Array, ""],
     ) -> "NegativeBinomial":
-        total = (counts + strength)[:, None]
+        total = (sums.exposures(counts) + strength)[:, None]
         mean = (sums.totals + strength * target[None]) / jnp.where(total > 0, total, jnp.ones_like(total))
         share = jnp.where(total > 0, jnp.broadcast_to(ridge, total.shape), jnp.ones_like(total))
-        rate = jnp.maximum((1 - share) * mean + share * target[None], _LEAST_RATE)
+        # The pseudo-observations lie at the target, with a size factor of one.
+        points = jnp.concatenate([sums.x, target[:, None]], axis=1)
+        sizes = None if sums.sizes is None else jnp.concatenate([sums.sizes, jnp.ones_like(target[:1])])
 
-        def one(item: tuple[Array, Array, Array]) -> Float[Array, " d"]:
-            rates, concentration, weight = item
-            points = jnp.concatenate([sums.x, target[:, None]], axis=1)
+        def one(item: tuple[Array, ...]) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
+            before, mean, concentration, weight, share = item
             weights = jnp.concatenate([weight, strength[None]])
-            return jax.vmap(lambda x, m, r: _concentration(x, weights, m, r))(points, rates, concentration)
 
-        items = (rate, self.concentration, sums.responsibilities)
-        return NegativeBinomial(rate, map_components(one, items, sums.x.size))
+            def column(x: Array, old: Array, mean: Array, r: Array, target: Array) -> tuple[Array, Array]:
+                if sizes is not None:
+                    mean = _rate(x, sizes, weights, jnp.stack([old, mean]), r)
+                rate = jnp.maximum((1 - share) * mean + share * target, _LEAST_RATE)
+                return rate, _concentration(x, weights, rate if sizes is None else sizes * rate, r)
+
+            return jax.vmap(column)(points, before, mean, concentration, target)
+
+        items = (self.rate, mean, self.concentration, sums.responsibilities, share[:, 0])
+        return NegativeBinomial(*map_components(one, items, points.size))
 
     def _start(
         self, x: Float[Array, "d n"], responsibilities: Float[Array, "K n"], ridge: Float[Array, ""]
     ) -> AbstractEMFamily:
         """Concentrations that the moments of each part suggest, and from there the first M-step."""
         counts = jnp.sum(responsibilities, axis=1)[:, None] + 1
-        pooled = jnp.mean(x, axis=1)
-        mean = (responsibilities @ x.T + pooled[None]) / counts
-        square = (responsibilities @ (x**2).T + jnp.mean(x**2, axis=1)[None]) / counts
-        excess = jnp.maximum(square - mean**2 - mean, 1e-2 * mean)
+        rates = x[: self.dim]
+        # Of Poisson counts that were divided by a size factor, the variance is.
+        share = 1 / x[self.dim :] if x.shape[0] > self.dim else jnp.ones_like(x[:1])
+
+        def average(values: Float[Array, "r n"]) -> Float[Array, "K r"]:
+            return (responsibilities @ values.T + jnp.mean(values, axis=1)[None]) / counts
+
+        mean = average(rates)
+        excess = jnp.maximum(average(rates**2) - mean**2 - mean * average(share), 1e-2 * mean)
         moments = jnp.clip(mean**2 / jnp.where(excess > 0, excess, jnp.ones_like(excess)), 1e-2, 1e2)
         return super(NegativeBinomial, NegativeBinomial(self.rate, moments))._start(x, responsibilities, ridge)
 
@@ -197,23 +227,36 @@ def _log_mass(x: Array, rate: Array, concentration: Array) -> Array:
     return choose - concentration * over + x * success
 
 
+def _rate(
+    x: Float[Array, " n"], size: Float[Array, " n"], weight: Float[Array, " n"], places: Float[Array, " p"], r: Array
+) -> Float[Array, ""]:
+    """Guarded Newton steps on the logarithm of one rate, given the concentration, from the better of some places."""
+
+    def value(log_rate: Array) -> Array:
+        return weight @ (x * log_rate - (x + r) * jnp.log1p(size * jnp.exp(log_rate) / r))
+
+    def slope(log_rate: Array) -> Array:
+        mean = size * jnp.exp(log_rate)
+        return weight @ (x - (x + r) * mean / (r + mean))
+
+    starts = jnp.log(jnp.maximum(places, _LEAST_RATE))
+    start = starts[jnp.argmax(jax.vmap(value)(starts))]
+    return jnp.exp(climb(value, slope, start, (np.log(_LEAST_RATE), np.inf)))
+
+
 def _concentration(x: Float[Array, " n"], weight: Float[Array, " n"], rate: Array, concentration: Array) -> Array:
-    """Guarded Newton steps on the logarithm of one concentration, given the rate."""
+    """Guarded Newton steps on the logarithm of one concentration, given the rate, one for all points or one of each."""
     total = jnp.sum(weight)
 
     def value(log_r: Array) -> Array:
         r = jnp.exp(log_r)
-        return (
-            weight @ gammaln(x + r)
-            - total * gammaln(r)
-            - (total * r + weight @ x) * jnp.log1p(rate / r)
-            - (weight @ x) * log_r
-        )
+        spread = jnp.sum(weight * (x + r) * jnp.log1p(rate / r))
+        return weight @ gammaln(x + r) - total * gammaln(r) - spread - (weight @ x) * log_r
 
     def slope(log_r: Array) -> Array:
         r = jnp.exp(log_r)
-        inner = weight @ digamma(x + r) - total * digamma(r) - total * jnp.log1p(rate / r)
-        return r * (inner + (total * r + weight @ x) * rate / (r * (r + rate)) - (weight @ x) / r)
+        spread = jnp.sum(weight * (jnp.log1p(rate / r) - (x + r) * rate / (r * (r + rate))))
+        return r * (weight @ digamma(x + r) - total * digamma(r) - spread - (weight @ x) / r)
 
     bounds = np.log(_CONCENTRATIONS)
     return jnp.exp(climb(value, slope, jnp.log(concentration), (bounds[0], bounds[1])))

@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,11 +14,15 @@ from numpyro.distributions import constraints
 from omt_expfam.extend import (
     AbstractCoordinateFamily,
     AbstractPriors,
+    AbstractRegularEMFamily,
     ArrayLike,
     as_floating,
     check_names,
     check_positive,
+    counts_of,
+    exposure_of,
     read_gamma,
+    SizedPoints,
 )
 
 from ._counts import check_counts
@@ -48,13 +53,15 @@ class _Priors(AbstractPriors):
 class Poisson(AbstractCoordinateFamily):
     """K components with independent Poisson counts, on whole numbers from zero.
 
-    An exponential family with T(x) = x in each coordinate and natural parameter log rate.
+    An exponential family with T(x) = x in each coordinate and natural parameter log rate. Points may have size factors,
+    which multiply their rates.
 
     Attributes:
         rate: Mean counts, shape ``[K, d]``.
     """
 
     exchangeable: ClassVar = True
+    sized: ClassVar = True
     rate: Float[Array, "K d"]
     support: ClassVar = constraints.nonnegative_integer
     priors: ClassVar = _Priors()
@@ -106,6 +113,9 @@ class Poisson(AbstractCoordinateFamily):
     def with_mean_parameters(self, mean_parameters: Float[Array, "K m"]) -> "Poisson":
         return Poisson(jnp.maximum(mean_parameters, _LEAST_RATE))
 
+    def _sized(self, size: Float[Array, ""]) -> "Poisson":
+        return eqx.tree_at(lambda own: own.rate, self, size * self.rate)
+
     # -- NumPyro, EM ----------------------------------------------------------------------------------------------
 
     def to_numpyro(self) -> dist.Distribution:
@@ -118,3 +128,25 @@ class Poisson(AbstractCoordinateFamily):
     @classmethod
     def _check_points(cls, x: np.ndarray, **fixed: Any) -> None:
         check_counts("Poisson", x)
+
+    def _prepare(self, x: Float[Array, "w n"]) -> Any:
+        points = counts_of(self, x)
+        return points if isinstance(points, SizedPoints) else super()._prepare(x)
+
+    def _accumulate(self, data: Any, responsibilities: Float[Array, "K n"]) -> Float[Array, "K w"]:
+        if not isinstance(data, SizedPoints):
+            return super()._accumulate(data, responsibilities)
+        return responsibilities @ jnp.concatenate([data.x, data.sizes[None]]).T
+
+    def _pooled(self, counts: Float[Array, " K"], sums: Float[Array, "K w"]) -> Float[Array, " d"]:
+        return super()._pooled(*exposure_of(counts, sums, self.dim))
+
+    def _maximize(
+        self,
+        counts: Float[Array, " K"],
+        sums: Float[Array, "K w"],
+        target: Float[Array, " d"],
+        strength: Float[Array, ""],
+        ridge: Float[Array, ""],
+    ) -> AbstractRegularEMFamily:
+        return super()._maximize(*exposure_of(counts, sums, self.dim), target, strength, ridge)

@@ -55,6 +55,11 @@ from ._components.product_form import (
     NormalShape as NormalShape,
     ProductForm as ProductForm,
 )
+from ._components.sizes import (
+    counts_of as counts_of,
+    exposure_of as exposure_of,
+    SizedPoints as SizedPoints,
+)
 from ._family.bayesian import AbstractPriors as AbstractPriors
 from ._family.conjugate import (
     check_names as check_names,

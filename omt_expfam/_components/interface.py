@@ -61,9 +61,11 @@ def angles_of(components: "AbstractComponents") -> AbstractCircle:
 
 
 @program
-def log_prob_table(components: "AbstractComponents", x: Float[Array, "n d"]) -> Float[Array, "K n"]:
+def log_prob_table(
+    components: "AbstractComponents", x: Float[Array, "n d"], sizes: Float[Array, " n"] | None = None
+) -> Float[Array, "K n"]:
     """Log-densities with the component axis first."""
-    return components.log_prob_rows(x)
+    return components.log_prob_rows(x) if sizes is None else components.log_prob_rows(x, sizes)
 
 
 @program
@@ -122,6 +124,8 @@ class AbstractComponents(eqx.Module):
     support: ClassVar[Constraint] = constraints.real
     # Whether all coordinates enter alike, each by its own entries along the axis of fields that follows K.
     exchangeable: ClassVar[bool] = False
+    # Whether points may have size factors; `_sized` says what these do.
+    sized: ClassVar[bool] = False
 
     @property
     @abc.abstractmethod
@@ -172,11 +176,13 @@ class AbstractComponents(eqx.Module):
         table = _log_prob(self.padded(size * self.dim), pad(points, size))
         return cut(cut(table, points.shape[0]), self.num_components, axis=1)
 
-    def log_prob_rows(self, x: Float[Array, "n d"]) -> Float[Array, "K n"]:
-        """Log-densities with the component axis first, of points that have been checked."""
+    def log_prob_rows(self, x: Float[Array, "n d"], sizes: Float[Array, " n"] | None = None) -> Float[Array, "K n"]:
+        """Log-densities with the component axis first, of points that have been checked; with their size factors."""
 
         def one(component: "AbstractComponents") -> Float[Array, " n"]:
-            return jax.vmap(component._log_prob)(x)
+            if sizes is None:
+                return jax.vmap(component._log_prob)(x)
+            return jax.vmap(lambda point, size: component._sized(size)._log_prob(point))(x, sizes)
 
         return map_components(one, self, x.size)
 
@@ -238,6 +244,10 @@ class AbstractComponents(eqx.Module):
         return pad(self, small_component_bucket(self.num_components, item_size))
 
     # -- optional capabilities ---------------------------------------------------------------------------------
+
+    def _sized(self, size: Float[Array, ""]) -> "AbstractComponents":
+        """The law of one component for points of a size factor, which multiplies the mean."""
+        raise NotImplementedError(f"{type(self).__name__} components have no size factors.")
 
     def to_numpyro(self) -> dist.Distribution:
         """The same components as a NumPyro distribution, batch shape ``(K,)`` and event shape ``(d,)``."""

@@ -19,6 +19,7 @@ from .centers import center_of, covariance_of
 from .contract import check_contract
 from .interface import AbstractComponents, call, log_prob_table, map_components
 from .joined import as_blocks, Blocks
+from .sizes import as_size_factors
 
 # Weights may be off one by this much (rounding in float32, in files) and are then renormalized.
 WEIGHT_TOLERANCE = 1e-5
@@ -74,30 +75,45 @@ class Mixture(eqx.Module):
         return self.components.dim
 
     @jittable
-    def log_prob(self, x: ArrayLike) -> Float[Array, " n"]:
-        """Log-density at points ``x[n, d]``, in nats."""
-        points = as_points("x", x, self.dim, self.components.dtype)
-        if not at_top(self, points):
-            return _log_prob(self, points)
-        num, size = points.shape[0], point_bucket(points.shape[0])
-        return cut(_log_prob(self.padded(size * self.dim), pad(points, size)), num)
-
-    @jittable
-    def responsibilities(self, x: ArrayLike) -> Float[Array, "n K"]:
-        r"""Posterior component probabilities $w_k p_k(x) / \sum_l w_l p_l(x)$ at points ``x[n, d]``.
-
-        Points far from every component get their limit along the ray from the mixture's mean.
+    def log_prob(self, x: ArrayLike, size_factors: ArrayLike | None = None) -> Float[Array, " n"]:
+        """Log-density at points ``x[n, d]``, in nats; of counts with their size factors ``[n]``, where they have some.
 
         Raises:
-            ValueError: If a point lies outside the support of every component.
+            ValueError: If points or size factors do not fit, or size factors mean nothing to the family.
         """
-        points = as_points("x", x, self.dim, self.components.dtype)
+        points = self._points(x, size_factors)
         if not at_top(self, points):
-            return responsibilities(self, points)
-        num, size = points.shape[0], point_bucket(points.shape[0])
-        result = responsibilities(self.padded(size * self.dim), pad(points, size))
+            return _log_prob(self, *points)
+        num, size = len(points[0]), point_bucket(len(points[0]))
+        return cut(_log_prob(self.padded(size * self.dim), *pad(points, size)), num)
+
+    @jittable
+    def responsibilities(self, x: ArrayLike, size_factors: ArrayLike | None = None) -> Float[Array, "n K"]:
+        r"""Posterior component probabilities $w_k p_k(x) / \sum_l w_l p_l(x)$ at points ``x[n, d]``.
+
+        Points far from every component get their limit along the ray from the mixture's mean. Counts may have size
+        factors ``[n]``, which multiply the means of all components.
+
+        Raises:
+            ValueError: If a point lies outside the support of every component, or size factors do not fit, or mean
+                nothing to the family.
+        """
+        points = self._points(x, size_factors)
+        if not at_top(self, points):
+            return responsibilities(self, *points)
+        num, size = len(points[0]), point_bucket(len(points[0]))
+        result = responsibilities(self.padded(size * self.dim), *pad(points, size))
         check_inside("x", result, num)
         return cut(cut(result, num), self.num_components, axis=1)
+
+    def _points(self, x: ArrayLike, size_factors: ArrayLike | None) -> tuple[Array, ...]:
+        """Checked points, and their size factors if they have some."""
+        points = as_points("x", x, self.dim, self.components.dtype)
+        if size_factors is None:
+            return (points,)
+        if is_traced(size_factors):
+            return points, jnp.asarray(size_factors, points.dtype)
+        return points, to_jax(as_size_factors(size_factors, points.shape[0], self.components), points.dtype)
 
     def sample(self, key: KeyLike, num_samples: int) -> Float[Array, "n d"]:
         """Draw points from the mixture."""
@@ -199,13 +215,15 @@ def as_pair(source: Any, target: Any) -> tuple[Mixture, Mixture]:
 
 
 @program
-def _log_prob(mixture: Mixture, x: Float[Array, "n d"]) -> Float[Array, " n"]:
-    table = log_prob_table(mixture.components, x)
+def _log_prob(mixture: Mixture, x: Float[Array, "n d"], sizes: Float[Array, " n"] | None = None) -> Float[Array, " n"]:
+    table = log_prob_table(mixture.components, x, sizes)
     return logsumexp(table, axis=0, b=mixture.weights[:, None])
 
 
 @program
-def responsibilities(mixture: Mixture, x: Float[Array, "n d"]) -> Float[Array, "n K"]:
+def responsibilities(
+    mixture: Mixture, x: Float[Array, "n d"], sizes: Float[Array, " n"] | None = None
+) -> Float[Array, "n K"]:
     """Posterior component probabilities; NaN for a point outside every support."""
     # So far out that squares would overflow, only the direction matters: pull such points in along their ray.
     center = mixture.mean()
@@ -213,7 +231,7 @@ def responsibilities(mixture: Mixture, x: Float[Array, "n d"]) -> Float[Array, "
     offset = x - center[None]
     size = jnp.max(jnp.abs(offset), axis=1, keepdims=True)
     near = center[None] + offset * jnp.where(size > reach, reach / size, jnp.ones_like(size))
-    table = log_prob_table(mixture.components, near)
+    table = log_prob_table(mixture.components, near, sizes)
     peak = jnp.max(jnp.where(mixture.weights[:, None] > 0, table, -jnp.inf), axis=0, keepdims=True)
     # A peak of -inf (outside every support) turns into NaN here. Above it lies what has no weight: it may overflow.
     above, most = table - peak, jnp.log(jnp.finfo(x.dtype).max) / 2

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from .._base.xla import unfused
 from .._components.exponential_family import AbstractRegularFamily
 from .._components.interface import AbstractComponents, map_components
+from .._components.sizes import SizedPoints
 from .bayesian import AbstractPriors, StatisticsPriors
 
 
@@ -80,6 +81,8 @@ class AbstractEMFamily(AbstractComponents):
 
     def _table(self, data: PyTree) -> Float[Array, "K n"]:
         """Log-densities of every component at every point; ``data`` are the points, or have them as ``x``."""
+        if isinstance(data, SizedPoints):
+            return self.log_prob_rows(data.x.T, data.sizes)
         points = getattr(data, "x", data)
         return map_components(lambda c: jax.vmap(c._log_prob, in_axes=1)(points), self, points.size)
 

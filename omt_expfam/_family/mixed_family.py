@@ -150,8 +150,12 @@ class MixedFamily(AbstractEMFamily):
         return split(x, self.column_parts())
 
     def _rows(self, x: Float[Array, "d *n"]) -> list[Array]:
-        """The coordinates of one point, or of many that stand in columns, which belong to each block."""
-        return [x[np.asarray(block.columns)] for block in self.blocks]
+        """The coordinates of one point, or of many that stand in columns, which belong to each block.
+
+        A size factor after them goes to every block of counts.
+        """
+        last = np.arange(self.dim, x.shape[0])
+        return [x[np.concatenate([b.columns, last]) if b.family.sized else np.asarray(b.columns)] for b in self.blocks]
 
     def turned(self, order: Sequence[int]) -> "MixedFamily | None":
         place = {int(old): new for new, old in enumerate(order)}
@@ -184,9 +188,9 @@ class MixedFamily(AbstractEMFamily):
     def _join(self, values: list[Array]) -> Array:
         return join(values, self.column_parts())
 
-    def log_prob_rows(self, x: Float[Array, "n d"]) -> Float[Array, "K n"]:
+    def log_prob_rows(self, x: Float[Array, "n d"], sizes: Float[Array, " n"] | None = None) -> Float[Array, "K n"]:
         each = zip(self.parts, self.split(x), strict=True)
-        return _total([part.log_prob_rows(columns) for part, columns in each])
+        return _total([part.log_prob_rows(columns, sizes if part.sized else None) for part, columns in each])
 
     # -- EM -------------------------------------------------------------------------------------------------------
 
@@ -330,6 +334,7 @@ def mixed_class(blocks: tuple[Block, ...]) -> type[MixedFamily]:
         "support": JoinedSupport(tuple((block.family.support, block.columns) for block in blocks)),
         "streams": all(family.streams for family in families),
         "heavy_tails": any(family.heavy_tails for family in families),
+        "sized": any(family.sized for family in families),
         "smoothness": smoothness,
         "__annotations__": {},
     }

@@ -16,20 +16,22 @@ class Template(eqx.Module):
         family: The class.
         fixed: The parameters that are held fixed, by name.
         feature_names: The names of the columns, where the family is for these in their order.
+        sized: Whether points come with their size factors, in one more column.
     """
 
     family: type[AbstractEMFamily] = eqx.field(static=True)
     fixed: dict[str, Any]
     feature_names: tuple[str, ...] | None = eqx.field(static=True, default=None)
+    sized: bool = eqx.field(static=True, default=False)
 
     @property
     def per_component(self) -> bool:
         """Whether a fixed parameter differs between components, so that their number is fixed too."""
         return any(getattr(leaf, "ndim", 0) > 1 for leaf in jax.tree.leaves(self.fixed))
 
-    def blank(self, num_components: int, dim: int, dtype: Any) -> AbstractEMFamily:
-        """Valid components that carry the fixed parameters."""
-        return self.family._blank(num_components, dim, dtype, **self.fixed)
+    def blank(self, num_components: int, width: int, dtype: Any) -> AbstractEMFamily:
+        """Valid components that carry the fixed parameters, for points of so many columns."""
+        return self.family._blank(num_components, width - self.sized, dtype, **self.fixed)
 
     def __repr__(self) -> str:
         fixed = ", ".join(f"{name}={value!r}" for name, value in self.fixed.items())

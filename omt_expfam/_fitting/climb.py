@@ -27,6 +27,8 @@ from .start import merged_start, seed_from_kmeans, seed_from_means, seeding_of
 # EM steps of the overfitted mixture before merging.
 _OVERFIT_STEPS = 12
 _RESEEDS = 3
+# The least regularization of a start that is sought in another family.
+_LEAST_RIDGE = 1e-6
 # Room, at least, where a given mixture is moved to the units of the problem.
 _LEAST_MOVED = 16
 
@@ -126,9 +128,13 @@ def _overfitted(problem: FitProblem, key: StartKey, num_components: int, most: i
     room = problem.start_slots(most)
     places, two = jax.device_put((_levels(random, room, x.dtype), np.asarray(2 * num_components)))
     other_family, ridge = not problem.facts.keeps_family, problem.ridge
+    if other_family:
+        # Gaussians, whose variances end at zero where counts are all the same.
+        ridge = jax.device_put(np.maximum(np.asarray(ridge), np.asarray(_LEAST_RIDGE, x.dtype)))
     state = _seeded_state(problem.template, places, x, weight, room, other_family, two, ridge, max_steps)
     zero, stop = jax.device_put((np.zeros((), x.dtype), np.asarray(_OVERFIT_STEPS)))
-    no_units = jax.device_put((np.zeros(x.shape[1], x.dtype), np.ones(x.shape[1], x.dtype)))
+    dim = state.components.dim
+    no_units = jax.device_put((np.zeros(dim, x.dtype), np.ones(dim, x.dtype)))
     return Overfitted(_em(state, x, weight, x.shape[0], zero, ridge, zero, stop, no_units)[0], x, weight)
 
 
@@ -198,7 +204,7 @@ def _merged_state(
 @program
 def _em(
     state: EMState,
-    x: Float[Array, "n d"],
+    x: Float[Array, "n w"],
     weight: Float[Array, " n"],
     chunk: int,
     strength: Float[Array, ""],

@@ -1,5 +1,6 @@
 """The data of a fit, checked."""
 
+import dataclasses
 import warnings
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from .._base.arguments import ArrayLike, as_count, as_host_or_traced, as_scalar
 from .._base.arrays import default_dtype, is_traced
 from .._base.samples import CONSTANT, offset_of
 from .._components.mixture import Mixture
+from .._components.sizes import as_size_factors, with_size_column
 from .._family.em_family import AbstractEMFamily
 from .._family.template import Template
 from .._numerics.circle import is_circle, wrap
@@ -37,6 +39,7 @@ class Data(NamedTuple):
         regularization: As in `fit`.
         chunk_size: As in `fit`.
         dtype: The precision of the computation.
+        sizes: Size factors of the points, shape ``[n]``, where they have some.
     """
 
     template: Template
@@ -50,6 +53,7 @@ class Data(NamedTuple):
     regularization: float
     chunk_size: int | None
     dtype: str
+    sizes: np.ndarray | None = None
 
     @property
     def precision(self) -> str:
@@ -58,17 +62,22 @@ class Data(NamedTuple):
 
     def problem(self) -> FitProblem:
         """The standardized problem; to be called where arrays have the precision of the computation."""
+        template, points, shift, scale = self.template, self.points, self.shift, self.scale
+        if self.sizes is not None:
+            template = dataclasses.replace(template, sized=True)
+            points = with_size_column(points, self.sizes, template.family)
+            shift, scale = np.append(shift, 0.0), np.append(scale, 1.0)
         return fit_problem(
-            self.template,
-            self.points,
+            template,
+            points,
             self.weight,
             self.num_components,
             self.covariance_prior,
             self.regularization,
             self.chunk_size,
             self.dtype,
-            self.shift,
-            self.scale,
+            shift,
+            scale,
         )
 
 
@@ -85,16 +94,18 @@ def read_data(
     dtype: str,
     chunk_size: int | None,
     by_rows: bool = False,
+    size_factors: ArrayLike | None = None,
 ) -> Data:
     """Check what `fit` and the bootstrap are given, all but where they start.
 
     What is not in memory is brought there, unless its rows may be read where they are.
     """
-    by_rows = by_rows and is_out_of_memory(x)
+    by_rows = by_rows and size_factors is None and is_out_of_memory(x)
     if by_rows:
         points: Any = _read_rows(x, num_components, chosen)
     else:
         points = on_one_turn("x", _as_data(x, num_components), chosen.family)
+    sizes = used_size_factors(size_factors, sample_weight, len(points), chosen.family)
     points, weight = weighted_points(points, sample_weight, num_components)
     # In units of what a point weighs: priors are pseudo-observations, and thresholds are points.
     point_weight = _point_weight(weight[weight > 0])
@@ -115,7 +126,7 @@ def read_data(
         chunk_size = _as_chunk_size(chunk_size, chosen.family, len(points))
     shift, scale = standardization(chosen.family, points, weight, standardize)
     settings = covariance_prior, regularization, chunk_size, dtype
-    return Data(chosen, num_components, points, weight, point_weight, shift, scale, *settings)
+    return Data(chosen, num_components, points, weight, point_weight, shift, scale, *settings, sizes)
 
 
 def _as_data(x: ArrayLike, num_components: int) -> np.ndarray:
@@ -240,6 +251,18 @@ def weighted_points(points: Any, sample_weight: Any, num_components: int) -> tup
             f"got {used.sum()}."
         )
     return (points, weight) if isinstance(points, Rows) else (points[used], weight[used])
+
+
+def used_size_factors(size_factors: Any, sample_weight: Any, num_points: int, family: Any) -> np.ndarray | None:
+    """Checked size factors, where there are any, of the points that have a weight."""
+    if size_factors is None:
+        return None
+    sizes = as_size_factors(size_factors, num_points, family)
+    if sample_weight is None:
+        return sizes
+    weight = np.asarray(as_host_or_traced("sample_weight", sample_weight))
+    # Weights of another shape are refused with the points.
+    return sizes[weight > 0] if weight.shape == sizes.shape else sizes
 
 
 def _point_weight(weight: np.ndarray) -> float:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._base.arrays import log_share
 from .._base.xla import after
+from .._components.sizes import without_sizes
 from .._family.em_family import AbstractEMFamily, joint_table
 from .leap import leap, Memory, NEAR, no_memory, take_back
 
@@ -62,6 +63,7 @@ def chunk_data(
     chunk: int,
 ) -> EMData:
     """Cut the data into equal chunks; a single chunk is prepared once and for all."""
+    x = without_sizes(components, x)
     num = -(-x.shape[0] // chunk)
     pad = num * chunk - x.shape[0]
     padded = jnp.pad(x, ((0, pad), (0, 0)), mode="edge")
@@ -115,7 +117,8 @@ def start_from_responsibilities(
     ridge: Float[Array, ""],
 ) -> tuple[Float[Array, " K"], AbstractEMFamily]:
     """Log-weights and components of a first M-step from given (weighted) responsibilities."""
-    return log_share(jnp.sum(responsibilities, axis=1)), blank._start(x.T, responsibilities, ridge)
+    own = without_sizes(blank, x)
+    return log_share(jnp.sum(responsibilities, axis=1)), blank._start(own.T, responsibilities, ridge)
 
 
 def initial_state(

@@ -103,6 +103,7 @@ def fit(
     *,
     start: Any = "merge",
     sample_weight: ArrayLike | None = None,
+    size_factors: ArrayLike | None = None,
     covariance_prior: float | None = None,
     regularization: float = 1e-6,
     standardize: bool = True,
@@ -133,6 +134,9 @@ def fit(
             (``total_weight``, ``bic``, ``aic``), where weights are numbers of observations. For the prior, whole
             multiples of the smallest weight are counts of repeated points; others weigh like (sum w)^2 / sum w^2
             observations. Points of weight zero are left out.
+        size_factors: Positive size factors of points that are counts, shape ``[n]``: what a point has of a component's
+            mean counts, such as a cell's share of the mean number of reads. The mixture is that of points of size
+            factor one; ``mixture.responsibilities(x, size_factors)`` tells of others. The data are read into memory.
         covariance_prior: Number of pseudo-observations behind each covariance; 0 for none. Default: d + 2 for full
             covariances, 3 for diagonal and spherical ones, r + 3 for low rank. Families that are not Gaussian have them
             behind all their parameters, by default a small fraction of one.
@@ -174,6 +178,7 @@ def fit(
         dtype=dtype,
         chunk_size=chunk_size,
         by_rows=True,
+        size_factors=size_factors,
     )
     max_steps, num_starts = as_count("max_steps", max_steps), as_count("num_starts", num_starts)
     given = as_start(start, chosen, num_components, data.points.shape[1], data.shift, data.scale)
@@ -214,8 +219,12 @@ def _is_own(components: Any) -> bool:
 
 def _check_agreement(mixture: Mixture, data: Data, log_likelihood: float) -> None:
     """Raise where EM's log-likelihood is not that of the mixture: a family of one's own contradicts itself."""
+    sizes = data.sizes
     found = sum(
-        float(data.weight[place] @ np.asarray(mixture.log_prob(block), np.float64))
+        float(
+            data.weight[place]
+            @ np.asarray(mixture.log_prob(block, None if sizes is None else sizes[place]), np.float64)
+        )
         for place, block in blocks_of(data.points)
     ) / float(data.weight.sum())
     tolerance = 1e-6 if data.dtype == "float64" else 1e-3

@@ -168,7 +168,7 @@ def _padded(x: np.ndarray, size: int) -> np.ndarray:
 
 def facts_of(template: Template, num_components: int, dim: int, dtype: str) -> Facts:
     """What a family says of itself, found without computing anything; once, where nothing is fixed."""
-    if template.fixed:
+    if template.fixed or template.sized:
         return _look_up(template, num_components, dim, dtype)
     return _known_facts(template.family, num_components, dim, dtype)
 

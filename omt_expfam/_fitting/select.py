@@ -13,8 +13,8 @@ from .._base.arrays import host_generator
 from .._base.progress import progress_bar
 from .._base.tables import column_names
 from .._family.em_family import AbstractEMFamily
-from .._family.template import in_order_of, Template
-from .data import _as_data, weighted_points
+from .._family.template import as_template, in_order_of, Template
+from .data import _as_data, used_size_factors, weighted_points
 from .fit import Fit, fit
 from .race import race, with_shared_start
 
@@ -62,6 +62,7 @@ def select_num_components(
     criterion: str = "bic",
     num_folds: int = 5,
     sample_weight: ArrayLike | None = None,
+    size_factors: ArrayLike | None = None,
     progress: bool | None = None,
     **options: Any,
 ) -> Selection:
@@ -80,6 +81,7 @@ def select_num_components(
         criterion: ``"bic"``, or ``"held_out"`` for the likelihood of left-out folds.
         num_folds: Number of folds for ``"held_out"``; 1 holds out a fifth of the points once.
         sample_weight: Nonnegative weights of the points, shape ``[n]``; the BIC takes them for numbers of observations.
+        size_factors: Size factors of points that are counts, shape ``[n]``, as for `fit`.
         progress: Show a progress bar; by default on a terminal, after two seconds.
         options: Passed on to `fit`.
 
@@ -95,20 +97,22 @@ def select_num_components(
     num_folds = as_count("num_folds", num_folds)
     x = in_order_of(family, "x", x)
     points = _as_data(x, sizes[-1])
+    factors = used_size_factors(size_factors, sample_weight, len(points), as_template(family).family)
     points, weight = weighted_points(points, sample_weight, sizes[-1])
     fold_key, fit_key, last_key = jax.random.split(as_key(key), 3)
     options = {**options, "progress": False}
     with progress_bar(len(sizes), "choosing the number of components", progress) as bar:
         if criterion == "bic":
-            fits = race(fit_key, points, weight, family, sizes, options, bar)
+            fits = race(fit_key, points, weight, family, sizes, {**options, "size_factors": factors}, bar)
             scores, errors = [float(fits[num].bic) for num in sizes], np.full(len(sizes), np.nan)
             best = sizes[int(np.argmin(scores))]
             chosen = fits[best]
         else:
             order = host_generator(fold_key).permutation(len(points))
-            scores, errors = _held_out(fit_key, order, points, weight, family, sizes, num_folds, options, bar)
+            data = points, weight, factors
+            scores, errors = _held_out(fit_key, order, data, family, sizes, num_folds, options, bar)
             best = sizes[int(np.argmax(scores))]
-            chosen = fit(last_key, points, family, best, sample_weight=weight, **options)
+            chosen = fit(last_key, points, family, best, sample_weight=weight, size_factors=factors, **options)
     chosen = dataclasses.replace(chosen, feature_names=column_names(x))
     return Selection(best, chosen, sizes, criterion, np.asarray(scores), errors)
 
@@ -116,15 +120,18 @@ def select_num_components(
 def _held_out(
     key: Any,
     order: np.ndarray,
-    points: np.ndarray,
-    weight: np.ndarray,
+    data: tuple[np.ndarray, np.ndarray, np.ndarray | None],
     family: Any,
     sizes: tuple[int, ...],
     num_folds: int,
     options: dict[str, Any],
     bar: tqdm.tqdm,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean log-likelihood per unit of weight of left-out folds for each size, and standard errors."""
+    """Mean log-likelihood per unit of weight of left-out folds for each size, and standard errors.
+
+    The data are points, their weights, and their size factors where they have some.
+    """
+    points, weight, factors = data
     num_parts = max(num_folds, 5) if num_folds == 1 else num_folds
     least = len(points) - -(-len(points) // num_parts)
     if least < sizes[-1]:
@@ -138,8 +145,10 @@ def _held_out(
         for column, (fold, own) in enumerate(zip(folds, starts, strict=True)):
             rest = np.ones(len(points), bool)
             rest[fold] = False
-            fitted = fit(keys[row, column], points[rest], family, num, sample_weight=weight[rest], **own)
-            log_prob = np.asarray(fitted.mixture.log_prob(points[~rest]), np.float64)
+            seen, other = (None, None) if factors is None else (factors[rest], factors[~rest])
+            weighed = {"sample_weight": weight[rest], "size_factors": seen}
+            fitted = fit(keys[row, column], points[rest], family, num, **weighed, **own)
+            log_prob = np.asarray(fitted.mixture.log_prob(points[~rest], other), np.float64)
             scores[row, column] = np.average(log_prob, weights=weight[~rest])
         bar.update()
     shares = [float(weight[fold].sum()) for fold in folds]

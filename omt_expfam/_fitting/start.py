@@ -15,6 +15,7 @@ from families import DiagonalGaussian
 from .._base.arrays import log_share
 from .._base.xla import after, unfused
 from .._components.columns import split
+from .._components.sizes import without_sizes
 from .._family.em_family import AbstractEMFamily, AbstractRegularEMFamily, joint_table
 from .._family.mixed_family import MixedFamily
 from .._numerics.circle import is_circle
@@ -84,15 +85,15 @@ def seed_from_kmeans(
     ridge: Float[Array, ""],
 ) -> tuple[Float[Array, " K"], AbstractEMFamily]:
     """Log-weights and components of the first M-step from a k-means partition."""
-    parts = blank.column_parts()
-    places = [_places(part.components, own, weight) for part, own in zip(parts, split(x, parts), strict=True)]
+    parts, points = blank.column_parts(), x[:, : blank.dim]
+    places = [_places(part.components, own, weight) for part, own in zip(parts, split(points, parts), strict=True)]
     partition = kmeans(uniform, _beside(places), weight, num_components) * weight[None]
     return start_from_responsibilities(blank, x, partition, ridge)
 
 
 def seed_from_means(
     means: Float[Array, "K d"],
-    x: Float[Array, "n d"],
+    x: Float[Array, "n w"],
     weight: Float[Array, " n"],
     blank: AbstractEMFamily,
     num_components: Int[Array, ""],
@@ -102,7 +103,7 @@ def seed_from_means(
     parts = blank.column_parts()
     centers, points = (
         _beside([_embedded(part.components, own) for part, own in zip(parts, split(values, parts), strict=True)])
-        for values in (means, x)
+        for values in (means, x[:, : blank.dim])
     )
     partition = _nearest(centers, points, num_components)
     return start_from_responsibilities(blank, x, partition * weight[None], ridge)
@@ -172,7 +173,7 @@ def merged_start(
     weights, merged = jax.tree.map(lambda leaf: leaf[: blank.num_components], (weights, merged))
     if type(merged) is type(blank):
         return log_share(weights), merged
-    joint = joint_table(log_share(weights), merged, merged._prepare(x.T))
+    joint = joint_table(log_share(weights), merged, merged._prepare(without_sizes(merged, x).T))
     return start_from_responsibilities(blank, x, jax.nn.softmax(joint, axis=0) * weight[None], ridge)
 
 

@@ -102,7 +102,7 @@ def _between(
     g = -table.max(axis=0)
     table += g
     kernel = np.exp(table, out=table)
-    potential, error = np.zeros(len(y)), np.inf
+    u, potential, error = np.ones_like(f), np.zeros(len(y)), np.inf
     images: list[np.ndarray] = []
     moves: list[np.ndarray] = []
     for _ in range(_MOST):
