@@ -1,5 +1,6 @@
 """Components with independent negative binomial counts."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -26,11 +27,13 @@ from omt_expfam.extend import (
     spread_of,
 )
 
-from ._counts import check_counts
+from ._counts import check_counts, thinned
 from ._newton import climb
 
 # Rates are kept above this; concentrations between these: counts of a larger one are Poisson, to any purpose.
 _LEAST_RATE, _CONCENTRATIONS = 1e-8, (1e-3, 1e5)
+# Sums over counts up to this one are sums over tables.
+_TABLE = 256
 # The prior standard deviation of the logarithms of both parameters.
 _LOG_SPREAD = 1.5
 
@@ -118,6 +121,19 @@ class NegativeBinomial(AbstractEMFamily):
     def _sized(self, size: Float[Array, ""]) -> "NegativeBinomial":
         return eqx.tree_at(lambda own: own.rate, self, size * self.rate)
 
+    def _to_size_one(self, key: Key[Array, ""], x: Float[Array, " d"], size: Float[Array, ""]) -> Float[Array, " d"]:
+        thin_key, more_key = jax.random.split(key)
+        # The gamma law of the rate of a point, given its counts.
+        concentration = self.concentration + x
+        rate = self.rate * concentration / (self.concentration + size * self.rate)
+        more = NegativeBinomial._sample(
+            eqx.tree_at(
+                lambda own: (own.rate, own.concentration), self, (jnp.maximum(1 - size, 0.0) * rate, concentration)
+            ),
+            more_key,
+        )
+        return thinned(thin_key, x, size) + more
+
     # -- transport, NumPyro ---------------------------------------------------------------------------------------
 
     def lattice_form(self) -> AbstractLattice:
@@ -165,24 +181,23 @@ class NegativeBinomial(AbstractEMFamily):
         total = (sums.exposures(counts) + strength)[:, None]
         mean = (sums.totals + strength * target[None]) / jnp.where(total > 0, total, jnp.ones_like(total))
         share = jnp.where(total > 0, jnp.broadcast_to(ridge, total.shape), jnp.ones_like(total))
-        # The pseudo-observations lie at the target, with a size factor of one.
-        points = jnp.concatenate([sums.x, target[:, None]], axis=1)
-        sizes = None if sums.sizes is None else jnp.concatenate([sums.sizes, jnp.ones_like(target[:1])])
+        # Points that fill up the data have no weight, but any counts.
+        far = jnp.any((sums.x > _TABLE) & (jnp.sum(sums.responsibilities, axis=0) > 0)[None])
 
         def one(item: tuple[Array, ...]) -> tuple[Float[Array, " d"], Float[Array, " d"]]:
-            before, mean, concentration, weight, share = item
-            weights = jnp.concatenate([weight, strength[None]])
+            before, mean, concentration, weight, share, tails = item
 
-            def column(x: Array, old: Array, mean: Array, r: Array, target: Array) -> tuple[Array, Array]:
-                if sizes is not None:
-                    mean = _rate(x, sizes, weights, jnp.stack([old, mean]), r)
+            def column(x: Array, tails: Array, old: Array, mean: Array, r: Array, target: Array) -> tuple[Array, Array]:
+                data = _Column(x, sums.sizes, weight, tails, far, target, strength)
+                if sums.sizes is not None:
+                    mean = data.rate(jnp.stack([old, mean]), r)
                 rate = jnp.maximum((1 - share) * mean + share * target, _LEAST_RATE)
-                return rate, _concentration(x, weights, rate if sizes is None else sizes * rate, r)
+                return rate, data.concentration(rate, r)
 
-            return jax.vmap(column)(points, before, mean, concentration, target)
+            return jax.vmap(column)(sums.x, tails, before, mean, concentration, target)
 
-        items = (self.rate, mean, self.concentration, sums.responsibilities, share[:, 0])
-        return NegativeBinomial(*map_components(one, items, points.size))
+        items = (self.rate, mean, self.concentration, sums.responsibilities, share[:, 0], _tails(sums))
+        return NegativeBinomial(*map_components(one, items, sums.x.size))
 
     def _start(
         self, x: Float[Array, "d n"], responsibilities: Float[Array, "K n"], ridge: Float[Array, ""]
@@ -227,36 +242,88 @@ def _log_mass(x: Array, rate: Array, concentration: Array) -> Array:
     return choose - concentration * over + x * success
 
 
-def _rate(
-    x: Float[Array, " n"], size: Float[Array, " n"], weight: Float[Array, " n"], places: Float[Array, " p"], r: Array
-) -> Float[Array, ""]:
-    """Guarded Newton steps on the logarithm of one rate, given the concentration, from the better of some places."""
+def _tails(sums: _Sums) -> Float[Array, "K d t"]:
+    """How much weight counts above 0, 1, 2, ... have: all that a sum over gamma functions of counts depends on."""
 
-    def value(log_rate: Array) -> Array:
-        return weight @ (x * log_rate - (x + r) * jnp.log1p(size * jnp.exp(log_rate) / r))
+    def column(x: Float[Array, " n"]) -> Float[Array, "K t"]:
+        places = jnp.minimum(x, _TABLE).astype(int)
+        found = jnp.zeros((_TABLE + 1, sums.totals.shape[0]), x.dtype).at[places].add(sums.responsibilities.T)
+        return jnp.cumsum(found[:0:-1], axis=0)[::-1].T
 
-    def slope(log_rate: Array) -> Array:
-        mean = size * jnp.exp(log_rate)
-        return weight @ (x - (x + r) * mean / (r + mean))
-
-    starts = jnp.log(jnp.maximum(places, _LEAST_RATE))
-    start = starts[jnp.argmax(jax.vmap(value)(starts))]
-    return jnp.exp(climb(value, slope, start, (np.log(_LEAST_RATE), np.inf)))
+    return jnp.swapaxes(jax.lax.map(column, sums.x), 0, 1)
 
 
-def _concentration(x: Float[Array, " n"], weight: Float[Array, " n"], rate: Array, concentration: Array) -> Array:
-    """Guarded Newton steps on the logarithm of one concentration, given the rate, one for all points or one of each."""
-    total = jnp.sum(weight)
+class _Column(NamedTuple):
+    """One coordinate of one component: what its likelihood depends on.
 
-    def value(log_r: Array) -> Array:
-        r = jnp.exp(log_r)
-        spread = jnp.sum(weight * (x + r) * jnp.log1p(rate / r))
-        return weight @ gammaln(x + r) - total * gammaln(r) - spread - (weight @ x) * log_r
+    Attributes:
+        x: Counts.
+        sizes: Their size factors, where they have some.
+        weight: Their weights.
+        tails: How much weight counts above 0, 1, 2, ... have.
+        far: Whether there are counts beyond these.
+        target: Where the pseudo-observations lie, at a size factor of one.
+        strength: How many they are.
+    """
 
-    def slope(log_r: Array) -> Array:
-        r = jnp.exp(log_r)
-        spread = jnp.sum(weight * (jnp.log1p(rate / r) - (x + r) * rate / (r * (r + rate))))
-        return r * (weight @ digamma(x + r) - total * digamma(r) - spread - (weight @ x) / r)
+    x: Float[Array, " n"]
+    sizes: Float[Array, " n"] | None
+    weight: Float[Array, " n"]
+    tails: Float[Array, " t"]
+    far: Array
+    target: Array
+    strength: Array
 
-    bounds = np.log(_CONCENTRATIONS)
-    return jnp.exp(climb(value, slope, jnp.log(concentration), (bounds[0], bounds[1])))
+    def rate(self, places: Float[Array, " p"], r: Array) -> Array:
+        """Guarded Newton steps on the logarithm of the rate, from the better of some places."""
+        starts = jnp.log(jnp.maximum(places, _LEAST_RATE))
+
+        def value(log_rate: Array) -> Array:
+            return self._mass() * log_rate - self._sum(lambda x, mean: (x + r) * jnp.log1p(mean / r), jnp.exp(log_rate))
+
+        def slope(log_rate: Array) -> Array:
+            return self._sum(lambda x, mean: x - (x + r) * mean / (r + mean), jnp.exp(log_rate))
+
+        start = starts[jnp.argmax(jax.vmap(value)(starts))]
+        return jnp.exp(climb(value, slope, start, (np.log(_LEAST_RATE), np.inf)))
+
+    def concentration(self, rate: Array, start: Array) -> Array:
+        """Guarded Newton steps on the logarithm of the concentration, given the rate."""
+
+        def value(log_r: Array) -> Array:
+            r = jnp.exp(log_r)
+            spread = self._sum(lambda x, mean: (x + r) * jnp.log1p(mean / r), rate)
+            return self._rising(jnp.log, gammaln, r) - spread - self._mass() * log_r
+
+        def slope(log_r: Array) -> Array:
+            r = jnp.exp(log_r)
+            spread = self._sum(
+                lambda x, mean: jnp.log1p(mean / r) - (x + r) * mean / (r * (r + mean)) + x / r,
+                rate,
+            )
+            return r * (self._rising(jnp.reciprocal, digamma, r) - spread)
+
+        bounds = np.log(_CONCENTRATIONS)
+        return jnp.exp(climb(value, slope, jnp.log(start), (bounds[0], bounds[1])))
+
+    def _mass(self) -> Array:
+        return self.weight @ self.x + self.strength * self.target
+
+    def _sum(self, term: Callable[[Array, Array], Array], rate: Array) -> Array:
+        """The weighted sum of a term in counts and their means, which is linear in the counts."""
+        more = self.strength * term(self.target, rate)
+        if self.sizes is not None:
+            return self.weight @ term(self.x, self.sizes * rate) + more
+        total = jnp.sum(self.weight)
+        mean = (self.weight @ self.x) / jnp.where(total > 0, total, jnp.ones_like(total))
+        return total * term(mean, rate) + more
+
+    def _rising(self, step: Callable[[Array], Array], whole: Callable[[Array], Array], r: Array) -> Array:
+        """The sum of ``whole(x + r) - whole(r)``, for a function that grows by ``step(z)`` from z to z + 1."""
+        table = self.tails @ step(r + jnp.arange(_TABLE, dtype=r.dtype))
+
+        def beyond() -> Array:
+            return self.weight @ jnp.where(self.x > _TABLE, whole(self.x + r) - whole(_TABLE + r), 0.0)
+
+        rest = jax.lax.cond(self.far, beyond, lambda: jnp.zeros_like(table))
+        return table + rest + self.strength * (whole(self.target + r) - whole(r))

@@ -25,7 +25,7 @@ from omt_expfam.extend import (
     SizedPoints,
 )
 
-from ._counts import check_counts
+from ._counts import check_counts, thinned
 
 # Rates are kept above this, where a component has no counts at all.
 _LEAST_RATE = 1e-8
@@ -115,6 +115,11 @@ class Poisson(AbstractCoordinateFamily):
 
     def _sized(self, size: Float[Array, ""]) -> "Poisson":
         return eqx.tree_at(lambda own: own.rate, self, size * self.rate)
+
+    def _to_size_one(self, key: Key[Array, ""], x: Float[Array, " d"], size: Float[Array, ""]) -> Float[Array, " d"]:
+        thin_key, more_key = jax.random.split(key)
+        more = jax.random.poisson(more_key, jnp.maximum(1 - size, 0.0) * self.rate)
+        return thinned(thin_key, x, size) + more.astype(x.dtype)
 
     # -- NumPyro, EM ----------------------------------------------------------------------------------------------
 

@@ -249,6 +249,10 @@ class AbstractComponents(eqx.Module):
         """The law of one component for points of a size factor, which multiplies the mean."""
         raise NotImplementedError(f"{type(self).__name__} components have no size factors.")
 
+    def _to_size_one(self, key: Key[Array, ""], x: Float[Array, " d"], size: Float[Array, ""]) -> Float[Array, " d"]:
+        """A draw of what a point of one component would have been at a size factor of one."""
+        raise NotImplementedError(f"{type(self).__name__} components have no size factors.")
+
     def to_numpyro(self) -> dist.Distribution:
         """The same components as a NumPyro distribution, batch shape ``(K,)`` and event shape ``(d,)``."""
         return ComponentsDistribution(self)

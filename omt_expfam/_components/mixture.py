@@ -11,7 +11,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, Key
 
 from .._base.arguments import ArrayLike, as_count, as_floating, as_key, as_points, KeyLike
-from .._base.arrays import at_top, is_traced, on_host, safe_log, to_jax
+from .._base.arrays import at_top, batch_size, is_traced, on_host, safe_log, to_jax
 from .._base.buckets import cut, pad, pad_zero, point_bucket
 from .._base.methods import jittable
 from .._base.xla import full_precision, program
@@ -105,6 +105,28 @@ class Mixture(eqx.Module):
         result = responsibilities(self.padded(size * self.dim), *pad(points, size))
         check_inside("x", result, num)
         return cut(cut(result, num), self.num_components, axis=1)
+
+    @jittable
+    def to_size_one(self, key: KeyLike, x: ArrayLike, size_factors: ArrayLike) -> Float[Array, "n d"]:
+        """Draw what counts would have been at a size factor of one, as a plan takes them.
+
+        At larger size factors every count is kept with the same probability; at smaller ones counts are added, by the
+        law of what is missing given what is there, in a component drawn by responsibility. Points with the laws that
+        the mixture has at their size factors so get its own.
+
+        Args:
+            key: Random key.
+            x: Counts, shape ``[n, d]``.
+            size_factors: Their size factors, shape ``[n]``.
+
+        Raises:
+            ValueError: If points or size factors do not fit, or size factors mean nothing to the family.
+        """
+        points = self._points(x, size_factors)
+        if not at_top(self, points):
+            return _to_size_one(self, as_key(key), *points)
+        num, size = len(points[0]), point_bucket(len(points[0]))
+        return cut(_to_size_one(self.padded(size * self.dim), as_key(key), *pad(points, size)), num)
 
     def _points(self, x: ArrayLike, size_factors: ArrayLike | None) -> tuple[Array, ...]:
         """Checked points, and their size factors if they have some."""
@@ -237,6 +259,21 @@ def responsibilities(
     above, most = table - peak, jnp.log(jnp.finfo(x.dtype).max) / 2
     joint = mixture.weights[:, None] * jnp.exp(jnp.where(above > most, most, above))
     return (joint / jnp.sum(joint, axis=0, keepdims=True)).T
+
+
+@program
+def _to_size_one(
+    mixture: Mixture, key: Key[Array, ""], x: Float[Array, "n d"], sizes: Float[Array, " n"]
+) -> Float[Array, "n d"]:
+    label_key, draw_key = jax.random.split(key)
+    labels = jax.random.categorical(label_key, safe_log(responsibilities(mixture, x, sizes)), axis=1)
+
+    def one(item: tuple[Array, ...]) -> Float[Array, " d"]:
+        label, key, point, size = item
+        return mixture.components.select(label)._to_size_one(key, point, size)
+
+    items = labels, jax.random.split(draw_key, x.shape[0]), x, sizes
+    return jax.lax.map(one, items, batch_size=min(batch_size(x.shape[1]), x.shape[0]))
 
 
 def _size(components: AbstractComponents, center: Float[Array, " d"]) -> Float[Array, ""]:

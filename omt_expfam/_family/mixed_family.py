@@ -179,6 +179,10 @@ class MixedFamily(AbstractEMFamily):
         keys = jax.random.split(key, len(self.parts))
         return self._join([part._sample(own) for part, own in zip(self.parts, keys, strict=True)])
 
+    def _to_size_one(self, key: Key[Array, ""], x: Float[Array, " d"], size: Float[Array, ""]) -> Float[Array, " d"]:
+        each = zip(self.parts, self._rows(x), jax.random.split(key, len(self.parts)), strict=True)
+        return self._join([part._to_size_one(own_key, own, size) if part.sized else own for part, own, own_key in each])
+
     def _mean(self) -> Float[Array, " d"]:
         return self._join([part._mean() for part in self.parts])
 

@@ -144,6 +144,42 @@ def test_sizes_belong_to_the_counts_of_mixed_columns(block, x64):
     np.testing.assert_allclose(np.mean(fitted.mixture.log_prob(both, sizes)), fitted.log_likelihood, rtol=1e-10)
     two = omt.fit(jax.random.key(0), both, family, 2, size_factors=sizes)
     assert two.converged
+    moved = np.asarray(two.mixture.to_size_one(jax.random.key(1), both, sizes))
+    assert (moved[:, [0, 4]] == both[:, [0, 4]]).all() == (block is DiagonalGaussian)
+    assert (moved[:, 1:4] != both[:, 1:4]).any()
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_counts_are_brought_to_size_one(name, x64):
+    """Their law there is the mixture's, whatever their sizes; counts stay when they have it, and few others come."""
+    _, labels, _ = _data(name, 20_000)
+    rng = np.random.default_rng(2)
+    rates = RATES[labels] * (1 if name == "Poisson" else rng.gamma(CONCENTRATION, 1 / CONCENTRATION, (len(labels), 3)))
+    components = FAMILIES[name](*([RATES] if name == "Poisson" else [RATES, np.full((2, 3), CONCENTRATION)]))
+    mixture = omt.Mixture([0.4, 0.6], components)
+    grid = np.arange(60.0)
+    for size in (0.3, 2.5):
+        x = rng.poisson(size * rates).astype(float)
+        moved = np.asarray(mixture.to_size_one(jax.random.key(0), x, np.full(len(x), size)))
+        np.testing.assert_array_equal(moved, np.round(moved))
+        assert ((moved >= x) if size < 1 else (moved <= x)).all()
+        for j in range(3):
+            mean = RATES[:, j]
+            law = (
+                st.poisson(mean[:, None])
+                if name == "Poisson"
+                else st.nbinom(CONCENTRATION, (CONCENTRATION / (CONCENTRATION + mean))[:, None])
+            )
+            expected = len(x) * ([0.4, 0.6] @ law.pmf(grid[None]))
+            counts = np.bincount(moved[:, j].astype(int), minlength=len(grid))[: len(grid)]
+            some = expected > 5
+            assert (
+                st.chisquare(
+                    np.r_[counts[some], counts[~some].sum()], np.r_[expected[some], len(x) - expected[some].sum()]
+                ).pvalue
+                > 1e-3
+            )
+    np.testing.assert_array_equal(mixture.to_size_one(jax.random.key(0), x[:50], np.ones(50)), x[:50])
 
 
 def test_bad_sizes_are_refused():
