@@ -150,15 +150,21 @@ def _walk(
         key, own = item
         first = jnp.linalg.solve(factor, target.unconstrain(own) - center)
 
-        def advance(state: tuple[Array, Array], key: Array) -> tuple[tuple[Array, Array], None]:
-            z, level = state
-            proposal_key, key = jax.random.split(key)
-            proposal = z + step * jax.random.normal(proposal_key, z.shape, z.dtype)
+        def drawn(key: Array) -> tuple[Array, Array]:
+            move_key, key = jax.random.split(key)
+            move = step * jax.random.normal(move_key, first.shape, first.dtype)
+            return move, jnp.log(jax.random.uniform(key, (), first.dtype))
+
+        def advance(state: tuple[Array, Array], drawn: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
+            (z, level), (move, threshold) = state, drawn
+            proposal = z + move
             new = energy(proposal)
-            accepted = jnp.log(jax.random.uniform(key, (), z.dtype)) < level - new
+            accepted = threshold < level - new
             return (jnp.where(accepted, proposal, z), jnp.where(accepted, new, level)), None
 
-        (last, _), _ = jax.lax.scan(advance, (first, energy(first)), jax.random.split(key, _STEPS))
+        # Step by step, random numbers took as long as the densities.
+        steps = jax.vmap(drawn)(jax.random.split(key, _STEPS))
+        (last, _), _ = jax.lax.scan(advance, (first, energy(first)), steps)
         return first, last, quantities(first), quantities(last)
 
     # One chain after the other: jaxlib 0.10.2 can deadlock on batches of matrix products.
