@@ -22,10 +22,13 @@ import sys
 
 import jax
 import pytest
+import threadpoolctl
 from jax.experimental.compilation_cache import compilation_cache
 
 from benchmarks.harness.programs import counted
 
+# Where pytest's plugins have loaded NumPy before this file, its OpenBLAS has threads already.
+threadpoolctl.threadpool_limits(1)
 # Until all is collected, nothing is garbage.
 gc.disable()
 
