@@ -94,9 +94,10 @@ def test_intervals_cover(method, x64, monkeypatch):
     """Costs and maps between two samples of fixed mixtures."""
     # Quantiles of 200 draws cover a hundredth less.
     monkeypatch.setitem(calibration.METHODS, "bootstrap", omt.Bootstrap(num_samples=200, compare=False))
-    study = calibration.repeated(60, method, first_seed=1000)
+    # Draws that are spread by 0.7, or 1 deviation off, are seen in 40 data sets as in 60; in 30 some are not.
+    study = calibration.repeated(40, method, first_seed=1000)
     assert study.converged.all()
-    low, high = calibration.binomial_limits(60, 1 - P_VALUE)
+    low, high = calibration.binomial_limits(40, 1 - P_VALUE)
     share = calibration.intervals(study)[0].mean(axis=0)
     assert ((low <= share) & (share <= high)).all(), dict(zip(study.names, share.tolist(), strict=True))
 
