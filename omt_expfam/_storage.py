@@ -22,7 +22,7 @@ from ._couplings.interface import PairSelection
 from ._couplings.joined import BlockCouplings
 from ._couplings.lattice.couplings import LatticeCouplings
 from ._couplings.lattice.solve import Steps
-from ._couplings.lattice.table import LatticeTable
+from ._couplings.lattice.table import Groups, LatticeTable
 from ._couplings.line.table import LineProblem, LineTable
 from ._couplings.mixed import MixedCouplings
 from ._couplings.numerical import NumericalCouplings
@@ -116,6 +116,7 @@ _CLASSES: dict[str, type] = {
         Lineage,
         LineProblem,
         LatticeCouplings,
+        Groups,
         LatticeTable,
         LineTable,
         ListedPlans,

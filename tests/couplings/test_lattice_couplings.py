@@ -11,6 +11,7 @@ from scipy.optimize import linprog
 
 import omt_expfam as omt
 from omt_expfam._couplings.interface import select_pairs
+from omt_expfam._couplings.lattice import windows
 from omt_expfam._couplings.lattice.couplings import solve_lattice_couplings
 from omt_expfam.families import Binomial, Gaussian, NegativeBinomial, Poisson
 from tests import lines
@@ -219,6 +220,72 @@ def test_long_tails_are_cut_and_the_error_covers_it(x64):
     assert couplings.errors[0, 0] < 0.01 * truth
     with pytest.raises(ValueError, match=r"`source` must have counts .* Gamma or LogNormal"):
         solve_lattice_couplings(NegativeBinomial([[2e5]], [[0.3]]), Poisson([[mean]]), jnp.asarray(0.0))
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.1, 2.0, 20.0])
+def test_groups_of_numbers_stand_for_wide_laws(epsilon, x64, monkeypatch):
+    """With windows as if 40 numbers were many, against every number by itself: costs, errors, images, draws."""
+    source = NegativeBinomial([[12.0], [6.0]], [[3.0], [8.0]])
+    target = NegativeBinomial([[15.0], [5.0]], [[4.0], [1.5]])
+    exact = solve_lattice_couplings(source, target, jnp.asarray(epsilon))
+    monkeypatch.setattr(windows, "WIDEST", 40)
+    monkeypatch.setattr(windows, "_GROUPS", 40)
+    grouped = solve_lattice_couplings(source, target, jnp.asarray(epsilon))
+    assert grouped.tables[0].groups is not None
+    assert grouped.tables[0].width < exact.tables[0].width
+    truth, found, errors = (np.asarray(v) for v in (exact.objectives(), grouped.objectives(), grouped.errors))
+    if epsilon == 0:
+        truth, found = np.asarray(exact.costs), np.asarray(grouped.costs)
+    assert (np.abs(found - truth) <= errors).all()
+    # Groups hold five numbers or less, whose squares vary by two.
+    assert (np.abs(found - truth) <= (0.01 if epsilon > 2 else 2.0)).all()
+    assert (errors <= 4.0).all()
+
+    shares = jnp.ones((2, 2)) / 2
+    x = np.array([[2.0], [3.0], [7.0], [11.0], [30.0]])
+    one = jnp.asarray(np.eye(2)[[0, 1, 1, 0, 0]])
+    images = [np.asarray(own.component_maps(shares)(jnp.asarray(x), one)) for own in (exact, grouped)]
+    np.testing.assert_allclose(images[1], images[0], atol=0.8)
+    pairs = jnp.full((4000,), 1), jnp.full((4000,), 0)
+    draws = np.asarray(grouped.sample_conditional(jax.random.key(0), jnp.full((4000, 1), 9.0), *pairs))
+    np.testing.assert_array_equal(draws, np.round(draws))
+    mean, variance = (float(v[0]) for v in exact._moments_at(jnp.asarray([9.0]), jnp.asarray(1), jnp.asarray(0)))
+    assert abs(draws.mean() - mean) < 5 * np.sqrt(variance / 4000) + 0.5
+    if epsilon > 0.1:
+        numbers = jnp.arange(400.0)
+        density = jax.vmap(lambda y: grouped._log_density_at(jnp.asarray([9.0]), y[None], *(p[0] for p in pairs)))
+        known = jax.vmap(lambda y: exact._log_density_at(jnp.asarray([9.0]), y[None], *(p[0] for p in pairs)))
+        ours, theirs = (np.exp(np.asarray(jax.jit(f)(numbers))) for f in (density, known))
+        assert abs(ours.sum() - 1) < 1e-6
+        assert np.abs(ours - theirs).sum() < (0.15 if epsilon > 10 else 0.4)
+
+
+def test_laws_wider_than_any_window_are_transported(tmp_path, x64):
+    """A standard deviation of 300, against merged quantiles; to itself scaled at next to no cost."""
+    mean, concentration = 400.0, 1.8
+    source = NegativeBinomial([[mean]], [[concentration]])
+    target = NegativeBinomial([[250.0]], [[concentration]])
+    couplings = solve_lattice_couplings(source, target, jnp.asarray(0.0))
+    x, a, y, b = (
+        value for m in (mean, 250.0) for value in _table(st.nbinom(concentration, concentration / (m + concentration)))
+    )
+    u = (np.arange(400_000) + 0.5) / 400_000
+    left, right = (v[np.searchsorted(np.cumsum(p), u)] for v, p in ((x, a), (y, b)))
+    truth = ((left - right) ** 2).mean()
+    gap = abs(float(couplings.costs[0, 0]) - truth)
+    assert gap <= float(couplings.errors[0, 0]) + 1e-3 * truth
+    assert float(couplings.errors[0, 0]) < 0.02 * truth
+    back = solve_lattice_couplings(source, source, jnp.asarray(0.0))
+    assert float(back.costs[0, 0]) <= float(back.errors[0, 0])
+    plan = omt.transport(omt.Mixture([1.0], source), omt.Mixture([1.0], target), epsilon_components=0.0)
+    omt.save(tmp_path / "plan.omt", plan)
+    points = np.array([[10.0], [333.0], [2500.0]])
+    images = np.asarray(plan.push_forward(points))
+    np.testing.assert_array_equal(omt.load(tmp_path / "plan.omt").push_forward(points), images)
+    # Quantiles of gamma laws of one shape are multiples of each other.
+    np.testing.assert_allclose(images, points * 250.0 / mean, rtol=0.02, atol=2.0)
+    twice = plan.reverse().push_forward(np.round(images))
+    np.testing.assert_allclose(twice, points, rtol=0.02, atol=4.0)
 
 
 class OwnPoisson(omt.extend.AbstractFactorizedFamily):

@@ -85,14 +85,16 @@ class LatticeCouplings(AbstractCoordinateCouplings):
 
     def _moments_at(self, x: Float[Array, " d"], i: Array, j: Array) -> tuple[Array, Array]:
         table = self.tables[0]
-        place = table.place(self.problems[i, j], x)
-        return table.means[place], table.variances[place]
+        place, other, share = table.between(self.problems[i, j], x)
+        mean, variance = ((1 - share) * v[place] + share * v[other] for v in (table.means, table.variances))
+        return mean, variance
 
     def _log_density_at(self, x: Float[Array, " d"], y: Float[Array, " d"], i: Array, j: Array) -> Array:
         rows, target = self.problems[i, j], self.tables[1]
         _, log_law = jax.vmap(lambda row, number: conditional(self.tables, row, self.epsilon, number))(rows, x)
         index = target.place(rows, y) - target.start[rows]
-        values = jnp.take_along_axis(log_law, index[:, None], axis=1)[:, 0]
+        # Numbers of one group share its probability.
+        values = jnp.take_along_axis(log_law, index[:, None], axis=1)[:, 0] - jnp.log(target.stride(rows, y.dtype))
         return jnp.sum(jnp.where(target.nearest(rows, y) == y, values, -jnp.inf))
 
     def _work(self) -> int:
@@ -185,7 +187,9 @@ def _apply_maps(maps: LatticeMaps, x: Float[Array, "n d"], responsibilities: Flo
     def add(total: Array, item: tuple[Array, Array, Array]) -> tuple[Array, None]:
         rows, values, weight = item
         rows = jnp.broadcast_to(rows[None], x.shape)
-        return total + weight[:, None] * values[column, maps.table.place(rows, x) - maps.table.start[rows]], None
+        place, other, share = maps.table.between(rows, x)
+        first, second = (values[column, at - maps.table.start[rows]] for at in (place, other))
+        return total + weight[:, None] * ((1 - share) * first + share * second), None
 
     return jax.lax.scan(add, jnp.zeros_like(x), (maps.rows, maps.values, responsibilities.T))[0]
 
@@ -193,9 +197,13 @@ def _apply_maps(maps: LatticeMaps, x: Float[Array, "n d"], responsibilities: Flo
 @program
 def _draw_all(couplings: LatticeCouplings, uniform: Array, x: Array, source: Array, target: Array) -> Array:
     def coordinate(row: Array, number: Array, u: Array) -> Array:
-        y, log_law = conditional(couplings.tables, row, couplings.epsilon, number)
-        total = jnp.cumsum(jnp.exp(log_law))
-        return y[jnp.clip(jnp.searchsorted(total, u * total[-1], side="right"), 0, y.shape[0] - 1)]
+        _, log_law = conditional(couplings.tables, row, couplings.epsilon, number)
+        mass = jnp.exp(log_law)
+        total = jnp.cumsum(mass)
+        index = jnp.clip(jnp.searchsorted(total, u * total[-1], side="right"), 0, mass.shape[0] - 1)
+        # Where in its own share of the law the random number falls says which number of a group it is.
+        rest = u * total[-1] - (total[index] - mass[index])
+        return couplings.tables[1].spread(row, index, rest / jnp.where(mass[index] > 0, mass[index], 1.0))
 
     def one(item: tuple[Array, ...]) -> Array:
         u, point, i, j = item

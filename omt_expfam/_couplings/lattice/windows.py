@@ -17,6 +17,8 @@ _REACH = (64, 512, 4096, 32768)
 _SHARES = 10.0 ** np.arange(-11, -3)
 _UNSEEN = 1e-7
 WIDEST = 1024
+# Wider laws are cut into so many groups of neighboring numbers, which hold all but this share of the variance.
+_GROUPS, _WIDE_SHARE = 512, 1e-8
 
 
 class Windows(NamedTuple):
@@ -24,8 +26,11 @@ class Windows(NamedTuple):
 
     Attributes:
         which: For each component and coordinate its law, shape ``[K, d]``.
-        first: The first number of each window, shape ``[laws]``.
-        log_masses: Log-probabilities in each window, a list of arrays.
+        first: The first number of each window, or the middle one of its first group, shape ``[laws]``.
+        stride: How many neighbors form a group: one, unless a law is wide; odd, shape ``[laws]``.
+        numbers: The numbers of each window, or the means of its groups, a list of arrays.
+        log_masses: Log-probabilities of them, a list of arrays.
+        within: Variances within groups, shape ``[laws]``.
         mean: Means of the laws.
         variance: Variances.
         lost: Parts of the second moment about the mean that lie beyond the windows.
@@ -34,7 +39,10 @@ class Windows(NamedTuple):
 
     which: np.ndarray
     first: np.ndarray
+    stride: np.ndarray
+    numbers: list[np.ndarray]
     log_masses: list[np.ndarray]
+    within: np.ndarray
     mean: np.ndarray
     variance: np.ndarray
     lost: np.ndarray
@@ -79,33 +87,46 @@ def windows(form: AbstractLattice, shape: tuple[int, int], side: str) -> Windows
     if missing:
         k, c = (int(v) for v in np.argwhere(which.reshape(shape) == missing[0])[0])
         raise ValueError(
-            f"`{side}` must have counts of which {WIDEST} numbers in a row hold all that matters; component {k} has "
+            f"`{side}` must have counts of which {_REACH[-1]} numbers hold all that matters; component {k} has "
             f"mean {mean[missing[0]]:.4g} and standard deviation {np.sqrt(variance[missing[0]]):.4g} in column {c}. "
             "Counts so far apart are as good as continuous: describe them by Gamma or LogNormal components."
         )
-    first, log_masses, lost, lost_mass = zip(*parts, strict=True)
-    columns = np.array(first), list(log_masses), mean, variance, np.array(lost), np.array(lost_mass)
-    return Windows(which.reshape(shape), *columns)
+    first, stride, numbers, log_masses, within, lost, lost_mass = zip(*parts, strict=True)
+    columns = list(numbers), list(log_masses), np.array(within), mean, variance, np.array(lost), np.array(lost_mass)
+    return Windows(which.reshape(shape), np.array(first), np.array(stride), *columns)
 
 
 def _window(log_mass: np.ndarray, mean: float, variance: float, last: bool) -> tuple[Any, ...] | None:
-    """First number, log-masses and what is lost of one law; ``None`` if it does not fit."""
+    """What `Windows` holds of one law; ``None`` if not all that matters has been looked at."""
     numbers, mass = np.arange(len(log_mass)), np.exp(log_mass)
     moment = mass * (numbers - mean) ** 2
     unseen = max(variance - moment.sum(), 0.0)
     if unseen > _UNSEEN * variance or (unseen > _SHARES[0] * variance and not last) or mass.sum() < 0.5:
         return None
     below, above = np.cumsum(moment), np.cumsum(moment[::-1])[::-1]
-    for share in _SHARES:
+
+    def between(share: float) -> slice:
         # A law of one number has no second moment: what has mass stays.
         kept = (below > share * variance) & (above > share * variance) & (mass > 0)
         kept |= mass >= mass.max()
         low, high = np.flatnonzero(kept)[[0, -1]]
-        if high - low < WIDEST:
-            inside = slice(low, high + 1)
-            lost = max(variance - moment[inside].sum(), 0.0)
-            return low, log_mass[inside], lost, max(1 - mass[inside].sum(), 0.0)
-    return None
+        return slice(int(low), int(high) + 1)
+
+    for share in _SHARES:
+        inside = between(share)
+        if inside.stop - inside.start <= WIDEST:
+            lost = max(variance - moment[inside].sum(), 0.0), max(1 - mass[inside].sum(), 0.0)
+            return inside.start, 1, numbers[inside].astype(float), log_mass[inside], 0.0, *lost
+    inside = between(_WIDE_SHARE)
+    stride = 2 * ((inside.stop - inside.start - 1) // (2 * _GROUPS)) + 1
+    starts = np.arange(inside.start, inside.stop, stride)
+    grouped, sums, squares = (
+        np.add.reduceat(mass[: inside.stop] * numbers[: inside.stop] ** power, starts) for power in (0.0, 1.0, 2.0)
+    )
+    means = sums / grouped
+    within = max(float((squares - grouped * means**2).sum() / grouped.sum()), 0.0)
+    lost = max(variance - moment[inside].sum(), 0.0), max(1 - mass[inside].sum(), 0.0)
+    return inside.start + stride // 2, stride, means, np.log(grouped), within, *lost
 
 
 def _padded(laws: Any, num: int) -> Any:
