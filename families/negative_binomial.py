@@ -108,9 +108,7 @@ class NegativeBinomial(AbstractEMFamily):
         return jnp.sum(jnp.where(inside, mass, -jnp.inf))
 
     def _sample(self, key: Key[Array, ""]) -> Float[Array, " d"]:
-        gamma_key, poisson_key = jax.random.split(key)
-        gamma = jnp.exp(jax.random.loggamma(gamma_key, self.concentration, dtype=self.dtype))
-        return jax.random.poisson(poisson_key, gamma * self.rate / self.concentration).astype(self.rate.dtype)
+        return _draw(key, self.rate, self.concentration)
 
     def _mean(self) -> Float[Array, " d"]:
         return self.rate
@@ -126,13 +124,7 @@ class NegativeBinomial(AbstractEMFamily):
         # The gamma law of the rate of a point, given its counts.
         concentration = self.concentration + x
         rate = self.rate * concentration / (self.concentration + size * self.rate)
-        more = NegativeBinomial._sample(
-            eqx.tree_at(
-                lambda own: (own.rate, own.concentration), self, (jnp.maximum(1 - size, 0.0) * rate, concentration)
-            ),
-            more_key,
-        )
-        return thinned(thin_key, x, size) + more
+        return thinned(thin_key, x, size) + _draw(more_key, jnp.maximum(1 - size, 0.0) * rate, concentration)
 
     # -- transport, NumPyro ---------------------------------------------------------------------------------------
 
@@ -231,6 +223,12 @@ class NegativeBinomialLattice(AbstractLattice):
 
     def _variance(self) -> Float[Array, ""]:
         return self.rate + self.rate**2 / self.concentration
+
+
+def _draw(key: Key[Array, ""], rate: Float[Array, " d"], concentration: Float[Array, " d"]) -> Float[Array, " d"]:
+    gamma_key, poisson_key = jax.random.split(key)
+    gamma = jnp.exp(jax.random.loggamma(gamma_key, concentration, dtype=rate.dtype))
+    return jax.random.poisson(poisson_key, gamma * rate / concentration).astype(rate.dtype)
 
 
 def _log_mass(x: Array, rate: Array, concentration: Array) -> Array:

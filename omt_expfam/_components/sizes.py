@@ -56,7 +56,7 @@ def without_sizes(components: Any, x: Float[Array, "n w"]) -> Float[Array, "n d"
 
 
 def counts_of(components: Any, x: Float[Array, "w n"]) -> Any:
-    """Counts as they are, or of rates and size factors."""
+    """Counts ``x[d, n]`` as they are, or those of rates and, in one more row, size factors, with these."""
     if x.shape[0] == components.dim:
         return x
     rates, sizes = x[:-1], x[-1]
