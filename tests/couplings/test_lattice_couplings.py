@@ -269,11 +269,13 @@ def test_laws_wider_than_any_window_are_transported(tmp_path, x64):
     x, a, y, b = (
         value for m in (mean, 250.0) for value in _table(st.nbinom(concentration, concentration / (m + concentration)))
     )
-    u = (np.arange(400_000) + 0.5) / 400_000
-    left, right = (v[np.searchsorted(np.cumsum(p), u)] for v, p in ((x, a), (y, b)))
-    truth = ((left - right) ** 2).mean()
+    # Between the steps of both distribution functions neither quantile changes.
+    ends = np.sort(np.concatenate([[0.0], np.cumsum(a), np.cumsum(b)]))
+    middle = (ends[1:] + ends[:-1]) / 2
+    left, right = (v[np.minimum(np.searchsorted(np.cumsum(p), middle), len(v) - 1)] for v, p in ((x, a), (y, b)))
+    truth = np.diff(ends) @ (left - right) ** 2
     gap = abs(float(couplings.costs[0, 0]) - truth)
-    assert gap <= float(couplings.errors[0, 0]) + 1e-3 * truth
+    assert gap <= float(couplings.errors[0, 0])
     assert float(couplings.errors[0, 0]) < 0.02 * truth
     back = solve_lattice_couplings(source, source, jnp.asarray(0.0))
     assert float(back.costs[0, 0]) <= float(back.errors[0, 0])

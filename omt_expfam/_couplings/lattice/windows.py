@@ -112,11 +112,13 @@ def _window(log_mass: np.ndarray, mean: float, variance: float, last: bool) -> t
         low, high = np.flatnonzero(kept)[[0, -1]]
         return slice(int(low), int(high) + 1)
 
+    def lost(inside: slice) -> tuple[float, float]:
+        return max(variance - moment[inside].sum(), 0.0), max(1 - mass[inside].sum(), 0.0)
+
     for share in _SHARES:
         inside = between(share)
         if inside.stop - inside.start <= WIDEST:
-            lost = max(variance - moment[inside].sum(), 0.0), max(1 - mass[inside].sum(), 0.0)
-            return inside.start, 1, numbers[inside].astype(float), log_mass[inside], 0.0, *lost
+            return inside.start, 1, numbers[inside].astype(float), log_mass[inside], 0.0, *lost(inside)
     inside = between(_WIDE_SHARE)
     stride = 2 * ((inside.stop - inside.start - 1) // (2 * _GROUPS)) + 1
     starts = np.arange(inside.start, inside.stop, stride)
@@ -125,8 +127,7 @@ def _window(log_mass: np.ndarray, mean: float, variance: float, last: bool) -> t
     )
     means = sums / grouped
     within = max(float((squares - grouped * means**2).sum() / grouped.sum()), 0.0)
-    lost = max(variance - moment[inside].sum(), 0.0), max(1 - mass[inside].sum(), 0.0)
-    return inside.start + stride // 2, stride, means, np.log(grouped), within, *lost
+    return inside.start + stride // 2, stride, means, np.log(grouped), within, *lost(inside)
 
 
 def _padded(laws: Any, num: int) -> Any:
