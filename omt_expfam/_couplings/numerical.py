@@ -189,9 +189,6 @@ class _Pair(eqx.Module):
         return extend(y, self.source.points, self.source.log_weight, self.u, self.epsilon)
 
 
-# -- the solve ---------------------------------------------------------------------------------------------------
-
-
 # -- conditional laws ----------------------------------------------------------------------------------------------
 
 

@@ -115,8 +115,7 @@ def _nodes(
     feature = features(z, z.shape[0])
     defect = jnp.maximum(jnp.abs(jnp.sum(weight) - 1), jnp.max(jnp.abs(weight @ feature)))
     exact = closest_weights(feature, jax.nn.log_softmax(log_weight))
-    none = jnp.zeros((2, 0), z.dtype)
-    return Nodes(points, exact, none, none[0], tril), jnp.where(jnp.isnan(defect), jnp.inf, defect)
+    return Nodes(points, exact, tril), jnp.where(jnp.isnan(defect), jnp.inf, defect)
 
 
 def solve_grids(

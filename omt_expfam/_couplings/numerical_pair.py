@@ -10,9 +10,12 @@ and an error of order $\delta$ in the nodes enters it in three ways, each with i
 
 - linearly, through the integrals of $u$ and $v$: these are taken over many more draws, with a cheaper potential (that
   of few nodes) and quadratic polynomials as control variates;
-- quadratically, as a bias of order 1/N: the value from N nodes is extrapolated with those from two halves of them;
+- quadratically, as a bias: the value from N nodes is extrapolated with those from two halves and four quarters of them,
+  which tell a bias of order 1/N from one of order 1/N^(2/d), that of nodes further apart than the regularization reaches;
 - through moments: nodes are weighted so that their mean and covariance are exact.
 """
+
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -20,12 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from .._base.xla import unfused
 from .numerical_sinkhorn import derivative, interaction, Potentials, sinkhorn
 
 _NEWTON_STEPS = 12
+# The ratio of two differences, each of a few parts of the nodes, is uncertain by as much.
+_RATIO_ERROR = 0.1
 
 
 class Nodes(eqx.Module):
@@ -33,32 +38,22 @@ class Nodes(eqx.Module):
 
     Attributes:
         points: Draws minus the exact mean, shape ``[N, d]``.
-        log_weight: Log-weights of all nodes.
-        half_log_weight: Log-weights of the first and second half, each by itself.
-        part_log_weight: Log-weights of the first quarter by itself.
+        log_weight: Their log-weights.
         tril: Cholesky factor of the exact covariance.
     """
 
     points: Float[Array, "*K N d"]
     log_weight: Float[Array, "*K N"]
-    half_log_weight: Float[Array, "*K 2 h"]
-    part_log_weight: Float[Array, "*K q"]
     tril: Float[Array, "*K d d"]
+
+    # Saved by older versions.
+    former_fields: ClassVar[frozenset[str]] = frozenset({"half_log_weight", "part_log_weight"})
 
     @classmethod
     def of(cls, points: Float[Array, "N d"], covariance: Float[Array, "d d"]) -> "Nodes":
         """Weight centered draws so that their moments are exact."""
         tril = jnp.linalg.cholesky(covariance)
-        num = points.shape[0]
-        z, index = features(whiten(tril, points), num), np.arange(num)
-        subsets = np.stack([index >= 0, index < num // 2, index >= num // 2, index < num // 4])
-        whole, first, second, part = jax.lax.map(lambda used: calibrated_weights(z, used), jnp.asarray(subsets))
-        return cls(points, whole, jnp.stack([first[: num // 2], second[num // 2 :]]), part[: num // 4], tril)
-
-    @property
-    def half(self) -> int:
-        """The number of nodes in a half."""
-        return self.half_log_weight.shape[-1]
+        return cls(points, calibrated_weights(features(whiten(tril, points), points.shape[0])), tril)
 
     def total_variance(self) -> Float[Array, ""]:
         """The trace of the exact covariance."""
@@ -71,11 +66,13 @@ class Side(eqx.Module):
     Attributes:
         mean: The exact mean.
         nodes: Nodes about it.
+        few: A quarter as many draws, centered, which say what surrogates are.
         draws: Many more centered draws, in blocks.
     """
 
     mean: Float[Array, "*K d"]
     nodes: Nodes
+    few: Float[Array, "*K q d"]
     draws: Float[Array, "*K b m d"]
 
 
@@ -116,14 +113,13 @@ def features(z: Float[Array, "n d"], num_nodes: int) -> Float[Array, "n p"]:
     return jnp.concatenate([z, squares], axis=1)
 
 
-def calibrated_weights(feature: Float[Array, "n p"], used: Bool[Array, " n"]) -> Float[Array, " n"]:
+def calibrated_weights(feature: Float[Array, "n p"]) -> Float[Array, " n"]:
     """The log-weights closest to equal ones (in KL) under which every feature has mean zero.
 
-    Where that would leave less than half of the effective number of nodes, equal weights. Nodes that are not used have
-    weight zero.
+    Where that would leave less than half of the effective number of nodes, equal weights.
     """
-    num = jnp.sum(used.astype(feature.dtype))
-    equal = jnp.where(used, -jnp.log(num), -jnp.inf)
+    num = feature.shape[0]
+    equal = jnp.full((num,), -jnp.log(num), feature.dtype)
     log_weight = closest_weights(feature, equal)
     usable = jnp.sum(jnp.exp(2 * log_weight)) < 2 / num
     return jnp.where(usable, log_weight, equal)
@@ -164,24 +160,22 @@ class Surrogate(eqx.Module):
 
     @classmethod
     def of(
-        cls, nodes: Nodes, other: Nodes, v: Array, slope: Array, draws: Float[Array, "b m d"], epsilon: Array
+        cls, nodes: Nodes, far: Array, v: Array, slope: Array, draws: Float[Array, "b m d"], epsilon: Array
     ) -> "Surrogate":
-        """Integrate the potential that the first quarter of the other side's nodes gives.
+        """Integrate the potential that few draws of the other side give.
 
         Args:
             nodes: The nodes of this side.
-            other: The nodes of the other side.
-            v: The potential of the other side at its first quarter.
+            far: Few draws of the other side.
+            v: The potential of the other side there.
             slope: Its derivative by the logarithm of epsilon.
             draws: Centered draws of this side.
             epsilon: Regularization.
         """
-        part = v.shape[0]
-        far = other.points[:part]
         sides = jnp.concatenate([far, slope[:, None], jnp.ones_like(slope)[:, None]], axis=1)
 
         def cheap(points: Array) -> Array:
-            exponent = interaction(points, far, epsilon) + (other.part_log_weight + v)[None]
+            exponent = interaction(points, far, epsilon) + (v - jnp.log(v.shape[0]).astype(v.dtype))[None]
             top = jnp.max(exponent, axis=1)
             sums = unfused(jnp.exp(exponent - top[:, None]) @ sides)
             image, moved = sums[:, :-2] / sums[:, -1:], sums[:, -2] / sums[:, -1]
@@ -206,20 +200,21 @@ class Surrogate(eqx.Module):
 
 def integral(
     feature: Float[Array, "N p"], log_weight: Float[Array, " N"], potential: Float[Array, "N 2"], surrogate: Surrogate
-) -> tuple[Float[Array, " 2"], Float[Array, ""]]:
-    """The integrals of a potential and its derivative, known at the nodes that have a weight.
-
-    Also the variance of the first where all nodes have a weight.
-    """
+) -> tuple[Float[Array, "2 2"], Float[Array, " 2"]]:
+    """The integrals of a potential and its derivative, and variances of the first: without and with a surrogate."""
     weight = jnp.exp(log_weight)
-    row = jnp.concatenate([feature, surrogate.at_nodes - surrogate.mean[None]], axis=1)
-    weighted = (row * weight[:, None]).T
-    coefficient = _solve(unfused(weighted @ row), unfused(weighted @ potential))
-    rest = potential - unfused(row @ coefficient)
-    freedom = weight.shape[0] / max(weight.shape[0] - row.shape[1], 1)
-    variance = freedom * jnp.sum((weight * rest[:, 0]) ** 2)
-    own = coefficient[-2:, 0]
-    return coefficient[0] + weight @ rest, variance + jnp.maximum(own @ surrogate.covariance @ own, 0)
+
+    def controlled(row: Float[Array, "N q"]) -> tuple[Array, Array, Array]:
+        weighted = (row * weight[:, None]).T
+        coefficient = _solve(unfused(weighted @ row), unfused(weighted @ potential))
+        rest = potential - unfused(row @ coefficient)
+        freedom = weight.shape[0] / max(weight.shape[0] - row.shape[1], 1)
+        return coefficient[0] + weight @ rest, freedom * jnp.sum((weight * rest[:, 0]) ** 2), coefficient[-2:, 0]
+
+    plain, plain_variance, _ = controlled(feature)
+    better, variance, own = controlled(jnp.concatenate([feature, surrogate.at_nodes - surrogate.mean[None]], axis=1))
+    variance = variance + jnp.maximum(own @ surrogate.covariance @ own, 0)
+    return jnp.stack([plain, better]), jnp.stack([plain_variance, variance])
 
 
 def _regressors(nodes: Nodes, points: Float[Array, "n d"]) -> Float[Array, "n p"]:
@@ -259,26 +254,70 @@ def solve_pair(
         tolerance: For `sinkhorn`.
         max_steps: For `sinkhorn`.
     """
-    points = target.nodes.points
-    gauss = -jnp.sum(unfused(points @ backward_gain) * points, axis=1)
     # Both sides stacked: what is done to each is then written, and compiled, once.
     both = jax.tree.map(lambda *leaves: jnp.stack(leaves), source, target)
-    feature = jax.lax.map(lambda nodes: _regressors(nodes, nodes.points), both.nodes)
+    nodes, limits, num = both.nodes, (epsilon, tolerance, max_steps), both.nodes.points.shape[1]
+    feature = jax.lax.map(lambda nodes: _regressors(nodes, nodes.points), nodes)
 
-    nodes, part = both.nodes, source.nodes.part_log_weight.shape[-1]
-    limits = epsilon, tolerance, max_steps
-    start = jnp.stack([gauss / epsilon, -gauss / epsilon], axis=1)
-    few, _ = solve_nodes(nodes.points[:, :part], nodes.part_log_weight, start[:part], *limits)
-    other = jax.tree.map(lambda leaf: leaf[::-1], nodes)
+    points = jnp.concatenate([nodes.points, both.few], axis=1)
+    gauss = jnp.sum(unfused(points[1] @ backward_gain) * points[1], axis=1) / epsilon
+    *quarters, few = jnp.swapaxes(_solve_parts(points, 5, jnp.stack([-gauss, gauss], axis=1), *limits), 0, 1)
     cheap = jax.lax.map(
         lambda item: Surrogate.of(item[0], item[1], item[2][:, 0], item[2][:, 1], item[3], epsilon),
-        (nodes, other, few[::-1], both.draws),
+        (nodes, both.few[::-1], few[::-1], both.draws),
     )
-    full, potentials = solve_nodes(nodes.points, nodes.log_weight, cheap.at_nodes[1], *limits)
-    halves = _solve_halves(nodes, full, *limits)
-    value, slope, error = _integrate(nodes, feature, cheap, full, halves)
-    integrals = jnp.stack([value, slope])
-    return with_value(source.mean, target.mean, source.nodes, target.nodes, integrals, error, potentials, epsilon)
+
+    def solve(before: tuple[Array, Any], log_weight: Float[Array, "2 N"]) -> tuple[tuple[Array, Any], Array]:
+        full, potentials = solve_nodes(nodes.points, log_weight, before[0], *limits)
+        return (full[1], potentials), full
+
+    nothing = jnp.zeros((num,), epsilon.dtype), jnp.zeros_like(epsilon), jnp.zeros_like(max_steps)
+    begin = cheap.at_nodes[1], Potentials(nothing[0], *nothing)
+    both_weights = jnp.stack([jnp.full_like(nodes.log_weight, -jnp.log(num)), nodes.log_weight])
+    (_, potentials), (equal, full) = jax.lax.scan(solve, begin, both_weights)
+    halves = _solve_parts(nodes.points, 2, equal[1], *limits)
+    means, variances = jax.lax.map(lambda item: integral(*item), (feature, nodes.log_weight, full, cheap))
+    value, deviation = careful(jnp.sum(means, axis=0), jnp.sqrt(jnp.sum(variances, axis=0)))
+    bias, left = extrapolated(beyond(halves, equal), beyond(jnp.stack(quarters, axis=1), equal), points.shape[-1])
+    error = 3.5 * deviation + left
+    return with_value(source.mean, target.mean, source.nodes, target.nodes, value - bias, error, potentials, epsilon)
+
+
+def beyond(parts: Float[Array, "2 k n 2"], whole: Float[Array, "2 N 2"]) -> Float[Array, "k 2"]:
+    """By how much the integrals of what k parts of the nodes give lie above those of what all nodes give, there."""
+    return jnp.sum(jnp.mean(parts - whole.reshape(parts.shape), axis=2), axis=0)
+
+
+def careful(means: Float[Array, "2 2"], deviations: Float[Array, " 2"]) -> tuple[Float[Array, " 2"], Float[Array, ""]]:
+    """Integrals with surrogates, as far as these change no more than noise explains, and the standard error.
+
+    Where nodes are further apart than the regularization reaches, potentials between them are not those at them.
+    """
+    change = means[1] - means[0]
+    share = jnp.minimum(1, 3 * deviations[0] / jnp.maximum(jnp.abs(change[0]), jnp.finfo(change.dtype).tiny))
+    return means[0] + share * change, jnp.where(share < 1, deviations[0], deviations[1])
+
+
+def extrapolated(
+    halves: Float[Array, "2 2"], quarters: Float[Array, "4 2"], dim: int
+) -> tuple[Float[Array, " 2"], Float[Array, ""]]:
+    """The bias of integrals by their number of nodes, and the error that is left of the first.
+
+    Args:
+        halves: By how much those of halves lie above those of all nodes.
+        quarters: The same of quarters.
+        dim: Number of dimensions.
+    """
+    last = jnp.mean(halves, axis=0)
+    before = jnp.mean(quarters, axis=0) - last
+    # What doubling the nodes changes shrinks from one doubling to the next, by this factor at most and at least.
+    most, least = max(0.5, 2 ** (-2 / dim)), 0.5
+    found = last[0] / jnp.where(before[0] > 0, before[0], jnp.inf)
+    ratio = jnp.clip(jnp.stack([found - _RATIO_ERROR, found, jnp.ones_like(found)]), least, most)
+    smallest, factor, largest = ratio / (1 - ratio)
+    spread = 0.5 * jnp.abs(halves[0, 0] - halves[1, 0])
+    margin = jnp.maximum(jnp.maximum(largest - factor, factor - smallest), 1)
+    return factor * last, margin * jnp.abs(last[0]) + factor * spread
 
 
 def with_value(
@@ -298,12 +337,15 @@ def with_value(
     # common cancel, which they would not in a cost read off the plan between nodes. The value is the more accurate: the
     # divergence takes the rest. Neither it nor the trace of the cross-covariance can be negative.
     divergence = jnp.maximum(value + slope, 0.0)
-    value = total + epsilon * value
-    trace = 0.5 * (total - value + epsilon * divergence)
+    # Coupled independently, components cost the total variance; and none less than normal ones of the same moments do
+    # without regularization (Gelbrich).
+    least = total - 2 * jnp.sum(jnp.linalg.svd(unfused(target.tril.T @ source.tril), compute_uv=False))
+    value = jnp.clip(total + epsilon * value, least, total)
+    trace = jnp.clip(0.5 * (total - value + epsilon * divergence), 0, 0.5 * (total - least))
     distance = jnp.sum((source_mean - target_mean) ** 2)
     kl = jnp.maximum((value - total + 2 * trace) / epsilon, 0)
     rounding = 16 * jnp.finfo(value.dtype).eps * (total + distance)
-    error = epsilon * (error + potentials.residual) + rounding
+    error = jnp.minimum(epsilon * (error + potentials.residual), jnp.maximum(value - least, total - value)) + rounding
     return PairSolution(jnp.maximum(distance + value - epsilon * kl, 0), kl, error, potentials)
 
 
@@ -323,46 +365,16 @@ def solve_nodes(
     return jnp.stack(sides), solved
 
 
-def _solve_halves(nodes: Nodes, full: Float[Array, "2 N 2"], *limits: Array) -> Float[Array, "2 2 h 2"]:
-    """What either half of the nodes gives by itself; sides first."""
-    half = nodes.half
-    points = jnp.swapaxes(nodes.points.reshape(2, 2, half, -1), 0, 1)
-    items = points, jnp.swapaxes(nodes.half_log_weight, 0, 1), full[1].reshape(2, half, 2)
-    return jnp.swapaxes(jax.lax.map(lambda item: solve_nodes(*item, *limits)[0], items), 0, 1)
+def _solve_parts(
+    points: Float[Array, "2 N d"], count: int, start: Float[Array, "N 2"], *limits: Array
+) -> Float[Array, "2 k n 2"]:
+    """What each of so many equal parts of the nodes gives by itself, weighted equally; sides first."""
+    _, num, dim = points.shape
+    size = num // count
+    equal = jnp.full((2, size), -jnp.log(size), points.dtype)
 
+    def solve(item: tuple[Array, Array]) -> Float[Array, "2 n 2"]:
+        return solve_nodes(item[0], equal, item[1], *limits)[0]
 
-def _integrate(
-    nodes: Nodes,
-    feature: Float[Array, "2 N p"],
-    cheap: Surrogate,
-    full: Float[Array, "2 N 2"],
-    halves: Float[Array, "2 2 h 2"],
-) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
-    """The extrapolated integrals of both potentials, of their derivatives, and the error of the first."""
-    tables = (
-        jnp.concatenate([nodes.log_weight[:, None], _apart(nodes.half_log_weight, -jnp.inf)], axis=1),
-        jnp.concatenate([full[:, None], _apart(halves, 0.0)], axis=1),
-    )
-
-    def side(item: tuple[Array, Surrogate, Array, Array]) -> tuple[Array, Array]:
-        feature, surrogate, log_weight, potential = item
-        return jax.lax.map(lambda own: integral(feature, own[0], own[1], surrogate), (log_weight, potential))
-
-    means, variances = jax.lax.map(side, (feature, cheap, *tables))
-    whole, *parts = jnp.sum(means, axis=0)
-    bias = 0.5 * (parts[0] + parts[1]) - whole
-    spread = 0.5 * jnp.abs(parts[0] - parts[1])
-    error = reported_error(jnp.sqrt(jnp.sum(variances[:, 0])), bias[0], spread[0])
-    return *(whole - bias), error
-
-
-def _apart(halves: Float[Array, "2 2 h *c"], fill: float) -> Float[Array, "2 2 N *c"]:
-    """What belongs to either half of the nodes of each side, filled up to all of them."""
-    first, second = halves[:, 0], halves[:, 1]
-    rest = jnp.full_like(first, fill)
-    return jnp.stack([jnp.concatenate([first, rest], axis=1), jnp.concatenate([rest, second], axis=1)], axis=1)
-
-
-def reported_error(deviation: Array, bias: Array, spread: Array) -> Float[Array, ""]:
-    """3.5 standard errors, the whole of the extrapolated bias and the spread of the halves."""
-    return 3.5 * deviation + jnp.abs(bias) + spread
+    items = jnp.swapaxes(points.reshape(2, count, size, dim), 0, 1), start.reshape(count, size, 2)
+    return jnp.swapaxes(jax.lax.map(solve, items), 0, 1)

@@ -162,7 +162,7 @@ class _Sampler:
                         f"`{name}` must have {what} in every component; component {index} ({kind}) does not."
                     )
             if self.num * side.draws.size > _MOST_KEPT:
-                side = Side(side.mean, side.nodes, side.draws[:0])
+                side = Side(side.mean, side.nodes, side.few, side.draws[:0])
             self.kept.append(side)
 
     def side(self, index: int) -> Side:
@@ -185,16 +185,18 @@ def _sample_side(
 ) -> tuple[Side, Bool[Array, " 4"]]:
     """Nodes and draws of one component, and whether it has what is needed."""
     mean, covariance = component._mean(), component._covariance()
-    first = -(-num_nodes // BLOCK)
+    few = num_nodes // 4
+    first = -(-(num_nodes + few) // BLOCK)
 
     def block(keys: Key[Array, " m"]) -> Float[Array, "m d"]:
         return jax.vmap(component._sample)(keys) - mean[None]
 
     blocks = jax.lax.map(block, _keys(numbers, first, -(-num_draws // BLOCK)))
-    nodes = Nodes.of(blocks[:first].reshape(-1, mean.shape[0])[:num_nodes], covariance)
+    points = blocks[:first].reshape(-1, mean.shape[0])
+    nodes = Nodes.of(points[:num_nodes], covariance)
     log_prob = jax.vmap(component._log_prob)(nodes.points + mean[None])
     finite = [jnp.all(jnp.isfinite(value)) for value in (covariance, nodes.tril, nodes.points, log_prob)]
-    return Side(mean, nodes, blocks[first:]), jnp.stack(finite)
+    return Side(mean, nodes, points[num_nodes : num_nodes + few], blocks[first:]), jnp.stack(finite)
 
 
 _draw_side = program(_sample_side)

@@ -229,6 +229,7 @@ class _Reader:
         every = {field.name: field for field in dataclasses.fields(cls)}
         optional = {name for name, field in every.items() if field.default is not dataclasses.MISSING}
         expected = set(every)
+        fields = {field: fields[field] for field in fields if field not in getattr(cls, "former_fields", ())}
         if not expected - optional <= set(fields) <= expected:
             differing = ", ".join(sorted(expected.symmetric_difference(fields)))
             raise _Refused(f"its {name} was saved by a version of the class with other fields ({differing}).")
