@@ -11,7 +11,7 @@ and an error of order $\delta$ in the nodes enters it in three ways, each with i
 - linearly, through the integrals of $u$ and $v$: these are taken over many more draws, with a cheaper potential (that
   of few nodes) and quadratic polynomials as control variates;
 - quadratically, as a bias: the value from N nodes is extrapolated with those from two halves and four quarters of them,
-  which tell a bias of order 1/N from one of order 1/N^(2/d), that of nodes further apart than the regularization reaches;
+  which tell a bias of order 1/N from one of N^(-2/d), that of nodes further apart than the regularization reaches;
 - through moments: nodes are weighted so that their mean and covariance are exact.
 """
 
