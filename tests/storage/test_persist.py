@@ -330,6 +330,28 @@ def test_a_class_with_other_fields_is_refused(path):
         load(path, families={"Mine": Holder})
 
 
+class Slim(eqx.Module):
+    """A class that had a second field once."""
+
+    value: jax.Array
+
+    former_fields = frozenset({"half"})
+
+
+class Wide(eqx.Module):
+    value: jax.Array
+    half: jax.Array
+
+
+def test_fields_that_a_class_had_once_are_left_behind(path):
+    save(path, Wide(jnp.ones((2, 2)), jnp.ones(3)))
+    after = load(path, families={"Wide": Slim})
+    assert type(after) is Slim and not hasattr(after, "half")
+    np.testing.assert_array_equal(after.value, np.ones((2, 2)))
+    with pytest.raises(ValueError, match=r"its Wide was saved by a version .*"):
+        load(path, families={"Wide": Mine})
+
+
 class Bowl(omt.AbstractPotential):
     """A potential of a user's own."""
 
