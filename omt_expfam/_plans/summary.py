@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from .._base.arrays import is_traced
+from .._couplings.gaussian import GaussianCouplings
 from .epsilons import choose_epsilons, GIVEN
 
 # A pair is far when it costs so many times what is typical, and it counts when so much of the mass goes there.
@@ -15,6 +16,8 @@ _ROUNDING = 1e-6
 LEAST = 0.01
 # With a regularization so many times "auto", mass is spread rather than forced.
 _LARGE = 10.0
+# Errors of costs from this share of them on are told.
+_INEXACT = 0.05
 # What one coordinate may have of all variance, and the number of dimensions up to which it is looked at.
 _MOST, _DIMENSIONS = 0.99, 64
 
@@ -46,7 +49,7 @@ def advice(plan: Any) -> list[str]:
     """What keeps a plan from saying much, with the remedy."""
     if is_traced(plan):
         return []
-    lines = _scales(plan)
+    lines = _scales(plan) + _inexact(plan)
     if min(plan.weights.shape) > 1 and float(plan.independence) > 1 - LEAST:
         lines.append(
             f"The components are coupled within {LEAST:.0%} of independence: epsilon_weights is "
@@ -64,6 +67,21 @@ def advice(plan: Any) -> list[str]:
             + _remedy(plan, "components")
         )
     return lines
+
+
+def _inexact(plan: Any) -> list[str]:
+    """A line where the costs of component couplings are not known well."""
+    if isinstance(plan.couplings, GaussianCouplings):
+        return []  # rounding alone
+    weights, errors = np.asarray(plan.weights, np.float64), np.asarray(plan.component_errors, np.float64)
+    error, cost = np.sum(weights * np.where(weights > 0, errors, 0)), float(plan.cost)
+    if error <= _INEXACT * cost:
+        return []
+    return [
+        f"The costs of component couplings are known to within {error:.2g} of {cost:.3g}, and maps no better: a larger "
+        f"epsilon_components (here {float(plan.epsilon_components):.3g}) is the remedy, and where couplings are "
+        "numerical more nodes, numerical=omt.NumericalSettings(num_nodes=...)."
+    ]
 
 
 def far_pairs(plan: Any) -> list[str]:

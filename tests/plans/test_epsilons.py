@@ -10,7 +10,7 @@ from scipy.stats import entropy
 import omt_expfam as omt
 from omt_expfam._plans.epsilons import choose_epsilons
 from omt_expfam.diagnostics._problem import as_problem
-from omt_expfam.families import Exponential, Gaussian, Laplace, SphericalGaussian
+from omt_expfam.families import Exponential, Gaussian, Laplace, SphericalGaussian, StudentT
 from tests.cases import covariances
 
 RNG = np.random.default_rng(0)
@@ -149,6 +149,27 @@ def test_independence_has_two_ends():
     assert float(omt.transport(apart, one).independence) == 1
     assert "independent" not in str(omt.transport(apart, one))
     assert float(jax.jit(lambda a, b: omt.transport(a, b, epsilon_weights=1e5).independence)(apart, apart)) > 0.999
+
+
+def test_costs_that_are_not_known_well_are_told():
+    """Few nodes, far apart beside the regularization; not where that is large, nor beside costs of distant components."""
+    rng = np.random.default_rng(0)
+    settings = omt.NumericalSettings(num_nodes=128, num_draws=2048)
+
+    def printed(distance, epsilon):
+        sides = [
+            omt.Mixture(
+                np.ones(1, "float32"),
+                StudentT(np.full((1, 3), at, "float32"), (0.5 + rng.random()) * np.eye(3, dtype="float32")[None], 5.0),
+            )
+            for at in (0.0, distance)
+        ]
+        plan = omt.transport(*sides, epsilon_components=epsilon, epsilon_weights=1.0, numerical=settings)
+        return [line for line in str(plan).splitlines() if "known to within" in line]
+
+    (line,) = printed(0.0, 0.02)
+    assert "epsilon_components (here 0.02) is the remedy" in line
+    assert printed(0.0, 20.0) == printed(100.0, 0.02) == []
 
 
 def test_a_plan_that_says_little_says_so():
