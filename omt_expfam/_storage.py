@@ -24,6 +24,7 @@ from ._couplings.lattice.couplings import LatticeCouplings
 from ._couplings.lattice.solve import Steps
 from ._couplings.lattice.table import Groups, LatticeTable
 from ._couplings.line.table import LineProblem, LineTable
+from ._couplings.listed import ListedCouplings
 from ._couplings.mixed import MixedCouplings
 from ._couplings.numerical import NumericalCouplings
 from ._couplings.numerical_pair import Nodes
@@ -41,6 +42,7 @@ from ._plans.groups import GroupFlows, GroupShares
 from ._plans.masses import MassChange
 from ._plans.objective import BlockTrace
 from ._plans.plan import TransportPlan
+from ._plans.sparse_plan import SparseCoupling, SparsePlan
 from ._plans.transfer import Transfer
 from ._plans.transport import BlockStart
 from ._posterior_plans.correspondences import PosteriorCorrespondences
@@ -119,6 +121,7 @@ _CLASSES: dict[str, type] = {
         Groups,
         LatticeTable,
         LineTable,
+        ListedCouplings,
         ListedPlans,
         LowRankNetwork,
         MassChange,
@@ -142,6 +145,8 @@ _CLASSES: dict[str, type] = {
         Sensitivity,
         SeparablePotential,
         SideSensitivity,
+        SparseCoupling,
+        SparsePlan,
         Stability,
         StackedPlans,
         Steps,

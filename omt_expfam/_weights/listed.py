@@ -1,0 +1,213 @@
+r"""The Omega-block on listed pairs of components, where all others are left out.
+
+The semi-dual of `entropic`, whose variables are the potentials of the target, on the host: patterns change from call to
+call, and SciPy's sparse products need no program for each. Every step is one of Sinkhorn's and one of Newton's, whose
+linear system, a graph Laplacian, is solved by conjugate gradients; the regularization falls to the one wanted where the
+start is far.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._base.results import RESULTS
+
+# How far a start may miss the marginals, and a stop on the path; how the regularization falls, and steps at one value.
+_GUARD, _STAGE, _FACTOR, _PATIENCE = 0.3, 0.1, 4.0, 60
+_CG_STEPS, _TRIES = 300, 13
+
+
+class Pairs(NamedTuple):
+    """Pairs of components, sorted by source; every component is in one.
+
+    Attributes:
+        source: Source component of each pair.
+        target: Target component of each pair.
+        shape: Numbers of components of both sides.
+    """
+
+    source: np.ndarray
+    target: np.ndarray
+    shape: tuple[int, int]
+
+    def table(self, values: np.ndarray) -> Any:
+        """Values of the pairs as a sparse matrix of SciPy."""
+        import scipy.sparse
+
+        starts = np.searchsorted(self.source, np.arange(self.shape[0] + 1))
+        return scipy.sparse.csr_array((values, self.target, starts), self.shape)
+
+
+class ListedCoupling(NamedTuple):
+    """A coupling of the weights on listed pairs, with its evidence.
+
+    Attributes:
+        density: Omega over the product of the weights, for each pair.
+        source_potential: The dual variable lambda, shape ``[K0]``.
+        target_potential: The dual variable tau, shape ``[K1]``.
+        marginal_error: L1 error of the rows plus that of the columns.
+        num_steps: Steps taken.
+        result: Why the solve stopped.
+    """
+
+    density: np.ndarray
+    source_potential: np.ndarray
+    target_potential: np.ndarray
+    marginal_error: float
+    num_steps: int
+    result: Any
+
+
+class _Point(NamedTuple):
+    """A coupling whose rows are exact, at a potential of the target."""
+
+    potential: np.ndarray
+    shares: np.ndarray
+    columns: np.ndarray
+    residual: np.ndarray
+    error: float
+
+
+def listed_coupling(
+    pairs: Pairs,
+    costs: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray,
+    epsilon: float,
+    tolerance: float,
+    start: np.ndarray,
+    max_steps: int,
+) -> ListedCoupling:
+    """Couple the weights on listed pairs, for a positive regularization; all in float64.
+
+    Args:
+        pairs: The pairs.
+        costs: Their costs, units of squared distance.
+        a: Source weights.
+        b: Target weights.
+        epsilon: Regularization, units of squared distance.
+        tolerance: Largest accepted marginal error.
+        start: Potential of the target to start from.
+        max_steps: Limit on the number of steps.
+    """
+    problem = _Problem(pairs, costs, a, b)
+    point, level = problem.evaluate(start, epsilon), epsilon
+    top, warm, here = max(epsilon, float(np.ptp(costs)) / 2), True, 0
+    if not point.error < _GUARD:
+        here = _PATIENCE
+    for steps in range(max_steps + 1):
+        if level == epsilon and point.error <= 0.5 * tolerance:
+            break
+        if here >= _PATIENCE and warm:
+            # A start that is far, or that deceives: the regularization comes down from where all is easy.
+            point, level, warm, here = problem.evaluate(np.zeros_like(b), top), top, False, 0
+        elif level > epsilon and (here >= _PATIENCE or point.error <= _STAGE):
+            level, here = (epsilon if level <= 1.5 * _FACTOR * epsilon else level / _FACTOR), 0
+            point = problem.evaluate(point.potential, level)
+        elif here >= _PATIENCE:
+            break
+        else:
+            point, here = problem.step(point, level), here + 1
+    return problem.coupling(point.potential, epsilon, tolerance, steps)
+
+
+class _Problem:
+    """The semi-dual of one list of pairs."""
+
+    def __init__(self, pairs: Pairs, costs: np.ndarray, a: np.ndarray, b: np.ndarray):
+        self.pairs, self.costs, self.a, self.b = pairs, costs, a, b
+        self.starts = np.searchsorted(pairs.source, np.arange(pairs.shape[0]))
+        with np.errstate(divide="ignore"):
+            self.log_a, self.log_b = np.log(a), np.log(b)
+
+    def evaluate(self, potential: np.ndarray, epsilon: float) -> _Point:
+        """The coupling with exact rows."""
+        source, target, (_, num) = self.pairs
+        scaled = self.log_b[target] + (potential[target] - self.costs) / epsilon
+        shares = np.exp(scaled - np.maximum.reduceat(scaled, self.starts)[source])
+        shares /= np.add.reduceat(shares, self.starts)[source]
+        columns = np.bincount(target, self.a[source] * shares, num)
+        residual = self.b - columns
+        return _Point(potential, shares, columns, residual, float(np.abs(residual).sum()))
+
+    def step(self, point: _Point, epsilon: float) -> _Point:
+        """Sinkhorn's step, which no column withstands, and Newton's from there."""
+        used = self.b > 0
+        ratio = np.where(used, self.log_b - np.log(np.maximum(point.columns, np.finfo(float).tiny)), 0.0)
+        point = self.evaluate(point.potential + epsilon * np.where(used, ratio, 0.0), epsilon)
+        direction = self.direction(point)
+        slope = float(point.residual @ direction)
+        if not slope > 0:
+            return point
+
+        def moved(size: float) -> _Point:
+            return self.evaluate(point.potential + epsilon * size * direction, epsilon)
+
+        found = moved(1.0)
+        if found.error < 0.5 * point.error:
+            return found
+        return _ascend(moved, direction, slope)
+
+    def direction(self, point: _Point) -> np.ndarray:
+        """Newton's direction for the column sums, from a Laplacian that is lightly grounded."""
+        import scipy.sparse.linalg as linear
+
+        table, num = self.pairs.table(point.shares), self.b.size
+        back = table.T
+        ground = 1e-12 * point.columns + np.finfo(float).tiny
+
+        def apply(x: np.ndarray) -> np.ndarray:
+            return (point.columns + ground) * x - back @ (self.a * (table @ x))
+
+        own = np.bincount(self.pairs.target, self.a[self.pairs.source] * point.shares**2, num)
+        diagonal = np.maximum(point.columns - own, 0) + ground
+        system = linear.LinearOperator((num, num), apply, dtype=float)
+        scale = linear.LinearOperator((num, num), lambda x: x / diagonal, dtype=float)
+        accuracy = min(1e-2, point.error)
+        direction, _ = linear.cg(system, point.residual, rtol=accuracy, maxiter=_CG_STEPS, M=scale)
+        return np.where(np.isfinite(direction) & (self.b > 0), direction, 0.0)
+
+    def coupling(self, potential: np.ndarray, epsilon: float, tolerance: float, num_steps: int) -> ListedCoupling:
+        """The coupling with exact rows, with potentials of components without weight too."""
+        source, target, (_, num) = self.pairs
+        left, starts = self.costs - potential[target], self.starts
+        rows = _soft_minimum(left, self.log_b[target], starts, epsilon)
+        order = np.argsort(target, kind="stable")
+        behind = (self.costs - rows[source])[order]
+        columns = _soft_minimum(
+            behind, self.log_a[source][order], np.searchsorted(target[order], np.arange(num)), epsilon
+        )
+        potential = np.where(self.b > 0, potential, columns)
+        with np.errstate(over="ignore"):
+            density = np.exp((rows[source] + potential[target] - self.costs) / epsilon)
+        weights = self.a[source] * self.b[target] * np.where(self.a[source] * self.b[target] > 0, density, 0.0)
+        error = np.abs(np.bincount(source, weights, self.a.size) - self.a).sum()
+        error = float(error + np.abs(np.bincount(target, weights, num) - self.b).sum())
+        result = RESULTS.successful if error <= tolerance else RESULTS.weights_not_converged
+        # Both sides carry the same mean under the weights.
+        shift = (self.a @ rows - self.b @ potential) / 2
+        return ListedCoupling(density, rows - shift, potential + shift, error, num_steps, result)
+
+
+def _soft_minimum(costs: np.ndarray, log_weights: np.ndarray, starts: np.ndarray, epsilon: float) -> np.ndarray:
+    """The soft minimum of each row of costs, which stand one after another."""
+    scaled = log_weights - costs / epsilon
+    peak = np.maximum.reduceat(scaled, starts)
+    sizes = np.diff(np.append(starts, scaled.size))
+    with np.errstate(invalid="ignore"):
+        sums = np.add.reduceat(np.exp(scaled - np.repeat(peak, sizes)), starts)
+    return -epsilon * (peak + np.log(sums))
+
+
+def _ascend(moved: Callable[[float], _Point], direction: np.ndarray, slope: float) -> _Point:
+    """The point along a direction where the derivative has dropped to half, by bracketing its zero."""
+    low, high, size = 0.0, np.inf, min(1.0, 30 / max(float(np.abs(direction).max()), 1e-300))
+    for _ in range(_TRIES):
+        found = moved(size)
+        value = float(found.residual @ direction)
+        if abs(value) <= 0.5 * slope:
+            break
+        low, high = (size, high) if value > 0 else (low, size)
+        size = 2 * size if np.isinf(high) else 0.5 * (low + high) if low > 0 else 0.3 * high
+    return found

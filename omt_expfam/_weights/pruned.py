@@ -1,0 +1,134 @@
+"""The Omega-block where most pairs carry nothing: their costs are never computed, and the dual says what they miss."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from .left_out import COMPONENT_SHARE, heaviest, left_out, likeliest, rough_potential, source_potential
+from .listed import listed_coupling, ListedCoupling, Pairs
+
+
+class PrunedCoupling(NamedTuple):
+    """A coupling of the weights on those pairs that may carry mass.
+
+    Attributes:
+        pairs: The pairs.
+        costs: Their mean squared distances.
+        kl: Their divergences.
+        coupling: The coupling on them.
+        left_out: The most that all other pairs carry together, as a share of the mass.
+        num_computed: For how many pairs costs were computed.
+    """
+
+    pairs: Pairs
+    costs: np.ndarray
+    kl: np.ndarray
+    coupling: ListedCoupling
+    left_out: float
+    num_computed: int
+
+
+class _Listed(NamedTuple):
+    """Pairs in order, and what was computed for them."""
+
+    source: np.ndarray
+    target: np.ndarray
+    costs: np.ndarray
+    kl: np.ndarray
+    objectives: np.ndarray
+
+    def select(self, index: np.ndarray) -> "_Listed":
+        return _Listed(*(value[index] for value in self))
+
+    def joined(self, more: "_Listed") -> "_Listed":
+        both = _Listed(*(np.append(*values) for values in zip(self, more, strict=True)))
+        return both.select(np.lexsort((both.target, both.source)))
+
+
+def pruned_coupling(
+    bounds: np.ndarray,
+    terms_of: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]],
+    a: np.ndarray,
+    b: np.ndarray,
+    epsilon: float,
+    share: float,
+    tolerance: float,
+    max_steps: int,
+) -> PrunedCoupling:
+    """Couple the weights on few pairs, so that all others carry at most a share of the mass.
+
+    Args:
+        bounds: Lower bounds of the costs of all pairs, float32, shape ``[K0, K1]``; used up.
+        terms_of: The mean squared distances, divergences and objectives of pairs, from their components.
+        a: Source weights.
+        b: Target weights.
+        epsilon: Regularization, units of squared distance.
+        share: What the pairs that are left out may carry.
+        tolerance: Largest accepted marginal error.
+        max_steps: Limit on the steps of each solve.
+    """
+    potential = rough_potential(bounds, a, b, epsilon)
+    potentials = source_potential(bounds, potential, b, epsilon), potential
+    found = left_out(bounds, potentials, a, b, epsilon, share)
+    source, target = _joined((found.source, found.target), likeliest(bounds, potentials, a, b, epsilon))
+    source, target = _joined((source, target), _missing(source, target, bounds[source, target], potentials, a, b))
+    listed, num_computed, chosen = _Listed(*[np.zeros(0, int)] * 2, *[np.zeros(0)] * 3), 0, None
+    while True:
+        new = _Listed(source, target, *terms_of(source, target))
+        num_computed += source.size
+        # What is known now, rounded down to float32; what is listed is not left out.
+        bounds[source, target] = np.nextafter(new.objectives.astype(np.float32), np.float32(-np.inf))
+        if chosen is not None:
+            new = new.select(_matter(new, potentials, a, b, epsilon, share))
+        listed = listed.joined(new)
+        bounds[listed.source, listed.target] = np.inf
+        pairs = Pairs(listed.source, listed.target, bounds.shape)
+        coupling = listed_coupling(pairs, listed.objectives, a, b, epsilon, tolerance, potentials[1], max_steps)
+        potentials = coupling.source_potential, coupling.target_potential
+        found = left_out(bounds, potentials, a, b, epsilon, share)
+        chosen = found.source, found.target
+        if found.share > 1:
+            # More than all mass: potentials are far from those of all pairs yet, and few pairs bring them nearer.
+            chosen = likeliest(bounds, potentials, a, b, epsilon)
+        source, target = _joined(chosen)
+        open_ = np.isfinite(bounds[source, target])
+        source, target = source[open_], target[open_]
+        if found.enough or not source.size:
+            return PrunedCoupling(pairs, listed.costs, listed.kl, coupling, found.share, num_computed)
+
+
+def _joined(*lists: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Lists of pairs as one, in order and each once."""
+    both = np.unique(np.concatenate([np.stack(one) for one in lists], axis=1), axis=1)
+    return both[0], both[1]
+
+
+def _missing(
+    source: np.ndarray, target: np.ndarray, bounds: np.ndarray, potentials: tuple, a: np.ndarray, b: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs without which no coupling on the given ones has the marginals: what a greedy one leaves over."""
+    left, right = a.copy(), b.copy()
+    for k in np.argsort(bounds - potentials[0][source] - potentials[1][target]):
+        moved = min(left[source[k]], right[target[k]])
+        left[source[k]] -= moved
+        right[target[k]] -= moved
+    rows, columns = np.flatnonzero(left), np.flatnonzero(right)
+    if not rows.size or not columns.size:
+        return rows[:0], columns[:0]
+    # One after another, as far as the first of both reach.
+    ends = np.cumsum(left[rows]), np.cumsum(right[columns])
+    edges = np.unique(np.concatenate(ends))
+    return tuple(
+        side[np.minimum(np.searchsorted(end, edges), side.size - 1)]
+        for side, end in zip((rows, columns), ends, strict=True)
+    )
+
+
+def _matter(new: _Listed, potentials: tuple, a: np.ndarray, b: np.ndarray, epsilon: float, share: float) -> np.ndarray:
+    """Which of the pairs that were computed are listed: the others carry little by their costs as well."""
+    with np.errstate(over="ignore"):
+        density = np.exp((potentials[0][new.source] + potentials[1][new.target] - new.objectives) / epsilon)
+    left, right = a[new.source], b[new.target]
+    needed = (right * density > COMPONENT_SHARE) | (left * density > COMPONENT_SHARE)
+    return needed | heaviest(left * right * density, share / 4)
