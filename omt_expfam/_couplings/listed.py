@@ -1,11 +1,11 @@
 r"""Couplings of Gaussian pairs that are listed one by one, and lower bounds of the objectives of all pairs.
 
-The objective of a pair is $\|m_0 - m_1\|^2 + tr \Sigma_0 + tr \Sigma_1 + \sum_k \phi(\sigma_k)$ with the singular values
-$\sigma$ of $L_1^T L_0$ and $\phi(\sigma) = -2 r + s \log(1 + r / s)$, see `gaussian_pair`. As a function of
-$\log \sigma$, $-\phi$ is increasing and convex, and by Horn's inequalities the logarithms of $\sigma$ are majorized by
-those of the products of the singular values of both factors, each in order: these give a lower bound. It is the
-objective itself where the covariances have common axes in common order; coordinates of diagonal covariances are left in
-their own order, so that it always is.
+The objective of a pair is $\|m_0 - m_1\|^2 + tr \Sigma_0 + tr \Sigma_1 - \sum_k h(\sigma_k)$ with the singular values
+$\sigma$ of $L_1^T L_0$ and $h(\sigma) = 2 r - s \log(1 + r / s)$, see `gaussian_pair`. As a function of $\log \sigma$,
+$h$ is increasing and convex, and by Horn's inequalities the logarithms of $\sigma$ are majorized by those of the
+products of the singular values of both factors, each in order: these give a lower bound. It is the objective itself
+where the covariances have common axes in common order; coordinates of diagonal covariances are left in their own order,
+so that it is for them.
 """
 
 from typing import Any
@@ -22,12 +22,12 @@ from .._base.xla import program
 from .._components.covariance import AbstractCovariance, DiagonalCovariance, ScalarCovariance
 from .._components.interface import AbstractComponents
 from .gaussian import AbstractGaussianCouplings
-from .gaussian_blocks import AffineMaps, collapse, components_like, form_of, GaussianSides, interpolate
+from .gaussian_blocks import AffineMaps, collapse_listed, components_like, form_of, GaussianSides, interpolate
 from .gaussian_pair import trace_and_kl
 from .interface import PairSelection
 
-# Pairs in a block of those that are computed one by one, and numbers in a block of bounds.
-_PAIRS, _BOUNDS = 2**13, 2**22
+# Pairs in a block of those that are computed one by one, and where there are few; numbers in a block of bounds.
+_PAIRS, _FEW, _BOUNDS = 2**13, 2**8, 2**22
 
 
 def objective_bounds(sides: GaussianSides) -> Float[np.ndarray, "K0 K1"]:
@@ -36,16 +36,18 @@ def objective_bounds(sides: GaussianSides) -> Float[np.ndarray, "K0 K1"]:
     Nothing larger than a table of float32 numbers is held for all pairs.
     """
     own_order = all(isinstance(form, DiagonalCovariance | ScalarCovariance) for form in sides.forms)
-    spectra = [np.asarray(_roots(form, own_order)) for form in sides.forms]
-    means = [np.asarray(side.mean()) for side in (sides.source, sides.target)]
-    num, other = len(means[0]), len(means[1])
-    size = min(max(1, _BOUNDS // other), num)
-    found = np.empty((num, other), np.float32)
+    (mean, root), other = (
+        (side.mean(), _roots(form, own_order))
+        for side, form in zip((sides.source, sides.target), sides.forms, strict=True)
+    )
+    num = mean.shape[0]
+    size = min(max(1, _BOUNDS // other[0].shape[0]), num)
+    found = np.empty((num, other[0].shape[0]), np.float32)
     for start in range(0, num, size):
-        index = np.minimum(np.arange(start, start + size), num - 1)
-        block = _bounds(means[0][index], spectra[0][index], means[1], spectra[1], sides.epsilon / 2)
-        rows = np.asarray(block)[: num - start]
-        found[start : start + size] = np.nextafter(rows.astype(np.float32), np.float32(-np.inf))
+        some = np.minimum(np.arange(start, start + size), num - 1)
+        block = _bounds(to_jax(np.asarray(mean)[some]), to_jax(np.asarray(root)[some]), *other, sides.epsilon)
+        rows = np.asarray(block)[: num - start].astype(np.float32)
+        found[start : start + size] = np.nextafter(rows, np.float32(-np.inf))
     return found
 
 
@@ -72,7 +74,8 @@ def _roots(form: AbstractCovariance, own_order: bool) -> Float[Array, "K d"]:
 
 
 @program
-def _bounds(mean: Array, root: Array, other_mean: Array, other_root: Array, s: Array) -> Float[Array, "n K1"]:
+def _bounds(mean: Array, root: Array, other_mean: Array, other_root: Array, epsilon: Array) -> Float[Array, "n K1"]:
+    s = epsilon / 2
     safe = jnp.where(s > 0, s, jnp.ones_like(s))
 
     def row(item: tuple[Array, Array]) -> Array:
@@ -92,12 +95,14 @@ def listed_terms(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean squared distances and divergences of listed pairs, a block at a time."""
     num, parts = source.size, []
+    size = _PAIRS if source.size > _FEW else _FEW
     with progress_bar(num, "component couplings", progress) as bar:
-        for start in range(0, num, _PAIRS):
-            index = np.minimum(np.arange(start, start + _PAIRS), num - 1)
+        for start in range(0, num, size):
+            index = np.minimum(np.arange(start, start + size), num - 1)
             parts.append(jax.tree.map(np.asarray, _terms(sides, source[index], target[index])))
-            bar.update(min(_PAIRS, num - start))
-    return tuple(np.concatenate(values)[:num] for values in zip(*parts, strict=True))
+            bar.update(min(size, num - start))
+    costs, kl = (np.concatenate(values)[:num] for values in zip(*parts, strict=True))
+    return costs, kl
 
 
 @program
@@ -150,15 +155,7 @@ class ListedCouplings(AbstractGaussianCouplings):
 
     def component_maps(self, row_shares: Any) -> AffineMaps:
         """The maps of the source components, from a `PairSelection` with the shares of its pairs."""
-        sides = self._sides()
-        found = collapse(sides, row_shares, None)
-        num, means = self.source.num_components, np.asarray(self.target.mean(), np.float64)
-        source, target, shares = (
-            np.asarray(leaf) for leaf in (row_shares.source, row_shares.target, row_shares.weight)
-        )
-        offset = np.zeros((num, means.shape[1]))
-        np.add.at(offset, source, shares[:, None] * means[target])
-        return AffineMaps(cut(found.center, num), cut(found.gain, num), to_jax(offset, found.center.dtype))
+        return cut(collapse_listed(self._sides(), row_shares), self.source.num_components)
 
     def interpolate(self, t: Float[Array, ""], pairs: PairSelection) -> AbstractComponents:
         return components_like((self.source, self.target), *interpolate(self._sides(), t, pairs))

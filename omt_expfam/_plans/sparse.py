@@ -1,14 +1,15 @@
 """Transport between mixtures of many components, of which most pairs cannot carry mass."""
 
-import math
 from typing import Any
 
 import numpy as np
+from jaxtyping import Array
 
 from .._base.arguments import as_scalar
 from .._base.arrays import is_traced, to_jax
-from .._base.precision import in_float64, narrow
-from .._base.results import raise_if_failed
+from .._base.precision import in_float64
+from .._base.results import ConvergenceError, raise_if_failed, RESULTS
+from .._components.joined import Blocks
 from .._components.mixture import Mixture
 from .._couplings.gaussian_blocks import GaussianSides, sides_of
 from .._couplings.interface import Moments
@@ -29,7 +30,7 @@ def sparse_transport(
     progress: bool | None,
     throw: bool,
     known: tuple[Any, Any],
-    others: dict[str, Any],
+    others: dict[str, tuple[Any, Any]],
 ) -> SparsePlan:
     """Couple two mixtures by those pairs of components that may carry mass; see `transport`.
 
@@ -43,7 +44,7 @@ def sparse_transport(
         progress: Whether to show a progress bar.
         throw: Whether to raise when the solve fails.
         known: Names of the components of both sides, and of the columns.
-        others: Arguments that such a plan does not take, by name.
+        others: Arguments that such a plan does not take, by name: values and defaults.
 
     Raises:
         TypeError: If something is traced.
@@ -51,27 +52,27 @@ def sparse_transport(
     """
     _check(source, target, pair_tolerance, epsilons, others)
     sides = [side.components for side in (source, target)]
-    means = [np.asarray(side.mean(), np.float64) for side in sides]
-    variances = [np.asarray(total_variances(side), np.float64) for side in sides]
-    # What "auto" looks at: no table of all pairs.
-    moments = Moments(np.zeros((0, 0)), (means[0], means[1]), (variances[0], variances[1]))
-    chosen = choose_epsilons(source, target, *epsilons, moments)
+    left, right = sides
+    # What "auto" looks at, without a table of all pairs.
+    empty: Any = np.zeros((0, 0))
+    variances = total_variances(left), total_variances(right)
+    chosen = choose_epsilons(source, target, *epsilons, Moments(empty, (left.mean(), right.mean()), variances))
     if not float(chosen.weights) > 0:
         raise ValueError("`epsilon_weights` must be positive with `pair_tolerance`; got 0.")
     limits = float(pair_tolerance), 1e-10 if tolerance is None else float(tolerance), max_steps
-    dtype = sides[0].dtype
+    dtype = left.dtype
     epsilon_1, epsilon_2 = (np.asarray(epsilon, dtype) for epsilon in chosen[:2])
-    left, right = (np.asarray(side.weights, np.float64) for side in (source, target))
-    left, right = left / left.sum(), right / right.sum()
+    a, b = (np.asarray(side.weights, np.float64) for side in (source, target))
+    a, b = a / a.sum(), b / b.sum()
     wide = in_float64(sides_of, *sides, epsilon_1)
-    found = in_float64(_pruned, wide, left, right, float(epsilon_2), limits, progress)
+    found = in_float64(_pruned, wide, (a, b), float(epsilon_2), limits, progress)
     plan = SparsePlan(
         source,
         target,
-        narrow(ListedCouplings(found.costs, found.kl, to_jax(epsilon_1), *sides), dtype),
-        _coupling(found, source, target, left, right),
+        ListedCouplings(to_jax(found.costs, dtype), to_jax(found.kl, dtype), to_jax(epsilon_1), *sides),
+        _coupling(found, source, target, a, b),
         to_jax(epsilon_2),
-        to_jax(_objective(found, left, right, float(epsilon_1), float(epsilon_2)), dtype),
+        to_jax(_objective(found, a, b, float(epsilon_1), float(epsilon_2)), dtype),
         to_jax(pair_tolerance, dtype),
         chosen.rules,
         *known,
@@ -79,27 +80,23 @@ def sparse_transport(
     return raise_if_failed(plan, plan.result) if throw else plan
 
 
-def _check(source: Mixture, target: Mixture, share: Any, epsilons: tuple, others: dict[str, Any]) -> None:
+def _check(source: Mixture, target: Mixture, share: Any, epsilons: tuple, others: dict[str, tuple[Any, Any]]) -> None:
     if is_traced(source, target, share, epsilons):
         raise TypeError("`pair_tolerance` must be None where `transport` is traced: pairs are chosen on the host.")
     if not 0 < float(as_scalar("pair_tolerance", share)) < 1:
         raise ValueError(f"`pair_tolerance` must be a share of the mass between 0 and 1; got {float(share):g}.")
-    plain = {"component_relaxation": (math.inf, (math.inf, math.inf)), "num_sweeps": (1,)}
-    for name, value in others.items():
-        usual = plain.get(name, (math.inf if name.endswith("relaxation") else 1 if name.endswith("mass") else None,))
-        if not any(value is one or (isinstance(value, int | float | tuple) and value == one) for one in usual):
-            raise ValueError(f"`{name}` must be left at {usual[0]} with `pair_tolerance`; got {value!r}.")
-    families = [type(side.components).__name__ for side in (source, target)]
-    if route_of(source.components, target.components) != "gaussian":
-        raise ValueError(
-            f"`pair_tolerance` must be None unless all components are Gaussian; got {' and '.join(families)}."
-        )
+    for name, (value, usual) in others.items():
+        if not (value is usual or (isinstance(value, int | float) and value == usual)):
+            raise ValueError(f"`{name}` must be left at {usual} with `pair_tolerance`; got {value!r}.")
+    sides = source.components, target.components
+    if any(isinstance(side, Blocks) for side in sides) or route_of(*sides) != "gaussian":
+        names = " and ".join("several families" if isinstance(side, Blocks) else type(side).__name__ for side in sides)
+        raise ValueError(f"`pair_tolerance` must be None unless all components are Gaussian; got {names}.")
 
 
 def _pruned(
     sides: GaussianSides,
-    a: np.ndarray,
-    b: np.ndarray,
+    weights: tuple[Array, Array],
     epsilon: float,
     limits: tuple[float, float, int],
     progress: bool | None,
@@ -110,7 +107,10 @@ def _pruned(
         costs, kl = listed_terms(sides, source, target, progress)
         return costs, kl, costs + regularization * kl if regularization > 0 else costs
 
-    return pruned_coupling(objective_bounds(sides), terms_of, np.asarray(a), np.asarray(b), epsilon, *limits)
+    bounds = objective_bounds(sides)
+    if not np.isfinite(bounds).all():
+        raise ConvergenceError(RESULTS[RESULTS.weights_not_finite])
+    return pruned_coupling(bounds, terms_of, np.asarray(weights[0]), np.asarray(weights[1]), epsilon, *limits)
 
 
 def _coupling(found: PrunedCoupling, source: Mixture, target: Mixture, a: np.ndarray, b: np.ndarray) -> SparseCoupling:
@@ -118,27 +118,33 @@ def _coupling(found: PrunedCoupling, source: Mixture, target: Mixture, a: np.nda
     pairs, solved, dtype = found.pairs, found.coupling, source.weights.dtype
     rows, columns = b[pairs.target] * solved.density, a[pairs.source] * solved.density
     weights = (a[pairs.source] * rows).astype(dtype)
+    # Of components of tiny weights too.
+    rows /= np.bincount(pairs.source, rows)[pairs.source]
+    columns /= np.bincount(pairs.target, columns)[pairs.target]
     error = sum(
         np.abs(np.bincount(index, weights.astype(np.float64), side.size) - np.asarray(side, np.float64)).sum()
         for index, side in ((pairs.source, np.asarray(source.weights)), (pairs.target, np.asarray(target.weights)))
     )
-    numbers = rows, columns, solved.source_potential, solved.target_potential
     return SparseCoupling(
-        *(to_jax(index.astype(np.int32)) for index in pairs[:2]),
-        to_jax(weights),
-        *(to_jax(value, dtype) for value in numbers),
-        *(to_jax(_above(value, dtype)) for value in (found.left_out,)),
-        to_jax(found.num_computed),
-        to_jax(_above(error, dtype)),
-        to_jax(solved.num_steps),
-        solved.result,
+        source=to_jax(pairs.source.astype(np.int32)),
+        target=to_jax(pairs.target.astype(np.int32)),
+        weights=to_jax(weights),
+        row_shares=to_jax(rows, dtype),
+        column_shares=to_jax(columns, dtype),
+        source_potential=to_jax(solved.source_potential, dtype),
+        target_potential=to_jax(solved.target_potential, dtype),
+        left_out=to_jax(_above(found.left_out, dtype)),
+        num_computed=to_jax(found.num_computed),
+        marginal_error=to_jax(_above(float(error), dtype)),
+        num_steps=to_jax(found.num_steps),
+        result=solved.result,
     )
 
 
-def _above(value: Any, dtype: Any) -> np.ndarray:
+def _above(value: float, dtype: Any) -> Any:
     """A number in another type, rounded up."""
-    stored = np.asarray(value, dtype)
-    return stored if stored >= value else np.nextafter(stored, np.asarray(np.inf, dtype))
+    stored = np.asarray(value).astype(dtype)
+    return stored if float(stored) >= value else np.nextafter(stored, np.asarray(np.inf, dtype))
 
 
 def _objective(found: PrunedCoupling, a: np.ndarray, b: np.ndarray, epsilon_1: float, epsilon_2: float) -> float:

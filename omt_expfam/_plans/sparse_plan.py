@@ -37,8 +37,8 @@ class SparseCoupling(eqx.Module):
         left_out: The most that all other pairs together would carry, as a share of the mass.
         num_computed: For how many pairs the coupling of the components was computed.
         marginal_error: L1 error of the rows plus that of the columns.
-        num_steps: Steps of the last solve.
-        result: Why it stopped.
+        num_steps: Steps of all solves.
+        result: Why the last one stopped.
     """
 
     source: Int[Array, " p"]
@@ -65,12 +65,12 @@ class SparseCoupling(eqx.Module):
 
     def transpose(self) -> "SparseCoupling":
         """The same coupling read from target to source."""
-        order, tables = self.transposed_order(), (self.target, self.source, self.weights)
-        tables = (*tables, self.column_shares, self.row_shares)
-        tables = on_host(lambda _, *values: tuple(value[order] for value in values), *tables)
-        potentials = self.target_potential, self.source_potential
+        order = self.transposed_order()
+        tables = self.target, self.source, self.weights, self.column_shares, self.row_shares
+        source, target, weights, rows, columns = on_host(lambda _, *own: tuple(v[order] for v in own), *tables)
         evidence = self.left_out, self.num_computed, self.marginal_error, self.num_steps, self.result
-        return SparseCoupling(*tables, *potentials, *evidence)
+        potentials = self.target_potential, self.source_potential
+        return SparseCoupling(source, target, weights, rows, columns, *potentials, *evidence)
 
 
 class SparsePlan(eqx.Module):
@@ -108,8 +108,8 @@ class SparsePlan(eqx.Module):
         if name.startswith("_"):
             raise AttributeError(name)
         raise AttributeError(
-            f"A plan with `pair_tolerance` has no `{name}`. Leave `pair_tolerance` out of `transport` for a plan of all "
-            "pairs, which has what `TransportPlan` lists."
+            f"A plan with `pair_tolerance` has no `{name}`. Leave `pair_tolerance` out of `transport` for a plan of "
+            "all pairs, which has what `TransportPlan` lists."
         )
 
     # -- numbers --------------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ class SparsePlan(eqx.Module):
 
     @property
     def num_steps(self) -> Array:
-        """Steps of the last weight solve."""
+        """Steps of the weight solves, one for each list of pairs."""
         return self.weight_coupling.num_steps
 
     @property
@@ -189,7 +189,7 @@ class SparsePlan(eqx.Module):
 
     @maps_tables
     def push_forward(self, x: ArrayLike) -> Float[Array, "n d"]:
-        """The barycentric map T(x) = E[y | x] under the plan, at points ``x[n, d]``; see `TransportPlan.push_forward`."""
+        """The barycentric map T(x) = E[y | x] under the plan, at points ``x[n, d]``."""
         points = as_points("x", x, self.source.dim, self.source.components.dtype)
         return images_of(self.source, self.component_maps(), points)
 
@@ -353,12 +353,15 @@ class SparsePlan(eqx.Module):
             f"epsilon_{name} {float(value):.3g}" + ("" if rule == GIVEN else f" ({rule})")
             for name, value, rule in zip(("components", "weights"), values, self.epsilon_rules, strict=True)
         ]
-        return (
-            f"SparsePlan({sizes[0]} -> {sizes[1]} components in {self.source.dim} dimensions, {self.num_pairs} pairs of "
-            f"{sizes[0] * sizes[1]}, {int(self.num_computed)} computed, all others carry at most "
-            f"{float(self.left_out):.2g} of the mass, cost {float(self.cost):.6g}, objective {float(self.objective):.6g}, "
-            f"{', '.join(epsilons)}, marginal error {float(self.marginal_error):.1e} after {int(self.num_steps)} steps)"
-        )
+        pairs = f"{self.num_pairs} of {sizes[0] * sizes[1]} pairs, {int(self.num_computed)} computed"
+        numbers = [
+            f"{sizes[0]} -> {sizes[1]} components in {self.source.dim} dimensions",
+            f"{pairs}, others carry at most {float(self.left_out):.2g}",
+            f"cost {float(self.cost):.6g}, objective {float(self.objective):.6g}",
+            *epsilons,
+            f"marginal error {float(self.marginal_error):.1e} after {int(self.num_steps)} steps",
+        ]
+        return f"SparsePlan({', '.join(numbers)})"
 
 
 def _drawn(random: np.random.Generator, levels: np.ndarray) -> np.ndarray:

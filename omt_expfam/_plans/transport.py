@@ -155,10 +155,11 @@ def transport(
         throw: Raise when a solve fails; otherwise the plan's ``result`` tells.
 
     Returns:
-        The plan; a `SparsePlan` with a ``pair_tolerance``, otherwise a `TransportPlan`. All of the latter is differentiable with respect to both mixtures and both regularizations when
-        ``epsilon_weights`` is positive. Float32 mixtures with ``epsilon_weights`` below 1e-4 of the largest cost have
-        their weights solved in float64 inside, see `TransportPlan.weights_precision`; under a caller's ``jit`` that
-        is not possible and float32 is used.
+        The plan: a `SparsePlan` with a ``pair_tolerance``, otherwise a `TransportPlan`. All of the latter is
+        differentiable with respect to both mixtures and both regularizations when ``epsilon_weights`` is positive.
+        Float32 mixtures with ``epsilon_weights`` below 1e-4 of the largest cost have their weights solved in float64
+        inside, see `TransportPlan.weights_precision`; under a caller's ``jit`` that is not possible and float32 is
+        used.
 
     Raises:
         TypeError: If an argument is not of the stated type.
@@ -177,14 +178,14 @@ def transport(
     num_sweeps, max_steps = as_count("num_sweeps", num_sweeps), as_count("max_steps", max_steps)
     if pair_tolerance is not None:
         others = {
-            "source_relaxation": source_relaxation,
-            "target_relaxation": target_relaxation,
-            "component_relaxation": component_relaxation,
-            "source_mass": source_mass,
-            "target_mass": target_mass,
-            "start": start,
-            "num_sweeps": num_sweeps,
-            "numerical": numerical,
+            "source_relaxation": (source_relaxation, math.inf),
+            "target_relaxation": (target_relaxation, math.inf),
+            "component_relaxation": (component_relaxation, math.inf),
+            "source_mass": (source_mass, 1),
+            "target_mass": (target_mass, 1),
+            "start": (start, None),
+            "num_sweeps": (num_sweeps, 1),
+            "numerical": (numerical, None),
         }
         epsilons, settings = (
             (epsilon_components, epsilon_weights, epsilon_scale),

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .listed import density_of
+
 # Numbers in a block of rows.
 _BLOCK = 2**22
 # The share of either of its components that a pair which is left out may carry.
@@ -127,9 +129,8 @@ def left_out(
     floor, total = share / (4 * bounds.size), 0.0
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
     for rows in blocks(*bounds.shape):
-        with np.errstate(over="ignore", invalid="ignore"):
-            density = np.exp((left[rows, None] + right[None, :] - bounds[rows]) / epsilon)
-            mass = a[rows, None] * b[None, :] * density
+        density = density_of(left[rows, None] + right[None, :] - bounds[rows], epsilon)
+        mass = a[rows, None] * b[None, :] * density
         total += float(mass.sum())
         needed = (b[None, :] * density > COMPONENT_SHARE) | (a[rows, None] * density > COMPONENT_SHARE)
         i, j = np.nonzero((mass > floor) | needed)

@@ -16,6 +16,8 @@ from .._base.results import RESULTS
 # How far a start may miss the marginals, and a stop on the path; how the regularization falls, and steps at one value.
 _GUARD, _STAGE, _FACTOR, _PATIENCE = 0.3, 0.1, 4.0, 60
 _CG_STEPS, _TRIES = 300, 13
+# The largest exponent: times a weight of zero, an infinite power would be no number.
+_LARGEST = 600.0
 
 
 class Pairs(NamedTuple):
@@ -59,6 +61,11 @@ class ListedCoupling(NamedTuple):
     result: Any
 
 
+def density_of(gain: np.ndarray, epsilon: float) -> np.ndarray:
+    """Omega over the product of the weights, for what potentials exceed the costs by; finite."""
+    return np.exp(np.minimum(gain / epsilon, _LARGEST))
+
+
 class _Point(NamedTuple):
     """A coupling whose rows are exact, at a potential of the target."""
 
@@ -96,7 +103,8 @@ def listed_coupling(
     top, warm, here = max(epsilon, float(np.ptp(costs)) / 2), True, 0
     if not point.error < _GUARD:
         here = _PATIENCE
-    for steps in range(max_steps + 1):
+    steps = 0
+    while steps < max_steps:
         if level == epsilon and point.error <= 0.5 * tolerance:
             break
         if here >= _PATIENCE and warm:
@@ -109,6 +117,7 @@ def listed_coupling(
             break
         else:
             point, here = problem.step(point, level), here + 1
+        steps += 1
     return problem.coupling(point.potential, epsilon, tolerance, steps)
 
 
@@ -162,8 +171,8 @@ class _Problem:
 
         own = np.bincount(self.pairs.target, self.a[self.pairs.source] * point.shares**2, num)
         diagonal = np.maximum(point.columns - own, 0) + ground
-        system = linear.LinearOperator((num, num), apply, dtype=float)
-        scale = linear.LinearOperator((num, num), lambda x: x / diagonal, dtype=float)
+        system = linear.LinearOperator((num, num), apply)
+        scale = linear.LinearOperator((num, num), lambda x: x / diagonal)
         accuracy = min(1e-2, point.error)
         direction, _ = linear.cg(system, point.residual, rtol=accuracy, maxiter=_CG_STEPS, M=scale)
         return np.where(np.isfinite(direction) & (self.b > 0), direction, 0.0)
@@ -179,9 +188,8 @@ class _Problem:
             behind, self.log_a[source][order], np.searchsorted(target[order], np.arange(num)), epsilon
         )
         potential = np.where(self.b > 0, potential, columns)
-        with np.errstate(over="ignore"):
-            density = np.exp((rows[source] + potential[target] - self.costs) / epsilon)
-        weights = self.a[source] * self.b[target] * np.where(self.a[source] * self.b[target] > 0, density, 0.0)
+        density = density_of(rows[source] + potential[target] - self.costs, epsilon)
+        weights = self.a[source] * self.b[target] * density
         error = np.abs(np.bincount(source, weights, self.a.size) - self.a).sum()
         error = float(error + np.abs(np.bincount(target, weights, num) - self.b).sum())
         result = RESULTS.successful if error <= tolerance else RESULTS.weights_not_converged
@@ -203,11 +211,12 @@ def _soft_minimum(costs: np.ndarray, log_weights: np.ndarray, starts: np.ndarray
 def _ascend(moved: Callable[[float], _Point], direction: np.ndarray, slope: float) -> _Point:
     """The point along a direction where the derivative has dropped to half, by bracketing its zero."""
     low, high, size = 0.0, np.inf, min(1.0, 30 / max(float(np.abs(direction).max()), 1e-300))
+    found = moved(size)
     for _ in range(_TRIES):
-        found = moved(size)
         value = float(found.residual @ direction)
         if abs(value) <= 0.5 * slope:
             break
         low, high = (size, high) if value > 0 else (low, size)
         size = 2 * size if np.isinf(high) else 0.5 * (low + high) if low > 0 else 0.3 * high
+        found = moved(size)
     return found

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .left_out import COMPONENT_SHARE, heaviest, left_out, likeliest, rough_potential, source_potential
-from .listed import listed_coupling, ListedCoupling, Pairs
+from .listed import density_of, listed_coupling, ListedCoupling, Pairs
 
 
 class PrunedCoupling(NamedTuple):
@@ -19,6 +19,7 @@ class PrunedCoupling(NamedTuple):
         coupling: The coupling on them.
         left_out: The most that all other pairs carry together, as a share of the mass.
         num_computed: For how many pairs costs were computed.
+        num_steps: Steps of all solves.
     """
 
     pairs: Pairs
@@ -27,6 +28,7 @@ class PrunedCoupling(NamedTuple):
     coupling: ListedCoupling
     left_out: float
     num_computed: int
+    num_steps: int
 
 
 class _Listed(NamedTuple):
@@ -73,29 +75,29 @@ def pruned_coupling(
     found = left_out(bounds, potentials, a, b, epsilon, share)
     source, target = _joined((found.source, found.target), likeliest(bounds, potentials, a, b, epsilon))
     source, target = _joined((source, target), _missing(source, target, bounds[source, target], potentials, a, b))
-    listed, num_computed, chosen = _Listed(*[np.zeros(0, int)] * 2, *[np.zeros(0)] * 3), 0, None
+    listed, far = _Listed(*[np.zeros(0, int)] * 2, *[np.zeros(0)] * 3), True
+    num_computed = num_steps = 0
     while True:
         new = _Listed(source, target, *terms_of(source, target))
         num_computed += source.size
         # What is known now, rounded down to float32; what is listed is not left out.
         bounds[source, target] = np.nextafter(new.objectives.astype(np.float32), np.float32(-np.inf))
-        if chosen is not None:
-            new = new.select(_matter(new, potentials, a, b, epsilon, share))
+        if not far:
+            new = new.select(_matter(source, target, bounds[source, target], potentials, a, b, epsilon, share))
         listed = listed.joined(new)
         bounds[listed.source, listed.target] = np.inf
         pairs = Pairs(listed.source, listed.target, bounds.shape)
         coupling = listed_coupling(pairs, listed.objectives, a, b, epsilon, tolerance, potentials[1], max_steps)
+        num_steps += coupling.num_steps
         potentials = coupling.source_potential, coupling.target_potential
         found = left_out(bounds, potentials, a, b, epsilon, share)
-        chosen = found.source, found.target
-        if found.share > 1:
-            # More than all mass: potentials are far from those of all pairs yet, and few pairs bring them nearer.
-            chosen = likeliest(bounds, potentials, a, b, epsilon)
-        source, target = _joined(chosen)
-        open_ = np.isfinite(bounds[source, target])
-        source, target = source[open_], target[open_]
+        # More than all mass: potentials are far from those of all pairs yet, and few pairs bring them nearer.
+        far = found.share > 1
+        source, target = _joined(likeliest(bounds, potentials, a, b, epsilon) if far else (found.source, found.target))
+        unlisted = np.isfinite(bounds[source, target])
+        source, target = source[unlisted], target[unlisted]
         if found.enough or not source.size:
-            return PrunedCoupling(pairs, listed.costs, listed.kl, coupling, found.share, num_computed)
+            return PrunedCoupling(pairs, listed.costs, listed.kl, coupling, found.share, num_computed, num_steps)
 
 
 def _joined(*lists: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -117,18 +119,24 @@ def _missing(
     if not rows.size or not columns.size:
         return rows[:0], columns[:0]
     # One after another, as far as the first of both reach.
-    ends = np.cumsum(left[rows]), np.cumsum(right[columns])
-    edges = np.unique(np.concatenate(ends))
-    return tuple(
-        side[np.minimum(np.searchsorted(end, edges), side.size - 1)]
-        for side, end in zip((rows, columns), ends, strict=True)
-    )
+    first, second = np.cumsum(left[rows]), np.cumsum(right[columns])
+    edges = np.unique(np.append(first, second))
+    places = (np.minimum(np.searchsorted(ends, edges), ends.size - 1) for ends in (first, second))
+    return rows[next(places)], columns[next(places)]
 
 
-def _matter(new: _Listed, potentials: tuple, a: np.ndarray, b: np.ndarray, epsilon: float, share: float) -> np.ndarray:
+def _matter(
+    source: np.ndarray,
+    target: np.ndarray,
+    costs: np.ndarray,
+    potentials: tuple,
+    a: np.ndarray,
+    b: np.ndarray,
+    epsilon: float,
+    share: float,
+) -> np.ndarray:
     """Which of the pairs that were computed are listed: the others carry little by their costs as well."""
-    with np.errstate(over="ignore"):
-        density = np.exp((potentials[0][new.source] + potentials[1][new.target] - new.objectives) / epsilon)
-    left, right = a[new.source], b[new.target]
+    density = density_of(potentials[0][source] + potentials[1][target] - costs, epsilon)
+    left, right = a[source], b[target]
     needed = (right * density > COMPONENT_SHARE) | (left * density > COMPONENT_SHARE)
     return needed | heaviest(left * right * density, share / 4)
