@@ -45,20 +45,6 @@ def transport(
     source: MixtureLike,
     target: MixtureLike,
     *,
-    pair_tolerance: ScalarLike,
-    epsilon_components: EpsilonLike = "auto",
-    epsilon_weights: EpsilonLike = "auto",
-    epsilon_scale: ScalarLike = 1.0,
-    tolerance: float | None = None,
-    max_steps: int = 1000,
-    progress: bool | None = None,
-    throw: bool = True,
-) -> SparsePlan: ...
-@overload
-def transport(
-    source: MixtureLike,
-    target: MixtureLike,
-    *,
     pair_tolerance: None = None,
     epsilon_components: EpsilonLike = "auto",
     epsilon_weights: EpsilonLike = "auto",
@@ -76,6 +62,20 @@ def transport(
     progress: bool | None = None,
     throw: bool = True,
 ) -> TransportPlan: ...
+@overload
+def transport(
+    source: MixtureLike,
+    target: MixtureLike,
+    *,
+    pair_tolerance: ScalarLike,
+    epsilon_components: EpsilonLike = "auto",
+    epsilon_weights: EpsilonLike = "auto",
+    epsilon_scale: ScalarLike = 1.0,
+    tolerance: float | None = None,
+    max_steps: int = 1000,
+    progress: bool | None = None,
+    throw: bool = True,
+) -> SparsePlan: ...
 @full_precision
 def transport(
     source: MixtureLike,
