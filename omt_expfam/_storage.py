@@ -42,7 +42,7 @@ from ._plans.groups import GroupFlows, GroupShares
 from ._plans.masses import MassChange
 from ._plans.objective import BlockTrace
 from ._plans.plan import TransportPlan
-from ._plans.sparse_plan import SparseCoupling, SparsePlan
+from ._plans.sparse_plan import SparsePlan
 from ._plans.transfer import Transfer
 from ._plans.transport import BlockStart
 from ._posterior_plans.correspondences import PosteriorCorrespondences
@@ -69,6 +69,7 @@ from ._potentials.separable import SeparablePotential
 from ._time_courses.lineage import Lineage
 from ._time_courses.trajectory import Trajectory
 from ._weights.entropic import WeightCoupling
+from ._weights.sparse_coupling import SparseCoupling
 from .diagnostics import (
     Biconvexity,
     Calibration,

@@ -16,8 +16,9 @@ from .._couplings.interface import Moments
 from .._couplings.listed import listed_terms, ListedCouplings, objective_bounds, total_variances
 from .._couplings.solve import route_of
 from .._weights.pruned import pruned_coupling, PrunedCoupling
+from .._weights.sparse_coupling import SparseCoupling
 from .epsilons import choose_epsilons
-from .sparse_plan import SparseCoupling, SparsePlan
+from .sparse_plan import SparsePlan
 
 
 def sparse_transport(

@@ -9,68 +9,21 @@ from jaxtyping import Array, Float, Int
 from .._base.arguments import ArrayLike, as_count, as_key, as_points, as_scalar, KeyLike, ScalarLike
 from .._base.arrays import host_generator, is_traced, kept, on_host, power_of_two, split_key, to_jax
 from .._base.results import succeeded
-from .._base.tables import maps_tables, reads_tables, tabulates
+from .._base.tables import in_order, maps_tables, reads_tables, tabulates
 from .._components.mixture import Mixture
 from .._couplings.interface import AbstractComponentMaps, PairSelection
 from .._couplings.listed import ListedCouplings
 from .._weights.listed import Pairs
+from .._weights.sparse_coupling import SparseCoupling
 from .correspondences import as_names, as_texts, Correspondences
 from .epsilons import GIVEN
+from .groups import flows_between, GroupFlows
 from .images import images_of
 from .labels import log_joint
+from .transfer import Transfer
 
 # Numbers in a table of responsibilities that is held at once.
 _BLOCK = 2**25
-
-
-class SparseCoupling(eqx.Module):
-    """A coupling of the weights on those pairs that may carry mass, with its evidence.
-
-    Attributes:
-        source: Source component of each pair, in order.
-        target: Target component of each pair.
-        weights: The mass of each pair.
-        row_shares: ``weights`` over the weight of the source component, right also where that is zero.
-        column_shares: ``weights`` over the weight of the target component.
-        source_potential: The dual variable lambda, shape ``[K0]``, units of squared distance.
-        target_potential: The dual variable tau, shape ``[K1]``.
-        left_out: The most that all other pairs together would carry, as a share of the mass.
-        num_computed: For how many pairs the coupling of the components was computed.
-        marginal_error: L1 error of the rows plus that of the columns.
-        num_steps: Steps of all solves.
-        result: Why the last one stopped.
-    """
-
-    source: Int[Array, " p"]
-    target: Int[Array, " p"]
-    weights: Float[Array, " p"]
-    row_shares: Float[Array, " p"]
-    column_shares: Float[Array, " p"]
-    source_potential: Float[Array, " K0"]
-    target_potential: Float[Array, " K1"]
-    left_out: Float[Array, ""]
-    num_computed: Int[Array, ""]
-    marginal_error: Float[Array, ""]
-    num_steps: Int[Array, ""]
-    result: Any
-
-    @property
-    def num_pairs(self) -> int:
-        """The number of pairs."""
-        return self.source.shape[0]
-
-    def transposed_order(self) -> np.ndarray:
-        """The order of the pairs by target component."""
-        return np.lexsort((np.asarray(self.source), np.asarray(self.target)))
-
-    def transpose(self) -> "SparseCoupling":
-        """The same coupling read from target to source."""
-        order = self.transposed_order()
-        tables = self.target, self.source, self.weights, self.column_shares, self.row_shares
-        source, target, weights, rows, columns = on_host(lambda _, *own: tuple(v[order] for v in own), *tables)
-        evidence = self.left_out, self.num_computed, self.marginal_error, self.num_steps, self.result
-        potentials = self.target_potential, self.source_potential
-        return SparseCoupling(source, target, weights, rows, columns, *potentials, *evidence)
 
 
 class SparsePlan(eqx.Module):
@@ -303,6 +256,22 @@ class SparsePlan(eqx.Module):
         dropped = max(0.0, float(values[2].astype(np.float64).sum() - pairs[2].sum()))
         known = as_names(self.component_names if names is None else names, sizes)
         return Correspondences(*pairs, dropped_weight=dropped, names=known)
+
+    def group_flows(self, source_groups: Any = None, target_groups: Any = None) -> GroupFlows:
+        """Mass that goes from group to group; see `TransportPlan.group_flows`."""
+        groups = [
+            own if own is not None else kept_names
+            for own, kept_names in zip((source_groups, target_groups), self.component_names, strict=True)
+        ]
+        weights, table = (self.source.weights, self.target.weights), self.weights.toarray()
+        return flows_between([table], weights, groups, np.arange(2.0), ["source_groups", "target_groups"])
+
+    def transfer(self, labels: Any, x: ArrayLike, y: ArrayLike | None = None) -> Transfer:
+        """Carry labels that are known for points of the source to the target; see `TransportPlan.transfer`."""
+        x, y = in_order("x", x, self.feature_names), in_order("y", y, self.feature_names)
+        member = self.source.responsibilities(x), None if y is None else self.target.responsibilities(y)
+        shares = self._table(self.weight_coupling.column_shares).toarray()
+        return Transfer.of(labels, *member, shares, self.target.weights)
 
     def component_maps(self) -> AbstractComponentMaps:
         """The barycentric map of each source component, collapsed over the target; kept once computed."""

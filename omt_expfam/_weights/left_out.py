@@ -114,8 +114,7 @@ def left_out(
 ) -> LeftOut:
     """What the pairs that are left out may carry, and those to look at so that the others carry less than half of it.
 
-    To be looked at are also pairs that may carry more than a hundredth of one of their components, and the likeliest
-    of each component.
+    To be looked at are also pairs that may carry more than a hundredth of one of their components.
 
     Args:
         bounds: Lower bounds of the costs, shape ``[K0, K1]``; infinite where a pair is listed.

@@ -180,13 +180,11 @@ class _Problem:
     def coupling(self, potential: np.ndarray, epsilon: float, tolerance: float, num_steps: int) -> ListedCoupling:
         """The coupling with exact rows, with potentials of components without weight too."""
         source, target, (_, num) = self.pairs
-        left, starts = self.costs - potential[target], self.starts
-        rows = _soft_minimum(left, self.log_b[target], starts, epsilon)
+        rows = _soft_minimum(self.costs - potential[target], self.log_b[target], self.starts, epsilon)
         order = np.argsort(target, kind="stable")
         behind = (self.costs - rows[source])[order]
-        columns = _soft_minimum(
-            behind, self.log_a[source][order], np.searchsorted(target[order], np.arange(num)), epsilon
-        )
+        columns_start = np.searchsorted(target[order], np.arange(num))
+        columns = _soft_minimum(behind, self.log_a[source][order], columns_start, epsilon)
         potential = np.where(self.b > 0, potential, columns)
         density = density_of(rows[source] + potential[target] - self.costs, epsilon)
         weights = self.a[source] * self.b[target] * density

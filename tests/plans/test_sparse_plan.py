@@ -116,6 +116,15 @@ def test_paths_and_correspondences(plan, dense):
     assert "lighter pairs" in str(found)
 
 
+def test_labels_and_groups_go_where_those_of_all_pairs_go(plan, dense, points):
+    labels = np.where(points[:, 0] > 0, "right", "left")
+    ours, theirs = (one.transfer(labels, points).proportions for one in (plan, dense))
+    np.testing.assert_allclose(ours, theirs, atol=2e-3)
+    groups = [np.arange(num) % 2 for num in (40, 30)]
+    ours, theirs = (one.group_flows(*groups).couplings for one in (plan, dense))
+    np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
 def test_a_file_keeps_it(plan, tmp_path, points):
     omt.save(tmp_path / "plan.omt", plan)
     loaded = omt.load(tmp_path / "plan.omt")
@@ -124,8 +133,8 @@ def test_a_file_keeps_it(plan, tmp_path, points):
 
 
 def test_what_it_lacks_says_so(plan):
-    with pytest.raises(AttributeError, match=r"`pair_tolerance` has no `group_flows`. Leave `pair_tolerance` out"):
-        _ = plan.group_flows
+    with pytest.raises(AttributeError, match=r"`pair_tolerance` has no `independence`. Leave `pair_tolerance` out"):
+        _ = plan.independence
     with pytest.raises(TypeError, match="`sample` of a plan with `pair_tolerance` looks at its points"):
         jax.jit(lambda x: plan.sample(jax.random.key(0), x))(jnp.ones((2, DIM)))
 
