@@ -2,8 +2,8 @@ r"""The Omega-block on listed pairs of components, where all others are left out
 
 The semi-dual of `entropic`, whose variables are the potentials of the target, on the host: patterns change from call to
 call, and SciPy's sparse products need no program for each. Every step is one of Sinkhorn's and one of Newton's, whose
-linear system, a graph Laplacian, is solved by conjugate gradients; the regularization falls to the one wanted where the
-start is far.
+linear system, a graph Laplacian, is solved by conjugate gradients, or directly; the regularization falls to the one
+wanted where the start is far.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,8 @@ from .._base.results import RESULTS
 # How far a start may miss the marginals, and a stop on the path; how the regularization falls, and steps at one value.
 _GUARD, _STAGE, _FACTOR, _PATIENCE = 0.3, 0.1, 4.0, 60
 _CG_STEPS, _TRIES = 300, 13
+# Target components up to which systems are solved directly, and what is added to their diagonals.
+_DIRECT, _GROUND = 500, 1e-13
 # The largest exponent: times a weight of zero, an infinite power would be no number.
 _LARGEST = 600.0
 
@@ -160,11 +162,18 @@ class _Problem:
 
     def direction(self, point: _Point) -> np.ndarray:
         """Newton's direction for the column sums, from a Laplacian that is lightly grounded."""
+        table = self.pairs.table(point.shares)
+        ground = _GROUND * point.columns + np.finfo(float).tiny
+        found = self._iterated(table, ground, point) if self.b.size > _DIRECT else None
+        # Where little holds the graph together, conjugate gradients do not arrive.
+        found = self._eliminated(table, ground, point) if found is None else found
+        return np.where(np.isfinite(found) & (self.b > 0), found, 0.0)
+
+    def _iterated(self, table: Any, ground: np.ndarray, point: _Point) -> np.ndarray | None:
+        """The solution by conjugate gradients, ``None`` where it takes many."""
         import scipy.sparse.linalg as linear
 
-        table, num = self.pairs.table(point.shares), self.b.size
-        back = table.T
-        ground = 1e-12 * point.columns + np.finfo(float).tiny
+        back, num = table.T, self.b.size
 
         def apply(x: np.ndarray) -> np.ndarray:
             return (point.columns + ground) * x - back @ (self.a * (table @ x))
@@ -174,8 +183,22 @@ class _Problem:
         system = linear.LinearOperator((num, num), apply)
         scale = linear.LinearOperator((num, num), lambda x: x / diagonal)
         accuracy = min(1e-2, point.error)
-        direction, _ = linear.cg(system, point.residual, rtol=accuracy, maxiter=_CG_STEPS, M=scale)
-        return np.where(np.isfinite(direction) & (self.b > 0), direction, 0.0)
+        found, missed = linear.cg(system, point.residual, rtol=accuracy, maxiter=_CG_STEPS, M=scale)
+        return None if missed else found
+
+    def _eliminated(self, table: Any, ground: np.ndarray, point: _Point) -> np.ndarray:
+        """The solution by a factorization; the diagonal is summed, not subtracted."""
+        import scipy.linalg
+
+        system = (table.T @ (table * self.a[:, None])).toarray()
+        np.negative(system, out=system)
+        np.fill_diagonal(system, 0.0)
+        np.fill_diagonal(system, ground - system.sum(axis=1))
+        try:
+            factor = scipy.linalg.cho_factor(system, overwrite_a=True, check_finite=False)
+        except scipy.linalg.LinAlgError:
+            return point.residual / np.maximum(point.columns, np.finfo(float).tiny)
+        return scipy.linalg.cho_solve(factor, point.residual, check_finite=False)
 
     def coupling(self, potential: np.ndarray, epsilon: float, tolerance: float, num_steps: int) -> ListedCoupling:
         """The coupling with exact rows, with potentials of components without weight too."""
