@@ -8,6 +8,11 @@ import numpy as np
 from .left_out import COMPONENT_SHARE, heaviest, left_out, likeliest, rough_potential, source_potential
 from .listed import density_of, listed_coupling, ListedCoupling, Pairs
 
+# The marginal error at which pairs are looked for.
+_ROUGH = 1e-4
+# Pairs of each component that are added while potentials are far off.
+_FEW = 2
+
 
 class PrunedCoupling(NamedTuple):
     """A coupling of the weights on those pairs that may carry mass.
@@ -76,28 +81,46 @@ def pruned_coupling(
     source, target = _joined((found.source, found.target), likeliest(bounds, potentials, a, b, epsilon))
     source, target = _joined((source, target), _missing(source, target, bounds[source, target], potentials, a, b))
     listed, far = _Listed(*[np.zeros(0, int)] * 2, *[np.zeros(0)] * 3), True
-    num_computed = num_steps = 0
+    # Which pairs are listed does not depend on the last digits.
+    num_computed, num_steps, limit = 0, 0, max(tolerance, _ROUGH)
     while True:
-        new = _Listed(source, target, *terms_of(source, target))
-        num_computed += source.size
-        # What is known now, rounded down to float32; what is listed is not left out.
-        bounds[source, target] = np.nextafter(new.objectives.astype(np.float32), np.float32(-np.inf))
-        if not far:
-            new = new.select(_matter(source, target, bounds[source, target], potentials, a, b, epsilon, share))
-        listed = listed.joined(new)
-        bounds[listed.source, listed.target] = np.inf
+        if source.size:
+            new = _Listed(source, target, *terms_of(source, target))
+            num_computed += source.size
+            # What is known now, rounded down to float32; what is listed is not left out.
+            bounds[source, target] = np.nextafter(new.objectives.astype(np.float32), np.float32(-np.inf))
+            if not far:
+                new = new.select(_matter(source, target, bounds[source, target], potentials, a, b, epsilon, share))
+            listed = listed.joined(new)
+            bounds[listed.source, listed.target] = np.inf
         pairs = Pairs(listed.source, listed.target, bounds.shape)
-        coupling = listed_coupling(pairs, listed.objectives, a, b, epsilon, tolerance, potentials[1], max_steps)
+        coupling = listed_coupling(pairs, listed.objectives, a, b, epsilon, limit, potentials[1], max_steps)
         num_steps += coupling.num_steps
         potentials = coupling.source_potential, coupling.target_potential
         found = left_out(bounds, potentials, a, b, epsilon, share)
         # More than all mass: potentials are far from those of all pairs yet, and few pairs bring them nearer.
         far = found.share > 1
-        source, target = _joined(likeliest(bounds, potentials, a, b, epsilon) if far else (found.source, found.target))
-        unlisted = np.isfinite(bounds[source, target])
+        source, target = _nearest(bounds, potentials, a, b, epsilon) if far else (found.source, found.target)
+        unlisted = np.isfinite(bounds[source, target]) & (not found.enough)
         source, target = source[unlisted], target[unlisted]
-        if found.enough or not source.size:
-            return PrunedCoupling(pairs, listed.costs, listed.kl, coupling, found.share, num_computed, num_steps)
+        if not source.size:
+            if limit == tolerance:
+                return PrunedCoupling(pairs, listed.costs, listed.kl, coupling, found.share, num_computed, num_steps)
+            limit = tolerance
+
+
+def _nearest(
+    bounds: np.ndarray, potentials: tuple, a: np.ndarray, b: np.ndarray, epsilon: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The few likeliest pairs of each component: again and again the likeliest of those that are left."""
+    found = []
+    for _ in range(_FEW):
+        source, target = _joined(likeliest(bounds, potentials, a, b, epsilon))
+        found.append((source, target, bounds[source, target]))
+        bounds[source, target] = np.inf
+    for source, target, values in reversed(found):
+        bounds[source, target] = values
+    return _joined(*(one[:2] for one in found))
 
 
 def _joined(*lists: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

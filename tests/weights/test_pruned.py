@@ -87,7 +87,7 @@ def test_the_objective_is_nearly_the_least(x64):
 def test_most_pairs_are_never_computed(x64):
     costs, bounds, a, b = problem(3)
     found, _, asked = pruned(costs, bounds, a, b, 0.002 * costs.mean(), 1e-3)
-    assert found.num_computed == len(asked) == len(set(asked)) < 0.2 * costs.size
+    assert found.num_computed == len(asked) == len(set(asked)) < 0.25 * costs.size
 
 
 def test_loose_bounds_cost_pairs_and_nothing_else(x64):
