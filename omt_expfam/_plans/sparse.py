@@ -20,6 +20,9 @@ from .._weights.sparse_coupling import SparseCoupling
 from .epsilons import choose_epsilons
 from .sparse_plan import SparsePlan
 
+# Sums below are no numbers to divide by.
+_TINY = np.finfo(np.float64).tiny
+
 
 def sparse_transport(
     source: Mixture,
@@ -119,9 +122,9 @@ def _coupling(found: PrunedCoupling, source: Mixture, target: Mixture, a: np.nda
     pairs, solved, dtype = found.pairs, found.coupling, source.weights.dtype
     rows, columns = b[pairs.target] * solved.density, a[pairs.source] * solved.density
     weights = (a[pairs.source] * rows).astype(dtype)
-    # Of components of tiny weights too.
-    rows /= np.bincount(pairs.source, rows)[pairs.source]
-    columns /= np.bincount(pairs.target, columns)[pairs.target]
+    # They sum to one for components of tiny weights too.
+    rows /= np.maximum(np.bincount(pairs.source, rows), _TINY)[pairs.source]
+    columns /= np.maximum(np.bincount(pairs.target, columns), _TINY)[pairs.target]
     error = sum(
         np.abs(np.bincount(index, weights.astype(np.float64), side.size) - np.asarray(side, np.float64)).sum()
         for index, side in ((pairs.source, np.asarray(source.weights)), (pairs.target, np.asarray(target.weights)))

@@ -14,7 +14,7 @@ import numpy as np
 from .._base.results import RESULTS
 
 # How far a start may miss the marginals, and a stop on the path; how the regularization falls, and steps at one value.
-_GUARD, _STAGE, _FACTOR, _PATIENCE = 0.3, 0.1, 4.0, 60
+_GUARD, _STAGE, _FACTOR, _LEAST_FACTOR, _PATIENCE = 0.3, 0.1, 4.0, 1.4, 60
 _CG_STEPS, _TRIES = 300, 13
 # Target components up to which systems are solved directly, and what is added to their diagonals.
 _DIRECT, _GROUND = 500, 1e-13
@@ -102,21 +102,19 @@ def listed_coupling(
     """
     problem = _Problem(pairs, costs, a, b)
     point, level = problem.evaluate(start, epsilon), epsilon
-    top, warm, here = max(epsilon, float(np.ptp(costs)) / 2), True, 0
-    if not point.error < _GUARD:
-        here = _PATIENCE
-    steps = 0
-    while steps < max_steps:
-        if level == epsilon and point.error <= 0.5 * tolerance:
-            break
-        if here >= _PATIENCE and warm:
-            # A start that is far, or that deceives: the regularization comes down from where all is easy.
-            point, level, warm, here = problem.evaluate(np.zeros_like(b), top), top, False, 0
+    top, factor = max(epsilon, float(np.ptp(costs)) / 2), _FACTOR**2
+    steps, here = 0, 0 if point.error < _GUARD else _PATIENCE
+    while steps < max_steps and not (level == epsilon and point.error <= 0.5 * tolerance):
+        if level == epsilon and here >= _PATIENCE:
+            # A start that is far, or that deceives: the regularization comes down from where all is easy, and slower
+            # where that has failed.
+            factor **= 0.5
+            if factor < _LEAST_FACTOR:
+                break
+            point, level, here = problem.evaluate(np.zeros_like(b), top), top, 0
         elif level > epsilon and (here >= _PATIENCE or point.error <= _STAGE):
-            level, here = (epsilon if level <= 1.5 * _FACTOR * epsilon else level / _FACTOR), 0
+            level, here = (epsilon if level <= 1.5 * factor * epsilon else level / factor), 0
             point = problem.evaluate(point.potential, level)
-        elif here >= _PATIENCE:
-            break
         else:
             point, here = problem.step(point, level), here + 1
         steps += 1
