@@ -24,6 +24,7 @@ from ._couplings.lattice.couplings import LatticeCouplings
 from ._couplings.lattice.solve import Steps
 from ._couplings.lattice.table import Groups, LatticeTable
 from ._couplings.line.table import LineProblem, LineTable
+from ._couplings.listed import ListedCouplings
 from ._couplings.mixed import MixedCouplings
 from ._couplings.numerical import NumericalCouplings
 from ._couplings.numerical_pair import Nodes
@@ -41,6 +42,7 @@ from ._plans.groups import GroupFlows, GroupShares
 from ._plans.masses import MassChange
 from ._plans.objective import BlockTrace
 from ._plans.plan import TransportPlan
+from ._plans.sparse_plan import SparsePlan
 from ._plans.transfer import Transfer
 from ._plans.transport import BlockStart
 from ._posterior_plans.correspondences import PosteriorCorrespondences
@@ -67,6 +69,7 @@ from ._potentials.separable import SeparablePotential
 from ._time_courses.lineage import Lineage
 from ._time_courses.trajectory import Trajectory
 from ._weights.entropic import WeightCoupling
+from ._weights.sparse_coupling import SparseCoupling
 from .diagnostics import (
     Biconvexity,
     Calibration,
@@ -119,6 +122,7 @@ _CLASSES: dict[str, type] = {
         Groups,
         LatticeTable,
         LineTable,
+        ListedCouplings,
         ListedPlans,
         LowRankNetwork,
         MassChange,
@@ -142,6 +146,8 @@ _CLASSES: dict[str, type] = {
         Sensitivity,
         SeparablePotential,
         SideSensitivity,
+        SparseCoupling,
+        SparsePlan,
         Stability,
         StackedPlans,
         Steps,

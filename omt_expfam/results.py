@@ -5,6 +5,7 @@ from ._couplings.circle.couplings import CircleCouplings as CircleCouplings
 from ._couplings.gaussian import GaussianCouplings as GaussianCouplings
 from ._couplings.joined import BlockCouplings as BlockCouplings
 from ._couplings.lattice.couplings import LatticeCouplings as LatticeCouplings
+from ._couplings.listed import ListedCouplings as ListedCouplings
 from ._couplings.numerical import NumericalCouplings as NumericalCouplings
 from ._couplings.product import ProductCouplings as ProductCouplings
 from ._fitting.check.findings import FamilyCheck as FamilyCheck, Finding as Finding
@@ -17,6 +18,7 @@ from ._plans.groups import GroupFlows as GroupFlows, GroupShares as GroupShares
 from ._plans.masses import MassChange as MassChange
 from ._plans.objective import BlockTrace as BlockTrace
 from ._plans.pair_features import PairFeatures as PairFeatures
+from ._plans.sparse_plan import SparsePlan as SparsePlan
 from ._plans.transfer import Transfer as Transfer
 from ._posterior_plans.correspondences import PosteriorCorrespondences as PosteriorCorrespondences
 from ._posterior_plans.transfer import PosteriorTransfer as PosteriorTransfer
@@ -31,3 +33,4 @@ from ._potentials.map import ConjugatePoints as ConjugatePoints
 from ._potentials.moved import ComponentFeatures as ComponentFeatures, MovedFeatures as MovedFeatures
 from ._time_courses.lineage import Lineage as Lineage
 from ._weights.entropic import WeightCoupling as WeightCoupling
+from ._weights.sparse_coupling import SparseCoupling as SparseCoupling

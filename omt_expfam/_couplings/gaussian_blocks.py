@@ -208,6 +208,22 @@ def _scan_pairs(function: Callable, start: Any, pairs: PairSelection, item_size:
 def collapse(sides: GaussianSides, shares: PairSelection, row_shares: Float[Array, "K0 K1"] | None) -> AffineMaps:
     """The maps with gains sum_j share_ij A_ij and offsets sum_j share_ij m1_j; without a table each has its own."""
     pairs = sides.pairs()
+    gain = _blended_gains(pairs, shares)
+    offset = pairs.target_mean if row_shares is None else row_shares @ pairs.target_mean
+    return AffineMaps(pairs.source_mean, gain, offset)
+
+
+@program
+def collapse_listed(sides: GaussianSides, shares: PairSelection) -> AffineMaps:
+    """The same maps where only the shares of some pairs are known; all others are zero."""
+    pairs = sides.pairs()
+    means = shares.weight[:, None] * pairs.target_mean[shares.target]
+    offset = jnp.zeros_like(pairs.source_mean).at[shares.source].add(means)
+    return AffineMaps(pairs.source_mean, _blended_gains(pairs, shares), offset)
+
+
+def _blended_gains(pairs: _Pairs, shares: PairSelection) -> Float[Array, "K0 d *e"]:
+    """The gain of each source component, summed over pairs by their shares."""
 
     def add(total: Array, block: PairSelection) -> Array:
         gains = jax.vmap(pairs.gain)(block.source, block.target)
@@ -216,9 +232,7 @@ def collapse(sides: GaussianSides, shares: PairSelection, row_shares: Float[Arra
 
     shape = jax.eval_shape(pairs.gain, shares.source[0], shares.target[0])
     start = jnp.zeros((pairs.source_mean.shape[0], *shape.shape), shape.dtype)
-    gain = _scan_pairs(add, start, shares, pairs.item_size)
-    offset = pairs.target_mean if row_shares is None else row_shares @ pairs.target_mean
-    return AffineMaps(pairs.source_mean, gain, offset)
+    return _scan_pairs(add, start, shares, pairs.item_size)
 
 
 def _conditional_mean(pairs: _Pairs, gain: Array, x: Array, source: Array, target: Array) -> Array:

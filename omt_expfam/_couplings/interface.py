@@ -76,7 +76,7 @@ class AbstractCouplings(eqx.Module):
     kl: eqx.AbstractVar[Float[Array, "K0 K1"]]
     epsilon: eqx.AbstractVar[Float[Array, ""]]
 
-    def objectives(self) -> Float[Array, "K0 K1"]:
+    def objectives(self) -> Float[Array, "*pairs"]:
         """Cost plus regularization of each pair; at zero regularization the KL term counts as zero."""
 
         def add(xp: Any, costs: Any, kl: Any, epsilon: Any) -> Any:

@@ -4,11 +4,11 @@ Arrays have room for more components than there are: the number in use is itself
 serves them all.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from families import DiagonalGaussian
 
@@ -189,15 +189,30 @@ def merge(
     measure: the Jensen-Bregman divergence of the dual of the log-partition, for Gaussians the bound of Runnalls (2007).
     The expected statistics of the mixture do not change. Those that are left come first; the weights of all others,
     and of those that are not among the first ``num_fitted``, are zero.
+
+    Each component knows its cheapest partner among those that are heavier. One that loses its partner keeps the cost as
+    a lower bound, and looks for another only when that bound is the least of all (Müllner, 2011).
     """
     means = components.mean_parameters()
-    num = weights.shape[0]
-    index = jnp.arange(num)
+    index = jnp.arange(weights.shape[0])
+    entropies = jax.vmap(lambda c: c._negative_dual())(components)
+    # Not beside the factorizations of the table, see `after`.
+    means = after(means, jnp.sum(jnp.where(jnp.isfinite(entropies), entropies, jnp.zeros_like(entropies))))
+    alive = index < num_fitted
+    start = _Merging(
+        jnp.where(alive, weights, jnp.zeros_like(weights)),
+        means,
+        entropies,
+        alive,
+        partner=jnp.full_like(index, -1),
+        cost=jnp.where(alive, -jnp.inf, jnp.inf).astype(weights.dtype),
+        joint=entropies,
+        left=jnp.maximum(num_fitted - num_components, 0),
+    )
 
-    def costs_of(
-        i: Array, weights: Array, means: Array, entropies: Array, alive: Array
-    ) -> tuple[Float[Array, " J"], Float[Array, " J"]]:
+    def costs_of(i: Array, state: _Merging) -> tuple[Float[Array, " J"], Float[Array, " J"]]:
         """The costs of merging component i with every other, and the entropies of what results."""
+        weights, means, entropies, alive = state[:4]
         total = weights[i] + weights
         safe = jnp.where(total > 0, total, jnp.ones_like(total))[:, None]
         joint = (weights[i] * means[i][None] + weights[:, None] * means) / safe
@@ -208,46 +223,70 @@ def merge(
         free = (weights[i] <= 0) | (weights <= 0)
         return jnp.where(both & free, -1.0, jnp.where(both & jnp.isfinite(cost), cost, jnp.inf)), merged
 
-    entropies = jax.vmap(lambda c: c._negative_dual())(components)
-    # Not beside the factorizations of the table, see `after`.
-    means = after(means, jnp.sum(jnp.where(jnp.isfinite(entropies), entropies, jnp.zeros_like(entropies))))
-    alive = index < num_fitted
-    weights = jnp.where(alive, weights, jnp.zeros_like(weights))
-    blank = jnp.full((num, num), jnp.inf, weights.dtype)
-
-    def with_row(i: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
-        """The state with the costs of component i computed anew."""
-        weights, means, entropies, alive, table, joint = state
-        row, merged = costs_of(i, weights, means, entropies, alive)
-        table, joint = table.at[i].set(row).at[:, i].set(row), joint.at[i].set(merged).at[:, i].set(merged)
-        return weights, means, entropies, alive, table, joint
-
-    def merged(state: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
-        """The cheapest pair as one component, and its index."""
-        weights, means, entropies, alive, table, joint = state
-        i, j = jnp.divmod(jnp.argmin(table), num)
-        total = weights[i] + weights[j]
-        share = jnp.where(total > 0, weights[i] / jnp.where(total > 0, total, jnp.ones_like(total)), 1.0)
-        mean = share * means[i] + (1 - share) * means[j]
-        entropies = entropies.at[i].set(jnp.where(total > 0, joint[i, j], entropies[i]))
-        weights = weights.at[i].set(total).at[j].set(0.0)
-        means, alive = means.at[i].set(mean), alive.at[j].set(False)
-        return i.astype(num_fitted.dtype), (
-            weights,
-            means,
-            entropies,
-            alive,
-            table.at[j].set(jnp.inf).at[:, j].set(jnp.inf),
-            joint,
+    def step(state: _Merging) -> _Merging:
+        """Merge the cheapest pair, or take the component that may have it; then compare that one with all others."""
+        i = jnp.argmin(state.cost)
+        i, state = _joined(state, i, state.partner[i])
+        costs, joint = costs_of(i, state)
+        # Of a pair, the lighter component keeps account, and the first of two equal ones.
+        size = state.weights
+        heavier = (size > size[i]) | ((size == size[i]) & (index > i))
+        own = jnp.where(heavier, costs, jnp.inf)
+        cheaper = (costs < state.cost) | ((costs == state.cost) & (i < state.partner))
+        closer = ~heavier & cheaper
+        j = jnp.argmin(own)
+        return state._replace(
+            partner=jnp.where(closer, i, state.partner).at[i].set(j),
+            cost=jnp.where(closer, costs, state.cost).at[i].set(own[j]),
+            joint=jnp.where(closer, joint, state.joint).at[i].set(joint[j]),
         )
 
-    def step(turn: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
-        # The first turns fill the table, one row each; the others merge. One program holds the costs of a row once.
-        i, state = jax.lax.cond(turn < num_fitted, lambda s: (turn, s), merged, state)
-        return with_row(i, state)
+    done = jax.lax.while_loop(lambda state: state.left > 0, step, start)
+    kept = jnp.argsort(~done.alive, stable=True)
+    return done.weights[kept], components.select(kept).with_mean_parameters(done.means[kept])
 
-    state = (weights, means, entropies, alive, blank, blank)
-    turns = num_fitted + jnp.maximum(num_fitted - num_components, 0)
-    weights, means, _, alive, *_ = jax.lax.fori_loop(0, turns, step, state)
-    kept = jnp.argsort(~alive, stable=True)
-    return weights[kept], components.select(kept).with_mean_parameters(means[kept])
+
+class _Merging(NamedTuple):
+    """Components while they are merged.
+
+    Attributes:
+        weights: Their weights; zero for those that are gone.
+        means: Their mean parameters.
+        entropies: Their entropies.
+        alive: Which are left.
+        partner: The cheapest heavier partner of each; -1 where it is to be sought.
+        cost: What merging with it costs, or a lower bound.
+        joint: The entropy of what results.
+        left: How many are to go.
+    """
+
+    weights: Float[Array, " J"]
+    means: Float[Array, "J p"]
+    entropies: Float[Array, " J"]
+    alive: Bool[Array, " J"]
+    partner: Int[Array, " J"]
+    cost: Float[Array, " J"]
+    joint: Float[Array, " J"]
+    left: Int[Array, ""]
+
+
+def _joined(state: _Merging, lighter: Array, other: Array) -> tuple[Array, _Merging]:
+    """Two components as one, in the place of the first, and that place; the same state where one is negative."""
+    weights, means, entropies, alive, partner, cost, joint, left = state
+    merge, entropy = other >= 0, joint[lighter]
+    i, j = jnp.where(merge, jnp.minimum(lighter, other), lighter), jnp.maximum(lighter, other)
+    total = weights[i] + jnp.where(merge, weights[j], 0.0)
+    share = jnp.where(total > 0, weights[i] / jnp.where(total > 0, total, jnp.ones_like(total)), 1.0)
+    mean = share * means[i] + (1 - share) * means[j]
+    lost = merge & ((partner == i) | (partner == j))
+    gone = jnp.where(merge, j, weights.shape[0])
+    return i, _Merging(
+        weights.at[i].set(total).at[gone].set(0.0, mode="drop"),
+        means.at[i].set(jnp.where(merge, mean, means[i])),
+        entropies.at[i].set(jnp.where(merge & (total > 0), entropy, entropies[i])),
+        alive.at[gone].set(False, mode="drop"),
+        jnp.where(lost, -1, partner),
+        cost.at[gone].set(jnp.inf, mode="drop"),
+        joint,
+        left - merge.astype(left.dtype),
+    )

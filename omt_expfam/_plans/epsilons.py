@@ -17,6 +17,8 @@ from .._numerics.circle import wrap
 COMPONENTS_SHARE, WEIGHTS_SHARE = 0.01, 0.05
 
 GIVEN = "given"
+# Pairs of components that are looked at together.
+_BLOCK = 2**22
 
 if TYPE_CHECKING:
     EpsilonLike = ScalarLike | str
@@ -111,18 +113,25 @@ def _rule(xp: Any, a: Any, b: Any, moments: Moments, scale: Any, columns: Column
         a, b, moments, scale = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (a, b, moments, scale))
     variance, other = moments.variances
     left, right = _centered(xp, moments.means, (a, b), columns)
-    squares = _squares(xp, left, right, columns)
-    if moments.categories is not None:
-        squares = squares + moments.categories
-    costs = xp.maximum(squares, xp.zeros_like(squares)) + variance[:, None] + other[None, :]
-    far = xp.full_like(costs, xp.inf)
-    nearest = (
-        xp.min(xp.where((b > 0)[None, :], costs, far), axis=1),
-        xp.min(xp.where((a > 0)[:, None], costs, far), axis=0),
-    )
+    rows, nearest_row = [], xp.full_like(b, xp.inf)
+    for part in _parts(xp, len(a), len(b)):
+        squares = _squares(xp, left[part], right, columns)
+        if moments.categories is not None:
+            squares = squares + moments.categories[part]
+        costs = xp.maximum(squares, xp.zeros_like(squares)) + variance[part, None] + other[None, :]
+        far = xp.full_like(costs, xp.inf)
+        rows.append(xp.min(xp.where((b > 0)[None, :], costs, far), axis=1))
+        nearest_row = xp.minimum(nearest_row, xp.min(xp.where((a[part] > 0)[:, None], costs, far), axis=0))
+    nearest = xp.concatenate(rows), nearest_row
     within = _typical(xp, (a, b), (variance, other)) / moments.means[0].shape[1]
-    scale = xp.asarray(scale, costs.dtype)
+    scale = xp.asarray(scale, variance.dtype)
     return scale * COMPONENTS_SHARE * within, scale * WEIGHTS_SHARE * _typical(xp, (a, b), nearest)
+
+
+def _parts(xp: Any, num: int, other: int) -> list[slice]:
+    """Rows of the table of all pairs: some at a time on the host, where there are many."""
+    size = max(1, _BLOCK // other) if xp is np else num
+    return [slice(start, start + size) for start in range(0, num, size)]
 
 
 def _centered(xp: Any, means: Any, weights: Any, columns: Columns) -> list[Any]:

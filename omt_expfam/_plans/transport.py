@@ -1,7 +1,7 @@
 """Transport between two mixtures: the block iteration over component couplings and weight couplings."""
 
 import math
-from typing import Any
+from typing import Any, overload
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -23,6 +23,8 @@ from .epsilons import choose_epsilons, EpsilonLike
 from .objective import BlockTrace, least_objective, objective_of, potential_of
 from .plan import TransportPlan
 from .relaxations import as_component_prices, as_relaxation, RelaxationLike
+from .sparse import sparse_transport
+from .sparse_plan import SparsePlan
 
 
 class BlockStart(eqx.Module):
@@ -38,11 +40,12 @@ class BlockStart(eqx.Module):
     cross_covariances: ArrayLike | None = None
 
 
-@full_precision
+@overload
 def transport(
     source: MixtureLike,
     target: MixtureLike,
     *,
+    pair_tolerance: None = None,
     epsilon_components: EpsilonLike = "auto",
     epsilon_weights: EpsilonLike = "auto",
     epsilon_scale: ScalarLike = 1.0,
@@ -58,7 +61,43 @@ def transport(
     numerical: NumericalSettings | None = None,
     progress: bool | None = None,
     throw: bool = True,
-) -> TransportPlan:
+) -> TransportPlan: ...
+@overload
+def transport(
+    source: MixtureLike,
+    target: MixtureLike,
+    *,
+    pair_tolerance: ScalarLike,
+    epsilon_components: EpsilonLike = "auto",
+    epsilon_weights: EpsilonLike = "auto",
+    epsilon_scale: ScalarLike = 1.0,
+    tolerance: float | None = None,
+    max_steps: int = 1000,
+    progress: bool | None = None,
+    throw: bool = True,
+) -> SparsePlan: ...
+@full_precision
+def transport(
+    source: MixtureLike,
+    target: MixtureLike,
+    *,
+    pair_tolerance: ScalarLike | None = None,
+    epsilon_components: EpsilonLike = "auto",
+    epsilon_weights: EpsilonLike = "auto",
+    epsilon_scale: ScalarLike = 1.0,
+    source_relaxation: RelaxationLike = math.inf,
+    target_relaxation: RelaxationLike = math.inf,
+    component_relaxation: ScalarLike | tuple[ScalarLike, ScalarLike] = math.inf,
+    source_mass: ScalarLike = 1.0,
+    target_mass: ScalarLike = 1.0,
+    start: BlockStart | None = None,
+    num_sweeps: int = 1,
+    tolerance: float | None = None,
+    max_steps: int = 1000,
+    numerical: NumericalSettings | None = None,
+    progress: bool | None = None,
+    throw: bool = True,
+) -> TransportPlan | SparsePlan:
     r"""Couple two mixtures by entropic optimal transport of their components and of their weights.
 
     Minimizes, over couplings $p_{ij}$ of the components and couplings $\Omega$ of the weights,
@@ -81,9 +120,15 @@ def transport(
     component on either side and both prices and regularizations equal, that is unbalanced transport of two Gaussian
     measures (Janati et al., 2020).
 
+    With thousands of Gaussian components, most pairs carry nothing. With a ``pair_tolerance`` their couplings are never
+    computed: a lower bound of what a pair costs, and the dual of the weights, say what it could carry at most.
+
     Args:
         source: Source mixture, or a fit of it.
         target: Target mixture or fit, of the same dimension.
+        pair_tolerance: The share of the mass that pairs of Gaussian components may carry together which are left out of
+            the plan, such as 1e-3, and ``None`` for a plan of all pairs. None of those left out may carry more than a
+            hundredth of a component.
         epsilon_components: Regularization of the component couplings, a number in units of squared distance; 0 gives
             the unregularized (Monge) couplings. ``"auto"`` is a hundredth of the typical variance within components,
             per coordinate.
@@ -110,10 +155,11 @@ def transport(
         throw: Raise when a solve fails; otherwise the plan's ``result`` tells.
 
     Returns:
-        The plan. All of it is differentiable with respect to both mixtures and both regularizations when
-        ``epsilon_weights`` is positive. Float32 mixtures with ``epsilon_weights`` below 1e-4 of the largest cost have
-        their weights solved in float64 inside, see `TransportPlan.weights_precision`; under a caller's ``jit`` that
-        is not possible and float32 is used.
+        The plan: a `SparsePlan` with a ``pair_tolerance``, otherwise a `TransportPlan`. All of the latter is
+        differentiable with respect to both mixtures and both regularizations when ``epsilon_weights`` is positive.
+        Float32 mixtures with ``epsilon_weights`` below 1e-4 of the largest cost have their weights solved in float64
+        inside, see `TransportPlan.weights_precision`; under a caller's ``jit`` that is not possible and float32 is
+        used.
 
     Raises:
         TypeError: If an argument is not of the stated type.
@@ -127,14 +173,30 @@ def transport(
     source, target = as_pair(source, target)
     dtype = jnp.result_type(source.components.dtype, target.components.dtype)
     source, target = (cast_mixture(mixture, dtype) for mixture in (source, target))
+    if tolerance is not None:
+        as_scalar("tolerance", tolerance, strict=True)
+    num_sweeps, max_steps = as_count("num_sweeps", num_sweeps), as_count("max_steps", max_steps)
+    if pair_tolerance is not None:
+        others = {
+            "source_relaxation": (source_relaxation, math.inf),
+            "target_relaxation": (target_relaxation, math.inf),
+            "component_relaxation": (component_relaxation, math.inf),
+            "source_mass": (source_mass, 1),
+            "target_mass": (target_mass, 1),
+            "start": (start, None),
+            "num_sweeps": (num_sweeps, 1),
+            "numerical": (numerical, None),
+        }
+        epsilons, settings = (
+            (epsilon_components, epsilon_weights, epsilon_scale),
+            (tolerance, max_steps, progress, throw),
+        )
+        return sparse_transport(source, target, pair_tolerance, epsilons, *settings, (names, features), others)
     moments = moments_of(source.components, target.components)
     chosen = choose_epsilons(source, target, epsilon_components, epsilon_weights, epsilon_scale, moments)
     check_variances(moments, source=source.components, target=target.components)
     epsilon_1, epsilon_2 = (to_jax(epsilon, dtype) for epsilon in chosen[:2])
     exact = not is_traced(chosen.weights) and float(chosen.weights) == 0
-    num_sweeps, max_steps = as_count("num_sweeps", num_sweeps), as_count("max_steps", max_steps)
-    if tolerance is not None:
-        as_scalar("tolerance", tolerance, strict=True)
     if numerical is not None and not isinstance(numerical, NumericalSettings):
         raise TypeError(f"`numerical` must be NumericalSettings; got {type(numerical).__name__}.")
 
