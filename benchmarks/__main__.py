@@ -17,6 +17,7 @@ import traceback
 from pathlib import Path
 from typing import IO, NoReturn
 
+import jax
 from jax._src.xla_bridge import backends_are_initialized
 
 from benchmarks.harness.xla_flags import xla_flags
@@ -70,8 +71,9 @@ def run_one(name: str, output: IO[str]) -> NoReturn:
 
 def run_small(names: list[str], slots: int = 2) -> int:
     """Run benchmarks side by side, print the seconds of each and the output of those that fail; how many do."""
-    # What small sizes run is not worth optimizing.
+    # What small sizes run is not worth optimizing. JAX is loaded and has read its environment; what is started has not.
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    jax.config.update("jax_disable_most_optimizations", True)
     os.environ.setdefault("XLA_FLAGS", xla_flags())
     for name in SHARED:
         # Some of it is optional.

@@ -3,7 +3,7 @@
 The environment variable OMT_CACHE may name a directory that keeps what is finished; a later run goes on from there.
 """
 
-from benchmarks.harness.experiment import mean_and_deviation, Results, run  # isort: skip  (sets the thread count first)
+from benchmarks.harness.experiment import Results, run  # isort: skip  (sets the thread count first)
 
 import argparse
 import dataclasses
@@ -16,13 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-import omt_expfam as omt
+from benchmarks.experiments._images import BOTH_WAYS, by_method, distance, over_seeds, solved
 from benchmarks.harness import peers as _peers
 from benchmarks.harness.data import mnist, MissingData
 from benchmarks.harness.kept import kept
 
 PAPER = 10
-IDENTITY = _peers.Maps(np.asarray, np.asarray)
 # Rows of the picture, each by the method that makes it.
 SHOWN = {"map": f"OMT, K = {PAPER}, map", "draw": f"OMT, K = {PAPER}, draw", "entropic": "entropic, default epsilon"}
 NUM_SHOWN = 10
@@ -124,46 +123,11 @@ def encode(study: Study, seed: int, train: tuple[np.ndarray, ...], test: tuple[n
 # -- one pair of digits -----------------------------------------------------------------------------------------------
 
 
-def uses(name: str, found: Any, key: Any) -> Iterator[tuple[str, Any]]:
-    """The maps of what a method found, and for a plan of this library also draws from its conditional law."""
-    if not isinstance(found, omt.TransportPlan):
-        yield name, found
-        return
-    yield f"{name}, map", found
-    keys = jax.random.split(key)
-    plans = found, found.reverse()
-    draws = [lambda points, plan=plan, k=k: plan.sample(k, points) for plan, k in zip(plans, keys, strict=True)]
-    yield f"{name}, draw", _peers.Maps(*draws)
-
-
-def solved(study: Study, key: Any, x: np.ndarray, y: np.ndarray) -> Iterator[tuple[str, Any]]:
-    """Each use of each method, fitted to latent points of two digits; and what no source image enters."""
-    tune_key, fit_key, draw_key, *keys = jax.random.split(key, 5)
-    methods = study.methods | {f"OMT, K = {number}": _peers.Mixtures((number, number)) for number in study.sweep}
-    yield "no transport", IDENTITY
-    for name, method in methods.items():
-        if hasattr(method, "tuned"):
-            method = method.tuned(jax.random.clone(tune_key), x, y)
-        found = method(jax.random.clone(fit_key), x, y)
-        yield from uses(name, found, jax.random.clone(draw_key))
-        if name == f"OMT, K = {PAPER}":
-            laws = [
-                lambda points, law=law, k=k: law.sample(k, len(points))
-                for law, k in zip((found.target, found.source), keys, strict=True)
-            ]
-            yield "draws of the target's mixture alone", _peers.Maps(*laws)
-
-
-def distance(judge: Any, images: np.ndarray, real: np.ndarray) -> float:
-    """Frechet distance in the classifier's features."""
-    return float(omt.metrics.frechet_distance(judge.features(images), judge.features(real)))
-
-
 def floors(judge: Any, latents: Any, train: np.ndarray, test: np.ndarray, digit: int) -> Iterator[tuple[str, Any]]:
     """Distance to the real test images of a digit, and the share read as it, of reconstructions and of real images."""
     parts = {"reconstructions of test images": latents.decode(latents.encode(test)), "real training images": train}
     for name, images in parts.items():
-        yield name, (distance(judge, images, test), 100 * judge.share(images, digit))
+        yield name, (distance(judge.features(images), judge.features(test)), 100 * judge.share(images, digit))
 
 
 def run_pair(
@@ -174,16 +138,18 @@ def run_pair(
     latents = digits.latents
     rng = np.random.default_rng([seed, *pair])
     x, y = (rng.permutation(digits.points[digit])[: study.num_train] for digit in pair)
-    ways = (pair, "push_forward"), (pair[::-1], "pull_back")
-    for name, maps in solved(study, jax.random.key(100 * seed + 10 * pair[0] + pair[1]), x, y):
-        for (source, target), direction in ways:
+    methods = study.methods | {f"OMT, K = {number}": _peers.Mixtures((number, number)) for number in study.sweep}
+    key = jax.random.key(100 * seed + 10 * pair[0] + pair[1])
+    for name, maps, _ in solved(methods, f"OMT, K = {PAPER}", key, x, y):
+        for (source, target), direction in zip((pair, pair[::-1]), BOTH_WAYS, strict=True):
             points = digits.test_points[source]
             images = np.asarray(getattr(maps, direction)(jnp.asarray(points)), np.float32)
             decoded, real = latents.decode(images), digits.test[target]
             moved = float(((images - points) ** 2).sum(axis=1).mean())
             share = 100 * judge.share(decoded, target)
             converged = bool(np.all(getattr(maps, "converged", True)))
-            scores.append(Score(seed, source, target, name, distance(judge, decoded, real), share, moved, converged))
+            frechet = distance(judge.features(decoded), judge.features(real))
+            scores.append(Score(seed, source, target, name, frechet, share, moved, converged))
             pictures[name, source, target] = decoded[:NUM_SHOWN]
     for source, target in (pair, pair[::-1]):
         train = rng.permutation(digits.train[target])[: len(digits.test[target])]
@@ -194,21 +160,6 @@ def run_pair(
 
 
 # -- tables and pictures ----------------------------------------------------------------------------------------------
-
-
-def over_seeds(scores: list[Score], field: str, digits: int = 1) -> str:
-    """Mean and standard deviation over seeds of a field averaged over directions, as text."""
-    seeds = sorted({score.seed for score in scores})
-    values = [[getattr(score, field) for score in scores if score.seed == seed] for seed in seeds]
-    if any(value is None for row in values for value in row):
-        return ""
-    means = [float(np.mean(row)) for row in values]
-    return mean_and_deviation(means, f".{digits}f")
-
-
-def by_method(scores: list[Score]) -> dict[str, list[Score]]:
-    """Scores of each method, in the order of their first appearance."""
-    return {name: [s for s in scores if s.method == name] for name in dict.fromkeys(s.method for s in scores)}
 
 
 def tables(study: Study, scores: list[Score], results: Results) -> None:

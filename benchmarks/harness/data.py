@@ -3,6 +3,7 @@
 Every loader takes the directory that `data_directory` finds, and raises `MissingData` where its files are not there.
 """
 
+import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -141,6 +142,20 @@ def mnist(directory: Path) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndar
         arrays = read_arrays(directory, f"mnist/mnist_{name}.npz")
         parts.append((arrays["x"].astype(np.float32) / 255, arrays["y"].astype(int)))
     return parts[0], parts[1]
+
+
+def cifar(directory: Path, num: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Airplanes and birds (CIFAR-10): as many of both as asked, colors in [0, 1], each ``[n, 32, 32, 3]``."""
+    from PIL import Image
+
+    arrays = read_arrays(directory, "cifar10_airplane_bird/cifar10_train_airplane_bird.npz")
+    ends, data = arrays["offset"], arrays["jpeg"].tobytes()
+    found: list[Any] = []
+    for name in ("airplane", "bird"):
+        rows = np.flatnonzero(arrays["classes"][arrays["y"]] == name)[:num]
+        files = [io.BytesIO(data[ends[i] : ends[i + 1]]) for i in rows]
+        found.append(np.stack([np.asarray(Image.open(file)) for file in files]).astype(np.float32) / 255)
+    return found[0], found[1]
 
 
 def picture(directory: Path, name: str) -> np.ndarray:

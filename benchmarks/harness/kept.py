@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 
-def kept(name: str, settings: Any, compute: Callable[[], Any]) -> Any:
-    """What was computed before with these settings, told apart by their ``repr``, and else what is computed now."""
-    folder = os.environ.get("OMT_CACHE")
+def kept(name: str, settings: Any, compute: Callable[[], Any], default: Path | None = None) -> Any:
+    """What was computed before with these settings, told apart by their ``repr``, and else what is computed now.
+
+    Where OMT_CACHE names no directory, the default one keeps it, if there is one.
+    """
+    folder = os.environ.get("OMT_CACHE") or default
     if not folder:
         return compute()
     path = Path(folder) / f"{name}_{hashlib.sha256(repr(settings).encode()).hexdigest()[:12]}.pickle"

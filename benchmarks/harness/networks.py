@@ -1,8 +1,6 @@
 """Small networks for images of digits, trained on the spot: an autoencoder and a classifier. Needs flax."""
 
-import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from tqdm import tqdm
+
+from benchmarks.harness.training import in_batches, Judge, Latents, train
 
 NUM_CLASSES = 10
 
@@ -75,54 +74,6 @@ class Classifier(nn.Module):
         return features, nn.Dense(NUM_CLASSES)(features)
 
 
-def train(
-    loss: Callable[..., Any], parameters: Any, key: Any, data: tuple[Any, ...], num_epochs: int, batch_size: int = 128
-) -> Any:
-    """Parameters after some epochs of Adam, whose rate falls as a cosine.
-
-    Args:
-        loss: Function of the parameters, a key and a batch of each array of the data.
-        parameters: Where to start.
-        key: Random key of batches and losses.
-        data: Arrays of equal length.
-        num_epochs: Passes over the data; a remainder below the batch size is left out of each.
-        batch_size: Points of one step.
-    """
-    per_epoch = len(data[0]) // batch_size
-    optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, num_epochs * per_epoch))
-
-    # No loop inside: XLA runs convolutions on one core there.
-    @jax.jit
-    def step(parameters: Any, state: Any, key: Any, batch: tuple[Any, ...]) -> tuple[Any, Any]:
-        updates, state = optimizer.update(jax.grad(loss)(parameters, key, *batch), state)
-        return optax.apply_updates(parameters, updates), state
-
-    state, rng = optimizer.init(parameters), np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    keys = jax.random.split(key, num_epochs * per_epoch)
-    for epoch in tqdm(range(num_epochs), desc="epochs", disable=None, leave=False):
-        order = rng.permutation(len(data[0]))
-        for i in range(per_epoch):
-            rows = order[i * batch_size : (i + 1) * batch_size]
-            parameters, state = step(parameters, state, keys[epoch * per_epoch + i], tuple(x[rows] for x in data))
-    return jax.block_until_ready(parameters)
-
-
-def in_batches(function: Callable[[Any], Any], points: Any, size: int = 500) -> np.ndarray:
-    """A function of points, applied to some at a time: one shape to compile, and bounded memory."""
-    points = np.asarray(points, np.float32)
-    padded = np.concatenate([points, np.zeros((-len(points) % size, *points.shape[1:]), np.float32)])
-    parts = [np.asarray(function(padded[i : i + size])) for i in range(0, len(padded), size)]
-    return np.concatenate(parts)[: len(points)]
-
-
-@dataclasses.dataclass(frozen=True)
-class Latents:
-    """A trained autoencoder: latent means of images, and images of latent points."""
-
-    encode: Callable[[Any], np.ndarray]
-    decode: Callable[[Any], np.ndarray]
-
-
 def train_autoencoder(key: Any, images: np.ndarray, num_epochs: int) -> Latents:
     """An autoencoder of these images."""
     network, (start_key, key) = Autoencoder(), jax.random.split(key)
@@ -131,18 +82,6 @@ def train_autoencoder(key: Any, images: np.ndarray, num_epochs: int) -> Latents:
     encode = jax.jit(lambda x: network.apply(parameters, x, method="encode")[0])
     decode = jax.jit(lambda z: nn.sigmoid(network.apply(parameters, z, method="decode")))
     return Latents(functools.partial(in_batches, encode), functools.partial(in_batches, decode))
-
-
-@dataclasses.dataclass(frozen=True)
-class Judge:
-    """A trained classifier: features and classes of images."""
-
-    features: Callable[[Any], np.ndarray]
-    logits: Callable[[Any], np.ndarray]
-
-    def share(self, images: np.ndarray, digit: int) -> float:
-        """Share of the images that are read as the digit."""
-        return float(np.mean(self.logits(images).argmax(axis=1) == digit))
 
 
 def train_classifier(key: Any, images: np.ndarray, labels: np.ndarray, num_epochs: int) -> Judge:

@@ -129,6 +129,25 @@ class Mixtures:
         return dataclasses.replace(BestOf(tuple(tried)).tuned(key, x, y), epsilon=self.epsilon)
 
 
+@dataclasses.dataclass(frozen=True)
+class MixtureDraws:
+    """Draws from POT's coupling of mixtures: each point by the affine map of one pair of components, drawn for it.
+
+    Attributes:
+        mixtures: The mixtures, with no ``epsilon``.
+    """
+
+    mixtures: Mixtures
+
+    def __call__(self, key: Any, x: Any, y: Any) -> Maps:
+        plan = self.mixtures(key, x, y)
+        seed = int(jax.random.randint(jax.random.fold_in(key, 1), (), 0, 2**31 - 1))
+        return Maps(
+            lambda points: plan.push_forward(points, seed),
+            lambda points: plan.pull_back(points, seed),
+        )
+
+
 class UnregularizedPlan:
     """Optimal coupling of two mixtures' components without regularization, and its barycentric maps, by POT.
 
@@ -144,19 +163,22 @@ class UnregularizedPlan:
         self._weights = [w / w.sum() for w in weights]
         self.weights = ot.gmm.gmm_ot_plan(*self._means, *self._covariances, *self._weights)
 
-    def push_forward(self, x: Any) -> np.ndarray:
-        """The barycentric map."""
-        return self._apply(x, slice(None), self.weights)
+    def push_forward(self, x: Any, seed: int | None = None) -> np.ndarray:
+        """The barycentric map, or draws with a seed."""
+        return self._apply(x, slice(None), self.weights, seed)
 
-    def pull_back(self, y: Any) -> np.ndarray:
-        """The barycentric map of the same coupling from target to source."""
-        return self._apply(y, slice(None, None, -1), self.weights.T)
+    def pull_back(self, y: Any, seed: int | None = None) -> np.ndarray:
+        """The barycentric map of the same coupling from target to source, or draws with a seed."""
+        return self._apply(y, slice(None, None, -1), self.weights.T, seed)
 
-    def _apply(self, points: Any, order: slice, weights: np.ndarray) -> np.ndarray:
+    def _apply(self, points: Any, order: slice, weights: np.ndarray, seed: int | None) -> np.ndarray:
+        method = "bary" if seed is None else "rand"
         arguments = [each for pair in (self._means, self._covariances, self._weights) for each in pair[order]]
         # Its ratios of densities may overflow, to a share of zero.
         with np.errstate(over="ignore"):
-            return ot.gmm.gmm_ot_apply_map(np.asarray(points, np.float64), *arguments, plan=weights, method="bary")
+            return ot.gmm.gmm_ot_apply_map(
+                np.asarray(points, np.float64), *arguments, plan=weights, method=method, seed=seed
+            )
 
 
 @dataclasses.dataclass(frozen=True)

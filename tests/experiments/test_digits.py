@@ -6,7 +6,7 @@ import scipy.integrate
 import scipy.stats
 
 import omt_expfam as omt
-from benchmarks.experiments import digits
+from benchmarks.experiments import _images, digits
 from omt_expfam.families import SphericalGaussian
 
 pytestmark = pytest.mark.loose
@@ -81,19 +81,19 @@ def test_both_uses_of_a_plan_both_ways():
     laws = [omt.Mixture(weights, SphericalGaussian(means + shift, jnp.array([1.0, 0.5]))) for shift in (0.0, 50.0)]
     x, y = (np.asarray(law.sample(jax.random.key(i), 400)) for i, law in enumerate(laws))
     plan = omt.transport(*laws, epsilon_components=0.01, epsilon_weights=0.01, progress=False)
-    found = dict(digits.uses("ours", plan, jax.random.key(2)))
+    found = dict(_images.uses("ours", plan, jax.random.key(2)))
     assert list(found) == ["ours, map", "ours, draw"]
     draws, back = found["ours, draw"].push_forward(jnp.asarray(x)), found["ours, draw"].pull_back(jnp.asarray(y))
     for points, law in ((draws, y), (back, x)):
         np.testing.assert_allclose(np.mean(points, axis=0), law.mean(axis=0), atol=0.4)
         np.testing.assert_allclose(np.std(points, axis=0), law.std(axis=0), rtol=0.2)
-    others = digits._peers.Maps(np.asarray, np.asarray)
-    assert dict(digits.uses("peer", others, jax.random.key(2))) == {"peer": others}
+    others = _images._peers.Maps(np.asarray, np.asarray)
+    assert dict(_images.uses("peer", others, jax.random.key(2))) == {"peer": others}
 
 
 def test_text_of_the_table_averages_directions_first():
     values = {(0, 1): 1.0, (0, 7): 3.0, (1, 1): 4.0, (1, 7): 8.0}
     scores = [digits.Score(seed, source, 0, "m", value, 0.0, None, True) for (seed, source), value in values.items()]
-    assert digits.over_seeds(scores, "frechet") == f"4.0 ± {np.std([2, 6], ddof=1):.1f}"
-    assert digits.over_seeds(scores, "moved") == ""
-    assert digits.over_seeds(scores[:2], "frechet") == "2.0"
+    assert _images.over_seeds(scores, "frechet") == f"4.0 ± {np.std([2, 6], ddof=1):.1f}"
+    assert _images.over_seeds(scores, "moved") == ""
+    assert _images.over_seeds(scores[:2], "frechet") == "2.0"

@@ -152,7 +152,7 @@ def test_independence_has_two_ends():
 
 
 def test_costs_that_are_not_known_well_are_told():
-    """Few nodes, far apart beside the regularization; not where that is large, nor beside costs of distant components."""
+    """Where few nodes are far apart beside the regularization, and not beside costs of distant components."""
     rng = np.random.default_rng(0)
     settings = omt.NumericalSettings(num_nodes=128, num_draws=2048)
 
