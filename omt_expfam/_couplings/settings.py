@@ -23,7 +23,7 @@ class NumericalSettings(eqx.Module):
     num_draws: int = eqx.field(static=True, default=65536)
     seed: int = eqx.field(static=True, default=0)
     tolerance: float = eqx.field(static=True, default=1e-4)
-    max_steps: int = eqx.field(static=True, default=10_000)
+    max_steps: int = eqx.field(static=True, default=30_000)
 
     def __check_init__(self):
         if as_count("num_nodes", self.num_nodes, minimum=64) % 4:
