@@ -15,7 +15,7 @@ and an error of order $\delta$ in the nodes enters it in three ways, each with i
 - through moments: nodes are weighted so that their mean and covariance are exact.
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -267,14 +267,13 @@ def solve_pair(
         (nodes, both.few[::-1], few[::-1], both.draws),
     )
 
-    def solve(before: tuple[Array, Any], log_weight: Float[Array, "2 N"]) -> tuple[tuple[Array, Any], Array]:
-        full, potentials = solve_nodes(nodes.points, log_weight, before[0], *limits)
-        return (full[1], potentials), full
+    def solve(start: Float[Array, "N 2"], log_weight: Float[Array, "2 N"]) -> tuple[Array, tuple[Array, Potentials]]:
+        full, potentials = solve_nodes(nodes.points, log_weight, start, *limits)
+        return full[1], (full, potentials)
 
-    nothing = jnp.zeros((num,), epsilon.dtype), jnp.zeros_like(epsilon), jnp.zeros_like(max_steps)
-    begin = cheap.at_nodes[1], Potentials(nothing[0], *nothing)
     both_weights = jnp.stack([jnp.full_like(nodes.log_weight, -jnp.log(num)), nodes.log_weight])
-    (_, potentials), (equal, full) = jax.lax.scan(solve, begin, both_weights)
+    _, ((equal, full), solved) = jax.lax.scan(solve, cheap.at_nodes[1], both_weights)
+    potentials = jax.tree.map(lambda leaf: leaf[-1, ...], solved)
     halves = _solve_parts(nodes.points, 2, equal[1], *limits)
     means, variances = jax.lax.map(lambda item: integral(*item), (feature, nodes.log_weight, full, cheap))
     value, deviation = careful(jnp.sum(means, axis=0), jnp.sqrt(jnp.sum(variances, axis=0)))
