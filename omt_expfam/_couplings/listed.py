@@ -20,6 +20,7 @@ from .._base.buckets import cut
 from .._base.progress import progress_bar
 from .._base.xla import program
 from .._components.covariance import AbstractCovariance, DiagonalCovariance, ScalarCovariance
+from .._components.draws import chunks
 from .._components.interface import AbstractComponents
 from .gaussian import AbstractGaussianCouplings
 from .gaussian_blocks import AffineMaps, collapse_listed, components_like, form_of, GaussianSides, interpolate
@@ -43,11 +44,10 @@ def objective_bounds(sides: GaussianSides) -> Float[np.ndarray, "K0 K1"]:
     num = mean.shape[0]
     size = min(max(1, _BOUNDS // other[0].shape[0]), num)
     found = np.empty((num, other[0].shape[0]), np.float32)
-    for start in range(0, num, size):
-        some = np.minimum(np.arange(start, start + size), num - 1)
+    for some, count in chunks(num, size):
         block = _bounds(to_jax(np.asarray(mean)[some]), to_jax(np.asarray(root)[some]), *other, sides.epsilon)
-        rows = np.asarray(block)[: num - start].astype(np.float32)
-        found[start : start + size] = np.nextafter(rows, np.float32(-np.inf))
+        rows = np.asarray(block)[:count].astype(np.float32)
+        found[some[:count]] = np.nextafter(rows, np.float32(-np.inf))
     return found
 
 
@@ -97,10 +97,9 @@ def listed_terms(
     num, parts = source.size, []
     size = _PAIRS if source.size > _FEW else _FEW
     with progress_bar(num, "component couplings", progress) as bar:
-        for start in range(0, num, size):
-            index = np.minimum(np.arange(start, start + size), num - 1)
+        for index, count in chunks(num, size):
             parts.append(jax.tree.map(np.asarray, _terms(sides, source[index], target[index])))
-            bar.update(min(size, num - start))
+            bar.update(count)
     costs, kl = (np.concatenate(values)[:num] for values in zip(*parts, strict=True))
     return costs, kl
 
