@@ -346,6 +346,11 @@ class LowRankCovariance(AbstractCovariance):
         return jnp.sum(self.factor**2) + self.dim * self.variance
 
 
+def traces(covariance: AbstractCovariance) -> Float[Array, " K"]:
+    """The trace of each of K covariances."""
+    return jax.vmap(lambda c: c.trace())(covariance)
+
+
 def to_dense(covariance: AbstractCovariance) -> DenseCovariance:
     """The same K covariances, dense."""
     if isinstance(covariance, DenseCovariance):

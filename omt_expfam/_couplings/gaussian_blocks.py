@@ -13,7 +13,7 @@ from .._base.arrays import batch_size, on_host, power_of_two, safe_log, take, to
 from .._base.buckets import pad
 from .._base.progress import progress_bar
 from .._base.xla import program, unfused
-from .._components.covariance import AbstractCovariance, DenseCovariance, DiagonalCovariance, ScalarCovariance
+from .._components.covariance import AbstractCovariance, DenseCovariance, DiagonalCovariance, ScalarCovariance, traces
 from .._components.interface import AbstractComponents
 from .gaussian_pair import conditional_gain, promote, trace_and_kl
 from .interface import AbstractComponentMaps, PairSelection, squared_distances
@@ -154,7 +154,7 @@ def _root(gain: Array) -> Array:
 def couple(sides: "GaussianSides") -> tuple[Float[Array, "K0 K1"], Float[Array, "K0 K1"]]:
     """Costs and divergences of all pairs."""
     trace, kl = pair_terms(sides.pairs())
-    spreads = [jax.vmap(lambda c: c.trace())(form) for form in sides.forms]
+    spreads = [traces(form) for form in sides.forms]
     distance = squared_distances(sides.source.mean(), sides.target.mean())
     costs = distance + (spreads[0][:, None] + spreads[1][None, :] - 2 * trace)
     # Rounding makes the costs of equal components slightly negative; derivatives do not see this.

@@ -15,6 +15,7 @@ from .._base.xla import program
 from .._components.category_form import independent_categories
 from .._components.circle_form import independent_arcs
 from .._components.columns import columns_of, has_angles, join
+from .._components.covariance import traces
 from .._components.interface import AbstractComponents
 from .._components.mixture import Mixture
 
@@ -284,7 +285,7 @@ def independent_costs(source: AbstractComponents, target: AbstractComponents) ->
 def _moments(sides: tuple[AbstractComponents, AbstractComponents], forms: tuple[Any, ...]) -> Moments:
     def spread(components: AbstractComponents, form: Any) -> Array:
         if form is not None:
-            return jax.vmap(lambda c: c.trace())(form)
+            return traces(form)
         return jnp.trace(components.covariance(), axis1=1, axis2=2)
 
     if has_angles(sides[0]):

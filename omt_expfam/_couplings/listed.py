@@ -19,7 +19,7 @@ from .._base.arrays import batch_size, on_host, take, to_jax
 from .._base.buckets import cut
 from .._base.progress import progress_bar
 from .._base.xla import program
-from .._components.covariance import AbstractCovariance, DiagonalCovariance, ScalarCovariance
+from .._components.covariance import AbstractCovariance, DiagonalCovariance, ScalarCovariance, traces
 from .._components.draws import chunks
 from .._components.interface import AbstractComponents
 from .gaussian import AbstractGaussianCouplings
@@ -56,9 +56,7 @@ def total_variances(components: AbstractComponents) -> Float[Array, " K"]:
     return _traces(form_of(components))
 
 
-@program
-def _traces(form: AbstractCovariance) -> Float[Array, " K"]:
-    return jax.vmap(lambda covariance: covariance.trace())(form)
+_traces = program(traces)
 
 
 @program
@@ -81,6 +79,7 @@ def _bounds(mean: Array, root: Array, other_mean: Array, other_root: Array, epsi
     def row(item: tuple[Array, Array]) -> Array:
         center, scale = item
         sigma = scale[None] * other_root
+        # As `gaussian_pair` has it, without units of their own, which take twice as long: float64 has the range.
         r = sigma * (sigma / jnp.maximum(jnp.sqrt(sigma * sigma + s * s / 4) + s / 2, jnp.finfo(sigma.dtype).tiny))
         saved = 2 * r - jnp.where(s > 0, s * jnp.log1p(r / safe), 0.0)
         alone = jnp.sum((center[None] - other_mean) ** 2 + scale[None] ** 2 + other_root**2, axis=1)
